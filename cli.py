@@ -1,0 +1,76 @@
+"""What every command needs: errors for people, the command line, files that appear whole or not at all."""
+import csv
+import io
+import os
+import sys
+from pathlib import Path
+
+import tyro
+
+
+class UserError(Exception):
+    """Something a person has to mend. The message says what is wrong, where, and what to do, in one or two lines."""
+
+
+def parse(Args, settle=None, argv=None):
+    """The command line as an `Args`. `settle(args)` may fill in values that depend on others (a data set's recipe, a
+    protocol): it gets a first reading and returns the defaults of the second, so what is typed always wins."""
+    config = (tyro.conf.OmitArgPrefixes,)
+    description = sys.modules[Args.__module__].__doc__
+    args = tyro.cli(Args, args=argv, config=config, description=description)
+    if settle is None:
+        return args
+    return tyro.cli(Args, args=argv, config=config, description=description, default=settle(args))
+
+
+def run(main, Args, settle=None):
+    """Parse, run, and end with an exit code: 0 done, 2 a `UserError` (one line, no traceback), 130 interrupted."""
+    try:
+        code = main(parse(Args, settle))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # `... | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
+
+
+def write_whole(path, write, mode="wb"):
+    """Call `write(file)` on a temporary sibling of `path`, flush it to disk, rename: readers see all or nothing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": "\n"})) as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_rows(path, rows):
+    """Write dicts with equal keys as a CSV file."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def read_rows(path):
+    """The rows of a CSV file of ours as dicts of text, [] where there is none."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_text(path, text):
+    """Write `text` as UTF-8 with Unix line ends, whole or not at all."""
+    write_whole(path, lambda file: file.write(text), "w")

@@ -1,0 +1,572 @@
+"""The 17 corruptions of FER-C, each at five severities: `corrupt(image, name, severity, rng)`.
+
+The operations are ImageNet-C's (Hendrycks & Dietterich, Benchmarking Neural Network Robustness to Common Corruptions
+and Perturbations, ICLR 2019, arXiv 1903.12261); motion blur follows ImageMagick's (imagemagick.org, -motion-blur).
+Images are uint8, H x W x 3, RGB; below, x is the image over 255. A result is clipped to [0, 1], multiplied by 255 and
+truncated, not rounded: rounding shifts every image by half a grey level.
+
+Everything random comes from `rng`, a numpy Generator, in the order that each function's docstring gives. The constants
+come in presets, see `PRESETS`; those in pixels scale with the short side of the image over 224, see `constants`.
+
+Add a corruption: a function `(image, rng, *constants) -> image`, its row in `CORRUPTIONS` and in each preset.
+"""
+import functools
+import inspect
+import io
+import math
+import operator
+
+import cv2
+import numpy as np
+from PIL import Image
+
+CANONICAL = 224  # the presets' constants are meant for this short side
+SMALLEST = 16  # below, crops and kernels degenerate
+
+IMAGENET_C = {  # the constants for 224 pixels
+    "gaussian_noise": [(.08,), (.12,), (.18,), (.26,), (.38,)],
+    "shot_noise": [(60,), (25,), (12,), (5,), (3,)],
+    "impulse_noise": [(.03,), (.06,), (.09,), (.17,), (.27,)],
+    "speckle_noise": [(.15,), (.2,), (.35,), (.45,), (.6,)],
+    "motion_blur": [(10, 3), (15, 5), (15, 8), (15, 12), (20, 15)],
+    "defocus_blur": [(3, .1), (4, .5), (6, .5), (8, .5), (10, .5)],
+    "glass_blur": [(.7, 1, 2, None), (.9, 2, 1, None), (1, 2, 3, None), (1.1, 3, 2, None), (1.5, 4, 2, None)],
+    "zoom_blur": [(.01, 12), (.01, 16), (.02, 11), (.02, 13), (.03, 11)],
+    "gaussian_blur": [(1,), (2,), (3,), (4,), (6,)],
+    "snow": [(.1, .3, 3, .5, 10, 4, .8), (.2, .3, 2, .5, 12, 4, .7), (.55, .3, 4, .9, 12, 8, .7),
+             (.55, .3, 4.5, .85, 12, 8, .65), (.55, .3, 2.5, .85, 12, 12, .55)],
+    "brightness": [(.1,), (.2,), (.3,), (.4,), (.5,)],
+    "contrast": [(.4,), (.3,), (.2,), (.1,), (.05,)],
+    "elastic_transform": [(488, 170.8, 24.4), (488, 19.52, 48.8), (12.2, 2.44, 4.88), (17.08, 2.44, 4.88),
+                          (29.28, 2.44, 4.88)],  # 244 x 2, .7, ...: the typo for 224 is in the published code
+    "pixelate": [(.6,), (.5,), (.4,), (.3,), (.25,)],
+    "jpeg_compression": [(25,), (18,), (15,), (10,), (7,)],
+    "spatter": [(.65, .3, 4, .69, .6, 0), (.65, .3, 3, .68, .6, 0), (.65, .3, 2, .68, .5, 0),
+                (.65, .3, 1, .65, 1.5, 1), (.67, .4, 1, .65, 1.5, 1)],
+    "saturate": [(.3, 0), (.1, 0), (2, 0), (5, .1), (20, .2)],
+}
+
+FER_C = {  # ImageNet-C's constants for 64 pixels, which the published FER-C took at 224
+    "gaussian_noise": [(.04,), (.08,), (.12,), (.15,), (.18,)],
+    "shot_noise": [(250,), (100,), (50,), (30,), (15,)],
+    "impulse_noise": [(.01,), (.02,), (.05,), (.08,), (.14,)],
+    "speckle_noise": [(.15,), (.2,), (.25,), (.3,), (.35,)],
+    "motion_blur": [(10, 1), (10, 1.5), (10, 2), (10, 2.5), (12, 3)],
+    "defocus_blur": [(.5, .6), (1, .1), (1.5, .1), (2.5, .01), (3, .1)],
+    "glass_blur": [(.1, 1, 1, None), (.5, 1, 1, None), (.6, 1, 2, None), (.7, 2, 1, None), (.9, 2, 2, None)],
+    "zoom_blur": [(.01, 7), (.01, 12), (.01, 16), (.01, 21), (.01, 26)],
+    "gaussian_blur": [(.5,), (.75,), (1,), (1.25,), (1.5,)],
+    "snow": [(.1, .2, 1, .6, 8, 3, .8), (.1, .2, 1, .5, 10, 4, .8), (.15, .3, 1.75, .55, 10, 4, .7),
+             (.25, .3, 2.25, .6, 12, 6, .65), (.3, .3, 1.25, .65, 14, 12, .6)],
+    "brightness": IMAGENET_C["brightness"],
+    "contrast": IMAGENET_C["contrast"],
+    "elastic_transform": [(0, 0, 5.12), (3.2, 19.2, 3.84), (6.4, 5.12, 3.84), (6.4, 1.92, 1.92), (10.24, 1.92, 1.28)],
+    "pixelate": [(.9,), (.8,), (.7,), (.6,), (.5,)],
+    "jpeg_compression": [(65,), (58,), (50,), (40,), (25,)],
+    "spatter": [(.62, .1, .7, .7, .6, 0), (.65, .1, .8, .7, .6, 0), (.65, .3, 1, .69, .6, 0),
+                (.65, .1, .7, .68, .6, 1), (.65, .1, .5, .67, .6, 1)],
+    "saturate": [(.3, 0), (.1, 0), (2, 0), (5, .1), (30, .2)],
+}
+
+# preset -> name -> the constants of severities 1 to 5, in the order of the function's arguments
+PRESETS = {
+    "fer-c": FER_C,
+    # the published images: the loop over the pixels of glass blur still ended at the 64-pixel script's border
+    "fer-c-released": {**FER_C, "glass_blur": [(*row[:3], 64) for row in FER_C["glass_blur"]]},
+    "imagenet-c": IMAGENET_C,
+}
+
+PIXELS = {"radius", "alias", "sigma", "reach", "distance", "alpha", "jitter"}  # the arguments that are lengths
+
+
+def corrupt(image, name, severity, rng, preset="fer-c"):
+    """One corrupted form of an image.
+
+    image: uint8 (H, W, 3), RGB, never modified; name: a key of `CORRUPTIONS`; severity: 1 to 5; rng: numpy Generator;
+    preset: a key of `PRESETS`. Returns a new C-contiguous uint8 array of the same shape.
+    Raises TypeError or ValueError naming what does not fit.
+    """
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+        raise TypeError(f"image must be a uint8 array, not {getattr(image, 'dtype', type(image).__name__)}")
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"image must be (height, width, 3) in RGB, not {image.shape}")
+    if min(image.shape[:2]) < SMALLEST:
+        raise ValueError(f"image must be at least {SMALLEST} pixels on each side, not {image.shape[:2]}")
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng must be a numpy.random.Generator, not {type(rng).__name__}")
+    if name not in CORRUPTIONS:
+        raise ValueError(f"unknown corruption {name!r}; known: {', '.join(CORRUPTIONS)}")
+    try:
+        index = operator.index(severity) - 1
+    except TypeError:
+        raise TypeError(f"severity must be an integer from 1 to 5, not {severity!r}") from None
+    if isinstance(severity, (bool, np.bool_)) or not 0 <= index < 5:
+        raise ValueError(f"severity must be an integer from 1 to 5, not {severity!r}")
+    own = np.array(image, order="C")  # writable and contiguous: compiled kernels see one type of array
+    return CORRUPTIONS[name](own, rng, **_constants(_preset(preset), name, index, min(image.shape[:2])))
+
+
+def constants(preset, size):
+    """The constants really used for images with this short side: {name: [five times {argument: value}]}.
+
+    Those in pixels (radii, sigmas, reaches, displacements) scale with size / 224; a reach is rounded up, the distance
+    of glass blur is rounded and at least 1. All others stay, as does the border at 64 of `fer-c-released`. At 224 they
+    are the preset's. Plain numbers, fit for JSON.
+    """
+    table = _preset(preset)
+    return {name: [_constants(table, name, index, size) for index in range(5)] for name in CORRUPTIONS}
+
+
+def _preset(name):
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def _constants(table, name, index, size):
+    row = dict(zip(_arguments(CORRUPTIONS[name]), table[name][index], strict=True))
+    lengths = PIXELS & row.keys() | ({"strength"} if row.get("mud") else set())  # of mud, it is a sigma
+    if size != CANONICAL:
+        row.update({key: row[key] * size / CANONICAL for key in lengths})
+        if "reach" in row:
+            row["reach"] = math.ceil(row["reach"])
+        if "distance" in row:
+            row["distance"] = max(1, round(row["distance"]))
+    return row
+
+
+@functools.cache
+def _arguments(function):
+    return tuple(inspect.signature(function).parameters)[2:]  # after image and rng
+
+
+# --- noise ---
+
+
+def gaussian_noise(image, rng, sd):
+    """x + N(0, sd) for every value. Draws float32 standard normals (H, W, 3)."""
+    noise = rng.standard_normal(image.shape, dtype=np.float32)
+    noise *= 255 * sd
+    noise += image
+    return _truncate(noise)
+
+
+def shot_noise(image, rng, photons):
+    """Poisson(x photons) / photons. Draws float32 uniforms (H, W, 3): the count is the smallest whose cumulated
+    probability exceeds the uniform."""
+    # there are only 256 rates: tables are an order of magnitude faster than the Generator's own sampler
+    uniform = rng.random(image.shape, dtype=np.float32)
+    out = np.empty_like(image)
+    _compiled(_invert)(image.ravel(), uniform.ravel(), *_poisson_tables(photons), out.ravel())
+    return out
+
+
+def impulse_noise(image, rng, amount):
+    """Values replaced by 0 or 255. Draws float32 uniforms (H, W, 3): below amount / 2 is 0, up to amount is 255."""
+    uniform = rng.random(image.shape, dtype=np.float32)
+    out = image.copy()
+    np.copyto(out, 255, where=uniform < amount)
+    np.copyto(out, 0, where=uniform < amount / 2)
+    return out
+
+
+def speckle_noise(image, rng, sd):
+    """x + x N(0, sd). Draws float32 standard normals (H, W, 3)."""
+    noise = rng.standard_normal(image.shape, dtype=np.float32)
+    noise *= sd
+    noise += 1
+    noise *= image
+    return _truncate(noise)
+
+
+# --- blur ---
+
+
+def motion_blur(image, rng, reach, sigma):
+    """Smeared along a line. Draws the angle in degrees, U(-45, 45)."""
+    return _smear(image, rng.uniform(-45, 45), reach, sigma)
+
+
+def defocus_blur(image, rng, radius, alias):
+    """A disk of this radius, its edge smoothed by a Gaussian of sigma `alias`. Draws nothing."""
+    half, width = (8, 3) if radius <= 8 else (math.ceil(radius), 5)
+    squares = np.arange(-half, half + 1.) ** 2
+    disk = (squares[:, None] + squares <= radius ** 2).astype(np.float64)
+    edge = cv2.getGaussianKernel(width, alias)
+    disk = cv2.sepFilter2D(disk / disk.sum(), -1, edge, edge, borderType=cv2.BORDER_REFLECT_101)
+    used = np.flatnonzero(disk.max(0) > 1e-9)[0]  # a frame of zeros costs time only
+    disk = disk[used:len(disk) - used, used:len(disk) - used]
+    return _truncate(cv2.filter2D(image.astype(np.float32), -1, disk, borderType=cv2.BORDER_REFLECT_101))
+
+
+def glass_blur(image, rng, sigma, distance, passes, border):
+    """Gaussian blur, pixels that take the place of their neighbours, Gaussian blur.
+
+    The published code means to swap two pixels and, through a view, copies one. Later steps read what earlier ones
+    wrote, so the order counts. Draws int8 integers from [-distance, distance), shape (passes, rows, columns, 2): dx, dy
+    in the order of the loop. border: only rows and columns below it are shuffled; None: all.
+    """
+    image = _truncate(_gaussian(image, sigma))
+    bottom, right = (min(side, border or side) for side in image.shape[:2])
+    shape = (passes, bottom - 2 * distance, right - 2 * distance, 2)
+    _compiled(_shuffle)(image, rng.integers(-distance, distance, shape, dtype=np.int8), distance)
+    return _truncate(_gaussian(image, sigma))
+
+
+def zoom_blur(image, rng, step, count):
+    """The mean of the image and of `count` enlargements by 1, 1 + step, 1 + 2 step, ... Draws nothing."""
+    values = image.astype(np.float32)
+    total = _zooms(values, tuple(1 + step * i for i in range(count)))
+    total += values
+    total *= 1 / (count + 1)
+    return _truncate(total)
+
+
+def gaussian_blur(image, rng, sigma):
+    """Gaussian blur. Draws nothing."""
+    return _truncate(_gaussian(image, sigma))
+
+
+# --- weather ---
+
+
+def snow(image, rng, loc, sd, zoom, threshold, reach, sigma, mix):
+    """A whitened image under two layers of smeared flakes, one the other turned by 180 degrees.
+
+    Draws float32 standard normals (H, W), the flakes, then the angle in degrees, U(-135, -45).
+    """
+    flakes = rng.standard_normal(image.shape[:2], dtype=np.float32) * np.float32(sd) + np.float32(loc)
+    flakes = _zooms(flakes[..., None], (zoom,))[..., 0]
+    flakes[flakes < threshold] = 0
+    layer = _smear(_truncate(flakes * 255), rng.uniform(-135, -45), reach, sigma).astype(np.float32)
+    layer += layer[::-1, ::-1].copy()
+    values = image.astype(np.float32)
+    white = cv2.cvtColor(values, cv2.COLOR_RGB2GRAY) * np.float32(1.5) + np.float32(127.5)
+    white = cv2.max(values, cv2.cvtColor(white, cv2.COLOR_GRAY2RGB))
+    out = cv2.addWeighted(values, mix, white, 1 - mix, 0)
+    return _truncate(cv2.add(out, cv2.cvtColor(layer, cv2.COLOR_GRAY2RGB)))
+
+
+def spatter(image, rng, loc, sd, sigma, threshold, strength, mud):
+    """Drops of water (pale turquoise, shaded along their edges) or of mud. Draws float32 standard normals (H, W).
+
+    strength: the opacity of water, the sigma that smooths the spots of mud.
+    """
+    liquid = rng.standard_normal(image.shape[:2], dtype=np.float32) * np.float32(sd) + np.float32(loc)
+    liquid = _gaussian(liquid, sigma)
+    liquid[liquid < threshold] = 0
+    values = image.astype(np.float32)
+    if mud:
+        cover = _gaussian((liquid > threshold).astype(np.float32), strength)
+        cover[cover < .8] = 0
+        values *= cv2.cvtColor(1 - cover, cv2.COLOR_GRAY2RGB)
+        return _truncate(values + _tinted(cover, (63, 42, 20)))
+    liquid = _truncate(liquid * 255)
+    depth = cv2.distanceTransform(255 - cv2.Canny(liquid, 50, 150), cv2.DIST_L2, 5)
+    depth = cv2.equalizeHist(cv2.blur(np.minimum(depth, 20), (3, 3)).astype(np.uint8))
+    relief = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
+    cover = liquid * cv2.blur(cv2.filter2D(depth, cv2.CV_8U, relief), (3, 3)).astype(np.float32)
+    most = cover.max()
+    if most == 0:  # no drop; the published code divides by zero
+        return image
+    cover *= strength / most
+    return _truncate(values + _tinted(cover, (175, 238, 238)))
+
+
+def brightness(image, rng, amount):
+    """V + amount in HSV. Draws nothing."""
+    return _adjust(image, 1., 0., amount)
+
+
+# --- digital ---
+
+
+def contrast(image, rng, factor):
+    """(x - m) factor + m with m the mean of each channel. Draws nothing."""
+    levels = np.arange(256)[:, None] / 255
+    means = np.array(cv2.mean(image)[:3]) / 255
+    table = np.clip((levels - means) * factor + means, 0, 1) * 255
+    return cv2.LUT(image, table.astype(np.uint8)[None])
+
+
+def elastic_transform(image, rng, alpha, sigma, jitter):
+    """An affine map, then a smooth random displacement of every pixel.
+
+    Draws the moves (x, y) of three points, U(-jitter, jitter), shape (3, 2), then, unless alpha is 0, float32 uniforms
+    (2, H, W): dx, dy, brought to [-1, 1).
+    """
+    height, width = image.shape[:2]
+    arm = min(height, width) // 3
+    points = np.array([width // 2, height // 2]) + np.array([[arm, arm], [arm, -arm], [-arm, -arm]])
+    moved = points + rng.uniform(-jitter, jitter, (3, 2))
+    source = np.linalg.solve(np.column_stack([moved, np.ones(3)]), points).T  # from the result back to the image
+    values = cv2.warpAffine(image.astype(np.float32), source, (width, height),
+                            flags=cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    if alpha:
+        fields = 2 * rng.random((2, height, width), dtype=np.float32) - 1
+        dx, dy = (_smooth(field, sigma) * np.float32(alpha) for field in fields)
+        dx += np.arange(width, dtype=np.float32)
+        dy += np.arange(height, dtype=np.float32)[:, None]
+        values = cv2.remap(values, dx, dy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    return _truncate(values)
+
+
+def pixelate(image, rng, ratio):
+    """Pillow's box filter to int(ratio) of the size, and back. Draws nothing."""
+    height, width = image.shape[:2]
+    small = Image.fromarray(image).resize((int(width * ratio), int(height * ratio)), Image.Resampling.BOX)
+    return np.array(small.resize((width, height), Image.Resampling.BOX))
+
+
+def jpeg_compression(image, rng, quality):
+    """To JPEG by Pillow (colour at half the resolution) and back. Draws nothing."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    with Image.open(buffer) as decoded:
+        return np.array(decoded)
+
+
+def saturate(image, rng, factor, amount):
+    """S factor + amount in HSV. Draws nothing."""
+    return _adjust(image, factor, amount, 0.)
+
+
+CORRUPTIONS = {
+    "gaussian_noise": gaussian_noise,
+    "shot_noise": shot_noise,
+    "impulse_noise": impulse_noise,
+    "speckle_noise": speckle_noise,
+    "motion_blur": motion_blur,
+    "defocus_blur": defocus_blur,
+    "glass_blur": glass_blur,
+    "zoom_blur": zoom_blur,
+    "gaussian_blur": gaussian_blur,
+    "snow": snow,
+    "brightness": brightness,
+    "contrast": contrast,
+    "elastic_transform": elastic_transform,
+    "pixelate": pixelate,
+    "jpeg_compression": jpeg_compression,
+    "spatter": spatter,
+    "saturate": saturate,
+}
+
+
+# --- what several of them need ---
+
+
+def _truncate(values):
+    """Floats on the scale of 0 to 255, which it overwrites, -> uint8, towards zero. What is whole in exact arithmetic
+    may be 1e-4 less in float32: without the added 1/2048 it would lose a level."""
+    values += 1 / 2048 if values.dtype == np.float32 else 1e-9
+    return np.clip(values, 0, 255, out=values).astype(np.uint8)
+
+
+def _tinted(cover, colour):
+    return cv2.merge([cover * np.float32(channel) for channel in colour])  # broadcasting is ten times slower
+
+
+def _gaussian_kernel(sigma, truncate):
+    radius = int(truncate * sigma + .5)
+    kernel = np.exp(-.5 * (np.arange(-radius, radius + 1) / max(sigma, 1e-9)) ** 2)
+    return kernel / kernel.sum()
+
+
+def _gaussian(values, sigma):
+    """Gaussian blur, cut at four sigma, the border pixel repeated. uint8 or float32 -> float."""
+    kernel = _gaussian_kernel(sigma, 4)
+    # on small images sigma may be so tiny that only float64 tells what it does to a grey level
+    depth = cv2.CV_64F if sigma < .3 and values.dtype == np.uint8 else cv2.CV_32F
+    return cv2.sepFilter2D(values, depth, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
+
+
+def _smooth(field, sigma):
+    """Gaussian blur, cut at three sigma, mirrored at the border; sigma may exceed the image."""
+    kernel = _gaussian_kernel(sigma, 3)
+    if len(kernel) < 40:
+        return cv2.sepFilter2D(field, cv2.CV_32F, kernel, kernel, borderType=cv2.BORDER_REFLECT)
+    from scipy import fft
+
+    # this border makes the blur a product in the cosine transform, whatever its width: the same sums, far fewer
+    spectrum = fft.dctn(field, norm="ortho")
+    for size, shape in zip(field.shape, ((-1, 1), (1, -1)), strict=True):
+        spectrum *= _cosine_response(size, sigma).reshape(shape)
+    return fft.idctn(spectrum, norm="ortho")
+
+
+@functools.lru_cache(maxsize=32)
+def _cosine_response(size, sigma):
+    kernel = _gaussian_kernel(sigma, 3)
+    offsets = np.arange(len(kernel)) - len(kernel) // 2
+    return (np.cos(np.pi / size * np.outer(np.arange(size), offsets)) @ kernel).astype(np.float32)
+
+
+def _zooms(values, factors):
+    """The sum over `factors` of: the centre cut out and enlarged back by the factor, bilinear, corner pixels on corner
+    pixels. values: float32 (H, W, C)."""
+    height, width, channels = values.shape
+    rows, row_weights = _zoom_table(height, 1, factors)
+    columns, column_weights = _zoom_table(width, channels, factors)
+    out = np.empty((height, width * channels), np.float32)
+    _compiled(_add_zooms)(values.reshape(height, -1), rows, row_weights, columns, column_weights, channels, out)
+    return out.reshape(values.shape)
+
+
+@functools.lru_cache(maxsize=64)
+def _zoom_table(size, channels, factors):
+    """For every factor and output value along one axis: the place of the first of two input values, and the weight of
+    the second, which lies `channels` further on."""
+    places, weights = [], []
+    for factor in factors:
+        cut = math.ceil(size / factor)
+        enlarged = round(cut * factor)
+        place = (np.arange(size) + (enlarged - size) // 2) * (cut - 1) / (enlarged - 1)
+        whole = np.minimum(place.astype(np.int64), cut - 2)
+        places.append(((whole + (size - cut) // 2)[:, None] * channels + np.arange(channels)).ravel())
+        weights.append(np.repeat(place - whole, channels))
+    return np.array(places, np.int32), np.array(weights, np.float32)
+
+
+def _smear(image, angle, reach, sigma):
+    """ImageMagick's motion blur: copies of the image, shifted by whole pixels along a line in one direction, the border
+    pixel repeated, with the weights of half a Gaussian. uint8 (H, W) or (H, W, 3)."""
+    steps = np.arange(2 * reach + 1)
+    weights = np.exp(-.5 * (steps / sigma) ** 2)
+    weights /= weights.sum()
+    seen = weights > 1e-8  # the rest moves nothing by a thousandth of a level
+    steps, weights = steps[seen], weights[seen]
+    radians = math.radians(angle)
+    down = np.ceil(steps * math.sin(radians) - .5).astype(np.int64)
+    right = np.ceil(steps * math.cos(radians) - .5).astype(np.int64)
+    margin = int(max(np.abs(down).max(), np.abs(right).max()))
+    padded = cv2.copyMakeBorder(image.astype(np.float32), *[margin] * 4, borderType=cv2.BORDER_REPLICATE)
+    channels = image.shape[2] if image.ndim == 3 else 1
+    out = np.empty((image.shape[0], image.shape[1] * channels), np.float32)
+    _compiled(_add_shifted)(padded.reshape(len(padded), -1), margin + down, (margin + right) * channels,
+                            weights.astype(np.float32), out)
+    return _truncate(out).reshape(image.shape)
+
+
+def _adjust(image, factor, more_saturation, more_value):
+    out = np.empty_like(image)
+    _compiled(_adjust_hsv)(image.reshape(-1, 3), float(factor), float(more_saturation), float(more_value),
+                           out.reshape(-1, 3))
+    return out
+
+
+@functools.lru_cache(maxsize=16)
+def _poisson_tables(photons):
+    """For every grey level, the distribution of its count (up to full white: more look the same) and, for 1024 equal
+    slices of the uniform, the first count in it; for every count, its grey level."""
+    counts = np.arange(math.ceil(photons) + 1)
+    rates = np.arange(1, 256)[:, None] / 255 * photons
+    log_factorial = np.array([math.lgamma(count + 1) for count in counts])
+    distribution = np.ones((256, len(counts)))  # the rate 0 counts 0
+    distribution[1:] = np.exp(counts * np.log(rates) - rates - log_factorial).cumsum(1)
+    distribution[:, -1] = 1
+    slices = np.arange(1024) / 1024
+    first = np.array([np.searchsorted(row, slices, side="right") for row in distribution]).astype(np.uint16)
+    levels = (np.minimum(counts / photons, 1) * 255).astype(np.uint8)
+    return distribution, first, levels
+
+
+# --- compiled loops ---
+
+
+@functools.cache
+def _compiled(kernel):
+    """numba's form of a loop below. Imported here: it takes longer than all the rest of this module."""
+    import numba
+
+    try:
+        return numba.njit(cache=True, nogil=True)(kernel)
+    except RuntimeError:  # no folder where its cache could be written
+        return numba.njit(nogil=True)(kernel)
+
+
+def _invert(image, uniform, distribution, first, levels, out):
+    for i in range(image.size):
+        rate, u = image[i], uniform[i]
+        count = first[rate, int(u * 1024)]
+        while u >= distribution[rate, count]:
+            count += 1
+        out[i] = levels[count]
+
+
+def _shuffle(image, moves, distance):
+    passes, rows, columns, _ = moves.shape
+    for n in range(passes):
+        for i in range(rows):
+            y = rows + distance - i
+            for j in range(columns):
+                x = columns + distance - j
+                from_x, from_y = x + moves[n, i, j, 0], y + moves[n, i, j, 1]
+                for channel in range(3):
+                    image[y, x, channel] = image[from_y, from_x, channel]
+
+
+def _add_zooms(values, rows, row_weights, columns, column_weights, channels, out):
+    factors, width = columns.shape
+    mixed = np.empty(width, np.float32)
+    for y in range(out.shape[0]):
+        line = out[y]
+        line[:] = 0
+        for n in range(factors):
+            upper, lower, down = values[rows[n, y]], values[rows[n, y] + 1], row_weights[n, y]
+            for x in range(width):
+                mixed[x] = upper[x] + down * (lower[x] - upper[x])
+            places, across = columns[n], column_weights[n]
+            for x in range(width):
+                left = mixed[places[x]]
+                line[x] += left + across[x] * (mixed[places[x] + channels] - left)
+
+
+def _add_shifted(padded, down, right, weights, out):
+    height, width = out.shape
+    for y in range(height):
+        line = out[y]
+        line[:] = 0
+        for n in range(weights.size):
+            shifted, weight = padded[y + down[n], right[n]:], weights[n]
+            for x in range(width):
+                line[x] += weight * shifted[x]
+
+
+def _adjust_hsv(pixels, factor, more_saturation, more_value, out):
+    # in float64 and in this order of operations, since many results are whole numbers but for their rounding error
+    for i in range(pixels.shape[0]):
+        red, green, blue = pixels[i, 0] / 255, pixels[i, 1] / 255, pixels[i, 2] / 255
+        value = max(red, green, blue)
+        delta = value - min(red, green, blue)
+        hue = saturation = 0.
+        if delta > 0:
+            saturation = delta / value
+            if blue == value:
+                hue = 4 + (red - green) / delta
+            elif green == value:
+                hue = 2 + (blue - red) / delta
+            else:
+                hue = (green - blue) / delta
+            hue = (hue / 6 + (hue < 0)) * 6
+        saturation = min(saturation * factor + more_saturation, 1.)
+        value = min(value + more_value, 1.)
+        sector = int(hue)
+        part = hue - sector
+        low = value * (1 - saturation)
+        falling = value * (1 - part * saturation)
+        rising = value * (1 - (1 - part) * saturation)
+        if sector == 0:
+            red, green, blue = value, rising, low
+        elif sector == 1:
+            red, green, blue = falling, value, low
+        elif sector == 2:
+            red, green, blue = low, value, rising
+        elif sector == 3:
+            red, green, blue = low, falling, value
+        elif sector == 4:
+            red, green, blue = rising, low, value
+        else:
+            red, green, blue = value, low, falling
+        out[i, 0] = int(red * 255)
+        out[i, 1] = int(green * 255)
+        out[i, 2] = int(blue * 255)

@@ -1,0 +1,111 @@
+"""The data sets. `load_split(name, root, split)` is the one door; each parser stands in its own file, imported on use.
+
+Add a data set: a module with `CLASSES` and `load(root, split, **options) -> Split`, and its rows in the tables below.
+"""
+import hashlib
+import importlib
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cli import UserError
+
+DATASETS = {"ferplus": "datasets.ferplus", "demo": "datasets.demo"}
+TITLES = {"ferplus": "FERPlus", "demo": "Demo"}  # the built set is <title>-C
+
+# How each set is trained (spec of the benchmark, section 5); a field of harness.Run each. What is absent: its default.
+RECIPES = {
+    "ferplus": {"epochs": 20, "class_weights": "none"},  # 34 images of the rarest class would weigh 22
+    "demo": {"epochs": 3, "image_size": 48, "batch_size": 32, "weights": "none"},
+}
+
+SPLITS = ("train", "val", "test")
+COLUMNS = ("id", "path", "left", "top", "right", "bottom", "expression", "valence", "arousal", "identity")
+SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # becomes a file name: no leading dot or dash, no separator
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a data set.
+
+    frame: pandas, columns `COLUMNS`; `path` is relative to the root, a NaN box is the whole image, valence and arousal
+    are NaN where unknown, `identity` is empty where unknown.
+    distribution: float64 (N, K), rows sum to 1: the annotators' label distribution, or None.
+    classes: the K class names in label order. notes: what was dropped or noticed -> how often.
+    """
+
+    frame: pd.DataFrame
+    distribution: np.ndarray | None
+    classes: tuple[str, ...]
+    notes: dict = field(default_factory=dict)
+
+
+def default_root(name):
+    """Where a data set is looked for without `--root`: $FERC_DATA/<name> or data/<name>."""
+    return Path(os.environ.get("FERC_DATA", "data")) / name
+
+
+def default_set(name):
+    """Where its corrupted form is built and looked for: data/<Title>-C, under $FERC_DATA likewise."""
+    return Path(os.environ.get("FERC_DATA", "data")) / f"{TITLES[name]}-C"
+
+
+def keyed_rng(*key):
+    """A generator keyed by what it is for: equal keys give equal streams, in any process and order."""
+    digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
+    return np.random.Generator(np.random.SFC64(int.from_bytes(digest, "little")))
+
+
+def parse_options(pairs):
+    """`("key=value", ...)` of the repeatable `--data` option -> dict. Raises UserError where there is no `=`."""
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UserError(f"--data takes key=value, not {pair!r}")
+        options[key] = value
+    return options
+
+
+def load_split(name, root, split, **options):
+    """Read one split of a data set and check what every later room relies on.
+
+    name: a key of `DATASETS`; root: folder; split: train, val or test; options: the data set's own (`--data`).
+    Returns a `Split`. Raises UserError on an unknown name, split or option, a wrong folder, or labels that do not fit.
+    """
+    if name not in DATASETS:
+        raise UserError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
+    if split not in SPLITS:
+        raise UserError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    module = importlib.import_module(DATASETS[name])
+    unknown = sorted(set(options) - set(module.OPTIONS))
+    if unknown:
+        known = ", ".join(f"{key} ({text})" for key, text in module.OPTIONS.items()) or "none"
+        raise UserError(f"{name} has no option {', '.join(unknown)}; its options: {known}")
+    return _checked(module.load(Path(root), split, **options), f"{name} {split}")
+
+
+def _checked(data, what):
+    frame, classes = data.frame, data.classes
+    if tuple(frame.columns) != COLUMNS:
+        raise AssertionError(f"{what}: columns are {tuple(frame.columns)}, not {COLUMNS}")
+    if frame.empty:
+        raise UserError(f"{what}: no usable image ({data.notes or 'nothing was found'})")
+    bad = [i for i in frame["id"] if not SAFE_ID.fullmatch(i)]
+    if bad:
+        raise UserError(f"{what}: {len(bad)} ids cannot be file names, for example {bad[0]!r}")
+    twice = frame["id"][frame["id"].duplicated()]
+    if len(twice):
+        raise UserError(f"{what}: {len(twice)} ids appear twice, for example {twice.iloc[0]!r}")
+    outside = frame.loc[~frame["expression"].between(0, len(classes) - 1)]
+    if len(outside):
+        first = outside.iloc[0]
+        raise UserError(f"{what}: label {first['expression']} of {first['id']} is not in 0..{len(classes) - 1}")
+    if data.distribution is not None:
+        if data.distribution.shape != (len(frame), len(classes)) or not np.allclose(data.distribution.sum(1), 1):
+            raise AssertionError(f"{what}: the label distribution does not fit the frame")
+    return data

@@ -1,0 +1,149 @@
+"""FER+ (Barsoum et al., ICMI 2016, arXiv:1608.01041): the 48x48 grey faces of FER2013 with ten human votes each.
+
+Layouts: the folders microsoft/FERPlus's script writes (FER2013Train|Valid|Test/fer0000000.png, each with label.csv),
+with fer2013new.csv beside them; or Kaggle's fer2013.csv with fer2013new.csv, joined by row index (names drift).
+"""
+import csv
+import io
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from cli import UserError, write_text
+from datasets import COLUMNS, Split
+from datasets.images import inside
+
+CLASSES = ("Neutral", "Happiness", "Surprise", "Sadness", "Anger", "Disgust", "Fear", "Contempt")
+OPTIONS = {"labels": "distribution (default: the votes) or majority (one class above half of the votes, one-hot)"}
+
+FOLDERS = {"train": "FER2013Train", "val": "FER2013Valid", "test": "FER2013Test"}
+USAGES = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
+VOTES = len(CLASSES) + 2  # the eight expressions, then unknown and NF (not a face)
+
+
+def load(root, split, labels="distribution"):
+    """One split. `distribution` is the share of the votes: single votes are dropped as noise, unknown and NF left out,
+    and an image that keeps fewer than half of the votes cast is dropped (the rules of the FER+ authors).
+    `labels=majority` keeps only images one class of which has more than half of the votes, as one-hot labels."""
+    if labels not in ("distribution", "majority"):
+        raise UserError(f"labels={labels}: choose distribution or majority")
+    notes = {}
+    if (root / FOLDERS[split]).is_dir():
+        names, votes = _from_folder(root, split, notes)
+    elif (root / "fer2013.csv").is_file():
+        _unpack_kaggle(root)
+        names, votes = _from_folder(root, split, notes)
+    else:
+        found = ", ".join(sorted(path.name for path in root.iterdir())[:5]) if root.is_dir() else "no such folder"
+        raise UserError(f"{root}: FER+ needs the folder {FOLDERS[split]} with label.csv (or fer2013new.csv above it), "
+                        f"or Kaggle's fer2013.csv; found: {found or 'nothing'}. Point --root at the folder above.")
+    frame, distribution = _labelled(root, FOLDERS[split], names, votes, labels, notes)
+    return Split(frame, distribution, CLASSES, notes)
+
+
+def _from_folder(root, split, notes):
+    """Names and votes from label.csv; from fer2013new.csv where it is absent (the two differ on 1,602 images)."""
+    folder = root / FOLDERS[split]
+    if (folder / "label.csv").is_file():
+        rows, source, columns = _rows(folder / "label.csv"), f"{FOLDERS[split]}/label.csv", (0, 2)
+    elif (root / "fer2013new.csv").is_file():
+        rows = [row for row in _rows(root / "fer2013new.csv") if row[0] == USAGES[split]]
+        source, columns = "fer2013new.csv", (1, 2)
+    else:
+        raise UserError(f"{folder}: no label.csv here and no fer2013new.csv in {root}: the votes are missing")
+    notes[f"labels from {source}"] = len(rows)
+    names, votes = [], []
+    for row in rows:
+        counts = _numbers(row[columns[1]:columns[1] + VOTES])
+        if counts is None:
+            _note(notes, "malformed row", ",".join(row)[:60])
+        elif not row[columns[0]]:
+            _note(notes, "row without an image name", ",".join(row)[:60])
+        else:
+            names.append(row[columns[0]])
+            votes.append(counts)
+    return names, np.array(votes).reshape(-1, VOTES)
+
+
+def _numbers(cells):
+    """Ten counts of votes, or None for a malformed row."""
+    try:
+        counts = np.array(cells, float)
+    except ValueError:
+        return None
+    return counts if len(counts) == VOTES and np.isfinite(counts).all() and (counts >= 0).all() else None
+
+
+def _unpack_kaggle(root):
+    """fer2013.csv (emotion,pixels,Usage) and the votes of fer2013new.csv -> the folders of PNG files, once.
+
+    Rows are joined by index: the image names of fer2013new.csv drift from row 60 on and 173 are empty."""
+    if not (root / "fer2013new.csv").is_file():
+        raise UserError(f"{root}: fer2013.csv is here, but not the votes: put FER+'s fer2013new.csv beside it")
+    images, votes = _rows(root / "fer2013.csv")[1:], _rows(root / "fer2013new.csv")[1:]
+    if len(images) != len(votes):
+        raise UserError(f"{root}: fer2013.csv has {len(images)} images, fer2013new.csv {len(votes)} rows of votes: "
+                        f"they are joined by row and must be of equal length (35,887 in the official files)")
+    for split, usage in USAGES.items():
+        folder = root / f".{FOLDERS[split]}.tmp"
+        try:
+            folder.mkdir(exist_ok=True)
+            lines = []
+            for i, (image, row) in enumerate(zip(images, votes, strict=True)):
+                if image[2:3] == [usage]:
+                    pixels = np.array(image[1].split(), np.uint8)
+                    if pixels.size != 48 * 48:
+                        raise UserError(f"{root}/fer2013.csv row {i + 2}: {pixels.size} pixels instead of 2304")
+                    Image.fromarray(pixels.reshape(48, 48)).save(folder / f"fer{i:07d}.png")
+                    lines.append(f'fer{i:07d}.png,"(0, 0, 48, 48)",{",".join(row[2:2 + VOTES])}\n')
+            write_text(folder / "label.csv", "".join(lines))
+            folder.rename(root / FOLDERS[split])
+        except OSError as error:
+            raise UserError(f"{root}: fer2013.csv has to be unpacked here once: {error.strerror}") from None
+
+
+def _rows(path):
+    """The rows of a small CSV file of unknown make, as lists of text."""
+    text = path.read_bytes().decode("utf-8-sig", "replace").replace("\0", "")
+    try:
+        return [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text)) if row]
+    except csv.Error as error:
+        raise UserError(f"{path}: not a CSV file ({error})") from None
+
+
+def _labelled(root, folder, names, votes, rule, notes):
+    cast = votes.sum(1)
+    votes = np.where(votes <= 1, 0, votes)
+    faces = votes[:, : len(CLASSES)]
+    kept = faces.sum(1)
+    usable = (kept > 0) & (kept >= cast / 2)
+    if rule == "majority":
+        usable = (kept > 0) & (faces.max(1, initial=0) > votes.sum(1) / 2)
+    reason = "no expression with half of the votes" if rule == "majority" else "fewer than half of the votes left"
+    for name in np.asarray(names, object)[~usable]:
+        _note(notes, reason, name)
+    present = np.array([inside(root, f"{folder}/{name}").is_file() for name in names], bool).reshape(-1)
+    for name in np.asarray(names, object)[usable & ~present]:
+        _note(notes, "listed but not on disk", name)
+    usable &= present
+    names = [name for name, keep in zip(names, usable, strict=True) if keep]
+    distribution = faces[usable] / np.maximum(kept[usable, None], 1)
+    if rule == "majority":
+        distribution = np.eye(len(CLASSES))[distribution.argmax(1)]
+    count = len(names)
+    frame = pd.DataFrame({
+        "id": [name.rsplit("/", 1)[-1].rsplit(".", 1)[0] for name in names],
+        "path": [f"{folder}/{name}" for name in names],
+        **{side: np.full(count, np.nan) for side in ("left", "top", "right", "bottom")},
+        "expression": distribution.argmax(1).astype(np.int64) if count else np.zeros(0, np.int64),
+        "valence": np.full(count, np.nan), "arousal": np.full(count, np.nan),
+        "identity": [""] * count,
+    }, columns=list(COLUMNS))
+    return frame, distribution
+
+
+def _note(notes, what, example):
+    """Count `what` under a text that carries its first example."""
+    key = next((key for key in notes if key.startswith(what)), f"{what} (for example {example})")
+    notes[key] = notes.get(key, 0) + 1

@@ -1,0 +1,211 @@
+"""Score a trained run on the clean images of a FER-C set and on its 85 corrupted forms.
+
+  python evaluate.py runs/ferplus/baseline/ce/noise0/seed0                       the set of the run's own data set
+  python evaluate.py runs/ferplus/baseline/ce/noise0/seed0 --set data/FERPlus-C --set data/Demo-C
+
+Writes logits to predictions/<set>/ in the run's folder, one file per cell (interrupted, it goes on by cell), and
+scores.csv, always computed from these files. Trains nothing. Images come from the set: the data set is not needed.
+"""
+import hashlib
+import importlib
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import torch
+import tyro
+from tqdm import tqdm
+
+import cli
+import harness
+import metrics
+from cli import UserError
+from datasets import default_set
+from datasets.fer_c import CELLS, open_set
+from settings import Machine
+
+METHOD = "softmax"  # how probabilities come from logits; post-hoc calibration would add its own rows
+
+
+@dataclass
+class Args:
+    run: Annotated[Path, tyro.conf.Positional]
+    """folder of a trained run"""
+    set: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+    """a built set; may be given several times (default: data/<Title>-C of the run's data set)"""
+    limit: int | None = None
+    """only the first images of the set: a quick look, no benchmark score"""
+    batch_size: int = 256
+    """images at once"""
+    force: bool = False
+    """score although the run and the set differ in protocol, image size or classes' names"""
+    machine: Machine = field(default_factory=Machine)
+
+
+def main(args):
+    settings, model, weights = open_run(args.run)
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit starts at 1, not {args.limit}")
+    sets = [open_set(folder) for folder in args.set or (default_set(settings["dataset"]),)]
+    for built in sets:
+        check_match(args, settings, built)
+    fabric = harness.connect(harness.precision_of(args.machine))
+    model = fabric.setup_module(model.to(memory_format=torch.channels_last))
+    scores = []
+    for built in sets:
+        folder = args.run / "predictions" / built.folder.resolve().name
+        if fabric.global_rank == 0:
+            open_predictions(folder, built, args.limit, weights)
+        fabric.barrier()
+        predict_cells(fabric, model, built, folder, args)
+        scores.append(score(built, folder, args.limit))
+    table = pd.concat(scores)
+    if fabric.global_rank == 0:
+        path = args.run / "scores.csv"
+        if path.exists():  # other sets scored before stay
+            earlier = pd.read_csv(path, dtype={"severity": "Int64"}, float_precision="round_trip")
+            table = pd.concat([earlier[~earlier["set"].isin(table["set"])], table])
+        cli.write_text(path, table.to_csv(index=False))
+        for built in sets:
+            print(summary_line(built, table[table["set"] == built.folder.resolve().name]))
+        print(f"scores: {path}")
+
+
+def open_run(folder):
+    """(settings, model with its best weights, their sha256). Models are imported from `models.` only."""
+    try:
+        settings = json.loads((folder / "args.json").read_text())
+        where, name = settings["model"]["class"].rsplit(".", 1)
+        if not where.startswith("models."):
+            raise UserError(f"{folder}/args.json names the model class {where}.{name}; only those of models/ are built")
+        model = getattr(importlib.import_module(where), name)(**settings["model"]["arguments"])
+        data = (folder / "best.pt").read_bytes()
+        model.load_state_dict(torch.load(folder / "best.pt", map_location="cpu", weights_only=True)["model"])
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} is missing: {folder} is no run folder, or its training has not finished an "
+                        f"epoch yet") from None
+    except (KeyError, TypeError, ValueError, AttributeError, ImportError, RuntimeError) as error:
+        raise UserError(f"{folder}: the run cannot be rebuilt ({str(error).splitlines()[0]})") from None
+    return settings, model, hashlib.sha256(data).hexdigest()
+
+
+def check_match(args, settings, built):
+    """Raises UserError where the scores of this run on this set would not mean what they seem to."""
+    made = built.made_with
+    if len(settings["classes"]) != len(built.classes):
+        raise UserError(f"{args.run} knows {len(settings['classes'])} classes, {built.folder} has {len(built.classes)}")
+    for what, own, other in (("protocol", settings["protocol"], made["protocol"]),
+                             ("image size", settings["image_size"], made["size"]),
+                             ("classes", settings["classes"], list(built.classes))):
+        if own != other and not args.force:
+            raise UserError(f"{args.run} has {what} {own}, {built.folder} has {other}: the scores would not be "
+                            f"comparable. Build a set that fits, or --force.")
+
+
+def open_predictions(folder, built, limit, weights):
+    """Make the folder; predictions of other weights, another set or another number of images are thrown away."""
+    made_by = {"weights": weights, "set_version": built.manifest["set_version"], "content": built.manifest["content"],
+               "classes": list(built.classes), "folder": str(built.folder), "limit": limit,
+               "demo": built.made_with["dataset"] == "demo"}
+    note = folder / "set.json"
+    if note.exists() and json.loads(note.read_text()) != made_by:
+        shutil.rmtree(folder)
+    if not note.exists():
+        labels = built.frame["expression"].to_numpy(np.int64)[:limit]
+        cli.write_whole(folder / "labels.npy", lambda file: np.save(file, labels))
+        cli.write_text(note, json.dumps(made_by))
+
+
+def predictions_file(folder, cell):
+    return folder / "clean.npy" if cell is None else folder / cell[0] / f"{cell[1]}.npy"
+
+
+class Cells(torch.utils.data.Dataset):
+    """All images of some cells, one cell after the other, as harness.Images gives them."""
+
+    def __init__(self, built, cells, count):
+        self.count, self.frame, self.size = count, built.frame, built.made_with["size"]
+        self.parts = [self._images(built, cell) for cell in cells]
+
+    def _images(self, built, cell):
+        paths = [built.image_path(i, *(cell or ())).relative_to(built.folder) for i in range(self.count)]
+        whole = dict.fromkeys(("left", "top", "right", "bottom"), np.nan)
+        return harness.Images(built.folder, pd.DataFrame({"path": paths}).assign(**whole), self.size)
+
+    def __len__(self):
+        return self.count * len(self.parts)
+
+    def __getitem__(self, i):
+        return self.parts[i // self.count][i % self.count][0], i
+
+
+def predict_cells(fabric, model, built, folder, args):
+    """Fill in the cells that have no file yet. Each is renamed into place when all its images are done."""
+    count = min(args.limit or len(built.frame), len(built.frame))
+    cells = [cell for cell in (None, *CELLS) if not predictions_file(folder, cell).exists()]
+    with tqdm(total=(1 + len(CELLS)) * count, initial=(1 + len(CELLS) - len(cells)) * count, unit=" images",
+              desc=built.folder.name, disable=None if fabric.global_rank == 0 else True) as bar:
+        for start in range(0, len(cells), CELLS_AT_ONCE):
+            some = cells[start:start + CELLS_AT_ONCE]
+            logits = harness.predict(fabric, model, Cells(built, some, count), args.batch_size, args.machine.workers)
+            for cell, values in zip(some, logits.reshape(len(some), count, -1), strict=True):
+                if fabric.global_rank == 0:
+                    cli.write_whole(predictions_file(folder, cell), lambda file, v=values: np.save(file, v))
+            bar.update(len(some) * count)
+        fabric.barrier()
+
+
+CELLS_AT_ONCE = 5  # worker processes start once per group
+
+
+def score(built, folder, limit):
+    """Tidy scores of one set: clean, 85 cells, and three means (see the spec: ECE is not linear, they differ)."""
+    labels = np.load(folder / "labels.npy", allow_pickle=False)
+
+    def read(cell):
+        logits = np.load(predictions_file(folder, cell), allow_pickle=False)
+        return logits, metrics.softmax(logits)
+
+    def summarise(logits, probs, soft, times=1):
+        return metrics.summary(probs, np.tile(labels, times), soft, logits) | {"n": len(labels)}
+
+    logits, probs = read(None)
+    cells, pools = {}, {severity: [] for severity in range(1, 6)}
+    for name, severity in CELLS:
+        soft = np.asarray(built.targets(name, severity)[:limit], np.float64)
+        cells[name, severity] = summarise(*(read_cell := read((name, severity))), soft)
+        pools[severity].append((*read_cell, soft))
+    by_severity = []
+    for pool in pools.values():
+        by_severity.append(summarise(*(np.concatenate(part) for part in zip(*pool, strict=True)), len(pool)))
+    everything = [part for pool in pools.values() for part in pool]
+    pooled = summarise(*(np.concatenate(part) for part in zip(*everything, strict=True)), len(everything))
+    rows = [("clean", pd.NA, summarise(logits, probs, None))]
+    rows += [(name, severity, values) for (name, severity), values in cells.items()]
+    rows += [("mean", pd.NA, mean_of(cells.values())), ("pooled_by_severity", pd.NA, mean_of(by_severity)),
+             ("pooled", pd.NA, pooled)]
+    return pd.DataFrame([
+        {"set": folder.name, "set_version": built.manifest["set_version"], "method": METHOD, "corruption": corruption,
+         "severity": severity, "metric": metric, "value": value}
+        for corruption, severity, values in rows for metric, value in values.items()
+    ]).astype({"severity": "Int64"})
+
+
+def mean_of(summaries):
+    return {metric: float(value) for metric, value in pd.DataFrame(list(summaries)).mean().items()}
+
+
+def summary_line(built, table):
+    value = table.set_index(["corruption", "metric"])["value"]
+    means = ", ".join(f"{where} macro-F1 {100 * value[where, 'macro_f1']:.1f} ECE {100 * value[where, 'ece']:.1f}"
+                      for where in ("clean", "mean"))
+    demo = " (demo data: shows function, not findings)" if built.made_with["dataset"] == "demo" else ""
+    return f"{built.folder.name}{demo}: {means} percent, {int(value['clean', 'n'])} images"
+
+
+if __name__ == "__main__":
+    cli.run(main, Args)

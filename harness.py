@@ -1,0 +1,399 @@
+"""What every training script needs and is not its algorithm: data, device, the run's folder, checkpoints, logging.
+
+The scripts keep the loop; this file supplies its nouns. Only this file imports Lightning Fabric; it knows no algorithm.
+"""
+import dataclasses
+import fcntl
+import hashlib
+import json
+import math
+import os
+import platform
+import shutil
+import signal
+import threading
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import lightning_fabric
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+import cli
+import losses
+import settings
+from cli import UserError
+from datasets import default_root, keyed_rng, load_split, parse_options
+from datasets.images import inside, read_image
+from datasets.label_noise import add_noise
+from models import pretrained
+
+SAVE_EVERY = 300  # seconds between checkpoints inside an epoch
+CHECK_EVERY = 50  # steps between looks at the collected losses (a look waits for the device)
+
+
+class Images(Dataset):
+    """Items are (uint8 (3, S, S), index); labels stay out of the worker processes. `frame` as in `datasets.Split`."""
+
+    def __init__(self, root, frame, size):
+        self.paths = [inside(root, path) for path in frame["path"]]
+        self.boxes = frame[["left", "top", "right", "bottom"]].to_numpy(np.float64)
+        self.size = size
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, i):
+        try:
+            return torch.from_numpy(read_image(self.paths[i], self.size, self.boxes[i])).permute(2, 0, 1), i
+        except UserError as error:  # raised in a worker process it would arrive as a page of text
+            return error, i
+
+
+def _collate(items):
+    for image, _ in items:
+        if isinstance(image, UserError):
+            return image, None
+    images, indices = zip(*items, strict=True)
+    return torch.stack(images), torch.tensor(indices)
+
+
+def load_batches(fabric, images, batches, workers):
+    """Yield (image, index) on the device for every list of indices in `batches`."""
+    loader = DataLoader(images, batch_sampler=batches, num_workers=min(workers, len(batches)), collate_fn=_collate,
+                        pin_memory=fabric.device.type == "cuda")
+    for image, index in loader:
+        if isinstance(image, UserError):
+            raise image
+        yield image.to(fabric.device, non_blocking=True), index.to(fabric.device, non_blocking=True)
+
+
+def precision_of(machine):
+    """Fabric's name of the precision; `auto` takes bf16 where the hardware multiplies it."""
+    if machine.precision != "auto":
+        return {"bf16": "bf16-mixed", "32": "32-true"}[machine.precision]
+    if torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16-mixed" if fast else "32-true"
+
+
+def connect(precision):
+    """Fabric on what is there: one device, or what torchrun has dealt out (by itself it would start single runs)."""
+    local, world = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    fabric = lightning_fabric.Fabric(devices=local, num_nodes=world // local, precision=precision,
+                                     strategy="ddp" if world > 1 else "auto")
+    fabric.launch()
+    return fabric
+
+
+@torch.no_grad()
+def predict(fabric, model, images, batch_size, workers):
+    """Logits of all images in order, float32 (N, K) on every rank. Each rank takes every world-th image, none twice."""
+    model.eval()
+    mine = list(range(fabric.global_rank, len(images), fabric.world_size))
+    batches = [mine[start:start + batch_size] for start in range(0, len(mine), batch_size)]
+    part = [(index.cpu().numpy(), model(image).float().cpu().numpy())
+            for image, index in load_batches(fabric, images, batches, workers)]
+    parts = [part]
+    if fabric.world_size > 1:
+        parts = [None] * fabric.world_size
+        torch.distributed.all_gather_object(parts, part)
+    rows, logits = zip(*(batch for part in parts for batch in part), strict=True)
+    return np.concatenate(logits)[np.argsort(np.concatenate(rows))]
+
+
+def start(args, script):
+    """Check the settings. Returns the `Training` that the script's loop talks to, to be entered with `with`."""
+    settings.check(args.run, tuple(losses.LOSSES))
+    return Training(args, Path(script).stem.removeprefix("train_"))
+
+
+@dataclass
+class Training:
+    """One run: its folder, its data, and what a checkpoint holds (the fields from `epoch` on)."""
+
+    args: object
+    script: str
+    epoch: int = 0
+    step: int = 0  # within the epoch
+    labels: torch.Tensor | None = None  # int64 (N,), addressed by the batch's index
+    next_labels: torch.Tensor | None = None  # take the place of `labels` when the epoch ends
+    sums: dict = field(default_factory=dict)  # term -> sum over this epoch's steps
+    history: list = field(default_factory=list)  # one dict per finished epoch: the rows of metrics.csv
+    best: float = -1.0
+
+    def __enter__(self):
+        run = self.args.run
+        precision = precision_of(self.args.machine)
+        self.fabric = connect(precision)
+        self.lead = self.fabric.global_rank == 0
+        self.settings = {"script": self.script} | settings.flat(self.args) | {"precision": precision}
+        self.folder = run.runs / run.dataset / self.script / run.loss / f"noise{100 * run.noise:g}" / f"seed{run.seed}"
+        self.lock = self.writer = self.stop_signal = None
+        self.handlers, self.pending, self.saved_at = {}, [], time.monotonic()
+        self.together(self.open_folder)
+        self.finished = len(cli.read_rows(self.folder / "metrics.csv")) >= run.epochs
+        if self.finished:
+            self.say(f"{self.folder} is finished ({run.epochs} epochs); --fresh starts over")
+        else:
+            self.load_data()
+            torch.manual_seed(int(keyed_rng("initialisation", run.seed).integers(2**63)))
+        return self
+
+    def __exit__(self, *problem):
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        for opened in (self.writer, self.lock):
+            if opened:
+                opened.close()
+
+    def say(self, text):
+        if self.lead:
+            print(text, flush=True)
+
+    def together(self, action):
+        """Run `action` on the first process; if it refuses, every process ends with its message."""
+        problem = None
+        if self.lead:
+            try:
+                action()
+            except UserError as error:
+                problem = str(error)
+        problem = self.fabric.broadcast(problem)
+        if problem:
+            raise UserError(problem)
+
+    def open_folder(self):
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock = open(self.folder / ".lock", "w")  # held until the process ends, however that comes
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is training in {self.folder}") from None
+        except OSError as error:
+            raise UserError(f"cannot write to {self.folder}: {error.strerror}; choose another --runs folder") from None
+        if self.args.run.fresh:
+            for path in self.folder.iterdir():
+                if path.name != ".lock":
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        differ = settings.differences(self.earlier_settings() or self.settings, self.settings)
+        if differ:
+            raise UserError(f"{self.folder} holds a run with other settings ({differ}). Use another --runs folder, or "
+                            f"--fresh to start over.")
+
+    def earlier_settings(self):
+        """args.json of an earlier start, None where there was none."""
+        path = self.folder / "args.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def load_data(self):
+        run = self.args.run
+        root, options = run.root or default_root(run.dataset), parse_options(run.data)
+        train, val = (load_split(run.dataset, root, split, **options) for split in ("train", "val"))
+        self.num_classes = len(train.classes)
+        clean = train.frame["expression"].to_numpy(np.int64)
+        noise_seed = 0 if run.noise_rule == "released" else run.seed
+        noisy = add_noise(clean, run.noise, self.num_classes, noise_seed, run.noise_rule)
+        self.labels = torch.from_numpy(noisy).to(self.fabric.device)
+        self.next_labels = self.labels.clone()
+        self.val_labels = val.frame["expression"].to_numpy(np.int64)
+        self.images, self.val_images = (Images(root, data.frame, run.image_size) for data in (train, val))
+        try:
+            counted = clean if run.class_weights == "released" else noisy
+            self.class_weights = losses.class_weights(counted, self.num_classes, run.class_weights)
+        except ValueError as error:
+            raise UserError(f"{run.dataset}: {error}; --class-weights none trains without weights") from None
+        listed = "\n".join(f"{i} {label}" for data in (train, val)
+                           for i, label in zip(data.frame["id"], data.frame["expression"], strict=True))
+        self.settings |= {"classes": list(train.classes), "train_images": len(clean), "val_images": len(val.frame),
+                          "data_sha256": hashlib.sha256(listed.encode()).hexdigest(),
+                          "noise_realised": float((noisy != clean).mean())}
+        before = self.earlier_settings()
+        if before and before["data_sha256"] != self.settings["data_sha256"]:
+            raise UserError(f"{self.folder}: images or labels of {run.dataset} have changed since this run began "
+                            f"({before['train_images']} images then, {len(clean)} now). Restore them, or use --fresh.")
+
+    def criterion(self):
+        """The chosen loss with this run's constants and class weights."""
+        constants = dataclasses.asdict(self.args.loss)
+        constants = {key.removeprefix("mbls_"): value for key, value in constants.items()}
+        known = {key: value for key, value in constants.items() if key in losses.options(self.args.run.loss)}
+        loss = losses.build(self.args.run.loss, self.num_classes, class_weights=self.class_weights, **known)
+        return loss.to(self.fabric.device)
+
+    # ---- the loop's nouns
+
+    def setup(self, model, optimizer):
+        """Device, precision and process group; weights to start from, or the last checkpoint where there is one."""
+        self.module, self.optimizer = model, optimizer
+        last = self.folder / "last.pt"
+        resumes = last.exists()
+        weights = None if resumes else pretrained.load(model, self.args.run.weights)
+        model, optimizer = self.fabric.setup(model.to(memory_format=torch.channels_last), optimizer)
+        if resumes:
+            self.restore(torch.load(last, map_location=self.fabric.device, weights_only=True))
+            self.say(f"{self.folder}: going on at epoch {self.epoch + 1}, step {self.step + 1}")
+        else:
+            self.together(lambda: self.write_settings(weights))
+        self.together(self.open_log)
+        if threading.current_thread() is threading.main_thread():
+            def ask_to_stop(number, frame):
+                self.stop_signal = number
+            self.handlers = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        return model, optimizer
+
+    def write_settings(self, weights):
+        kind, cuda = type(self.module), self.fabric.device.type == "cuda"
+        model = {"class": f"{kind.__module__}.{kind.__qualname__}", "arguments": self.module.arguments}
+        environment = {
+            "python": platform.python_version(), "system": platform.system(), "machine": platform.machine(),
+            "device": torch.cuda.get_device_name() if cuda else "cpu", "processes": self.fabric.world_size,
+            "threads": torch.get_num_threads(), "weights": weights,
+            "versions": {name: version(name) for name in ("torch", "torchvision", "lightning-fabric", "timm", "numpy")},
+        }
+        cli.write_text(self.folder / "environment.json", json.dumps(environment, indent=1))
+        cli.write_text(self.folder / "args.json", json.dumps(self.settings | {"model": model}, indent=1))
+
+    def open_log(self):
+        if self.args.run.track:
+            try:
+                import wandb
+            except ImportError:
+                raise UserError("--track needs wandb: pip install -r requirements-optional.txt") from None
+            wandb.init(project="fer-c", name=str(self.folder), config=self.settings, dir=self.folder,
+                       sync_tensorboard=True)
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        self.writer = SummaryWriter(self.folder, purge_step=self.steps_before(self.epoch) + self.step)
+
+    def epochs(self):
+        """The epochs still to be trained."""
+        while self.epoch < self.args.run.epochs:
+            self.began = time.monotonic()
+            yield self.epoch
+
+    def plan(self, epoch):
+        """This process's index lists of one epoch, in an order keyed by (seed, epoch): a resumed one is the same."""
+        order = keyed_rng("order", self.args.run.seed, epoch).permutation(len(self.images))
+        size, world = self.args.run.batch_size, self.fabric.world_size
+        starts = list(range(0, len(order), size))
+        if len(starts) > 1 and len(order) - starts[-1] < 2 * world:
+            starts.pop()  # BatchNorm cannot take a single image: they join the batch before
+        ends = starts[1:] + [len(order)]
+        return [order[a:b][self.fabric.global_rank::world].tolist() for a, b in zip(starts, ends, strict=True)]
+
+    def steps_before(self, epoch):
+        return epoch * len(self.plan(0))
+
+    def batches(self, epoch):
+        """(image uint8 (B, 3, S, S), index (B,)) of this epoch from the current step on. Seeds torch for every step."""
+        plan, run = self.plan(epoch), self.args.run
+        with tqdm(total=len(plan), initial=self.step, desc=f"epoch {epoch + 1}/{run.epochs}", unit=" steps",
+                  leave=False, disable=None if self.lead else True) as bar:
+            for batch in load_batches(self.fabric, self.images, plan[self.step:], self.args.machine.workers):
+                key = ("step", run.seed, self.fabric.global_rank, epoch, self.step)
+                torch.manual_seed(int(keyed_rng(*key).integers(2**63)))
+                yield batch
+                bar.update()
+
+    def end_step(self, terms):
+        """Book the terms; now and then look whether they are finite, save, or stop as a signal has asked for."""
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach().double()
+        self.pending.append(torch.stack([value.detach().float() for value in terms.values()]))
+        self.step += 1
+        if self.step % CHECK_EVERY == 0:
+            self.check_terms()
+        stop = self.agreed_to_stop()
+        if stop or time.monotonic() - self.saved_at > SAVE_EVERY:
+            self.save()
+        if stop:
+            self.say(f"stopped at epoch {self.epoch + 1}, step {self.step}; saved")
+            raise KeyboardInterrupt if self.stop_signal == signal.SIGINT else SystemExit(128 + signal.SIGTERM)
+
+    def agreed_to_stop(self):
+        """All processes have to stop at the same step, or some wait for ever; asking costs, so not at every step."""
+        if self.fabric.world_size > 1:
+            if self.step % 10:
+                return False
+            wanted = torch.tensor(self.stop_signal or 0, device=self.fabric.device)
+            torch.distributed.all_reduce(wanted, torch.distributed.ReduceOp.MAX)
+            self.stop_signal = int(wanted) or None
+        return self.stop_signal is not None
+
+    def check_terms(self):
+        """Log the terms of the steps since the last look. Raises UserError at the first that is not finite."""
+        values = torch.stack(self.pending).tolist() if self.pending else []
+        first = self.step - len(values)
+        self.pending = []
+        for at, row in enumerate(values, first):
+            for name, value in zip(self.sums, row, strict=True):
+                if not math.isfinite(value):
+                    last = self.folder / "last.pt"
+                    kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was written yet"
+                    raise UserError(f"the term {name!r} is {value} at epoch {self.epoch + 1}, step {at + 1}; {kept}. "
+                                    f"Try a lower --lr or --precision 32, with --fresh.")
+                if self.writer:
+                    self.writer.add_scalar(f"step/{name}", value, self.steps_before(self.epoch) + at)
+
+    def predict(self, model):
+        """Logits, float32 (N, K), and labels, int64 (N,), of the validation images."""
+        self.check_terms()
+        if self.fabric.world_size > 1:  # each process has its own BatchNorm statistics: all take the first one's
+            for buffer in self.module.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        run = self.args.run
+        return predict(self.fabric, model, self.val_images, run.batch_size, self.args.machine.workers), self.val_labels
+
+    def end_epoch(self, scores):
+        """Write the epoch's row and the checkpoints; the best epoch has the highest validation macro-F1."""
+        run, steps = self.args.run, self.step
+        train = {name: float(self.fabric.all_reduce(value)) / steps for name, value in self.sums.items()}
+        row = {"epoch": self.epoch} | {f"train_{name}": value for name, value in train.items()}
+        row |= {f"val_{name}": value for name, value in scores.items()}
+        may_be_best = self.epoch > 0 or not run.skip_first_epoch or run.epochs == 1
+        is_best = may_be_best and scores["macro_f1"] > self.best
+        self.best = scores["macro_f1"] if is_best else self.best
+        self.history.append(row)
+        self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
+        self.labels = self.next_labels.clone()
+        seconds = time.monotonic() - self.began
+        if self.lead:
+            if is_best:
+                best = {"model": self.module.state_dict(), "epoch": row["epoch"], "scores": scores}
+                cli.write_whole(self.folder / "best.pt", lambda file: torch.save(best, file))
+            self.save()
+            for name, value in row.items():
+                self.writer.add_scalar(name.replace("_", "/", 1), value, self.steps_before(self.epoch))
+            timing = cli.read_rows(self.folder / "timing.csv")[:row["epoch"]]
+            cli.write_rows(self.folder / "timing.csv", timing + [{"epoch": row["epoch"], "seconds": f"{seconds:.2f}"}])
+            cli.write_rows(self.folder / "metrics.csv", self.history)  # last: whole, it says that the run is finished
+        self.fabric.barrier()
+        terms = "  ".join(f"{name} {value:.4f}" for name, value in train.items())
+        self.say(f"epoch {self.epoch}/{run.epochs}  {terms}  val macro-F1 {100 * scores['macro_f1']:.1f}  "
+                 f"ECE {100 * scores['ece']:.1f}  {seconds:.0f} s{'  best' if is_best else ''}")
+
+    # ---- checkpoints
+
+    STATE = ("epoch", "step", "labels", "next_labels", "sums", "history", "best")
+
+    def save(self):
+        """last.pt: all that a killed run needs to end with the same bytes. No generator state: steps seed torch."""
+        self.check_terms()
+        self.saved_at = time.monotonic()
+        if self.lead:
+            state = {name: getattr(self, name) for name in self.STATE}
+            state |= {"model": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+            cli.write_whole(self.folder / "last.pt", lambda file: torch.save(state, file))
+
+    def restore(self, state):
+        self.module.load_state_dict(state.pop("model"))
+        self.optimizer.load_state_dict(state.pop("optimizer"))
+        for name, value in state.items():
+            setattr(self, name, value)

@@ -1,0 +1,233 @@
+"""Accuracy and calibration from probabilities: `summary` gives every number, `reliability` what a diagram needs.
+
+probs (N, K): rows sum to 1. Prediction: argmax, the first of equals. Confidence: the maximum. Target: the label as a
+distribution, one-hot or soft. Accuracy of a sample: target[prediction], the probability that the prediction is right.
+All in float64; scores are fractions, likelihoods nats. Names that end in `_released` repeat what the release of FER-C
+(arXiv 2312.11542) computes, for comparison with published numbers.
+"""
+import numpy as np
+
+BINS = 15
+EDGE_SLACK = 1e-7  # float32 keeps 0.2 as 0.200000003: what lies this little above an edge belongs to the bin below
+RELEASED_BATCH = 256  # the release averages batch means; this is its batch size
+
+
+def summary(probs, labels, soft_labels=None, logits=None):
+    """All scores of one set of predictions, {name: float}.
+
+    probs: (N, K) probabilities. labels: (N,) integers in 0..K-1. soft_labels: (N, K) distributions; accuracy and F1
+    still go by `labels`, all else by these, and `kl` (soft NLL minus the labels' entropy) is added. logits: (N, K), of
+    which `probs` is the softmax; with them `nll` is exact, without them probabilities are clamped at 1e-12.
+    Raises ValueError on empty input, shapes that do not fit, NaN, labels out of range, rows that are no distributions,
+    or logits that are not those of `probs`.
+    """
+    probs, labels, target = _checked(probs, labels, soft_labels)
+    prediction = probs.argmax(1)
+    log_p = np.log(np.maximum(probs, 1e-12)) if logits is None else _checked_log_softmax(logits, probs)
+    classwise = classwise_ece(probs, target)
+
+    # Sorted here once: a stable sort of sorted values, which adaece and kse begin with, takes no time.
+    order = np.argsort(probs.max(1), kind="stable")
+    confidence = probs.max(1)[order]
+    accuracy = expected_accuracy(target, prediction)[order]
+    released = max_rule_accuracy(target, prediction)[order]
+
+    scores = {
+        "accuracy": (prediction == labels).mean(),
+        "macro_f1": macro_f1(labels, prediction, probs.shape[1]),
+        "nll": -(target * log_p).sum(1).mean(),
+        "brier": ((target - probs) ** 2).sum(1).mean(),
+        "ece": ece(confidence, accuracy),
+        "mce": mce(confidence, accuracy),
+        "adaece": adaece(confidence, accuracy),
+        "cece": classwise.mean(),
+        "cece_sum": classwise.sum(),
+        "kse": kse(confidence, accuracy),
+        "nll_released": nll_released(probs, target),
+        "macro_f1_released": macro_f1(labels, prediction, probs.shape[1], seen_only=True),
+        "ece_released": ece(confidence, released),
+        "adaece_released": adaece(confidence, released, open_first=True),
+        "kse_released": kse(confidence, released, inside_ties=True),
+    }
+    if soft_labels is not None:
+        scores["kl"] = scores["nll"] - entropy(target).mean()
+    return {name: float(value) for name, value in scores.items()}
+
+
+def softmax(logits):
+    """Probabilities (N, K) float64 from logits (N, K)."""
+    return np.exp(log_softmax(logits))
+
+
+def log_softmax(logits):
+    """Log probabilities (N, K) float64 from logits (N, K); finite for every finite logit."""
+    logits = np.asarray(logits, np.float64)
+    shifted = logits - logits.max(1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+
+def entropy(target):
+    """Entropy (N,) in nats of distributions (N, K)."""
+    return -(target * np.log(np.where(target > 0, target, 1))).sum(1)
+
+
+def expected_accuracy(target, prediction):
+    """The target's mass at the predicted class, (N,)."""
+    return target[np.arange(len(target)), prediction]
+
+
+def max_rule_accuracy(target, prediction):
+    """The release's soft accuracy, (N,): max S where the prediction is argmax S, else 1 - max S. It overstates the
+    accuracy of wrong predictions of more than two classes; for one-hot targets it equals `expected_accuracy`."""
+    top = target.max(1)
+    return np.where(prediction == target.argmax(1), top, 1 - top)
+
+
+def macro_f1(labels, prediction, num_classes, seen_only=False):
+    """Mean F1 over all classes, a class that is never labelled nor predicted counting 0; `seen_only` leaves it out."""
+    hits = np.bincount(labels[labels == prediction], minlength=num_classes)
+    either = np.bincount(labels, minlength=num_classes) + np.bincount(prediction, minlength=num_classes)
+    f1 = 2 * hits / np.maximum(either, 1)
+    return f1[either > 0].mean() if seen_only else f1.mean()
+
+
+def nll_released(probs, target, batch=RELEASED_BATCH):
+    """Likelihood with probabilities clamped at 1e-6, as the plain mean of the means of batches in the order given."""
+    per_sample = -(target * np.log(np.maximum(probs, 1e-6))).sum(1)
+    return np.mean([per_sample[start : start + batch].mean() for start in range(0, len(per_sample), batch)])
+
+
+def ece(confidence, accuracy, bins=BINS):
+    """Expected calibration error (arXiv 1706.04599, eq. 3): sum_b n_b/N |accuracy_b - confidence_b| over bins
+    (b/bins, (b+1)/bins], the first closed at 0. confidence, accuracy: (N,). Raises ValueError where they do not fit."""
+    confidence, accuracy = _checked_pair(confidence, accuracy)
+    gap = np.bincount(_bin(confidence, bins), accuracy - confidence, bins)
+    return np.abs(gap).sum() / len(confidence)
+
+
+def mce(confidence, accuracy, bins=BINS):
+    """Maximum calibration error (arXiv 1706.04599, eq. 5): the largest |accuracy_b - confidence_b| of `ece`'s bins."""
+    confidence, accuracy = _checked_pair(confidence, accuracy)
+    index = _bin(confidence, bins)
+    gap = np.bincount(index, accuracy - confidence, bins)
+    return np.max(np.abs(gap) / np.maximum(np.bincount(index, minlength=bins), 1))  # an empty bin has gap 0
+
+
+def adaece(confidence, accuracy, bins=BINS, open_first=False):
+    """Adaptive ECE (arXiv 2002.09437): bins with equally many samples, edges interpolated in the sorted confidences.
+
+    Bins are (low, high], the first closed; `open_first` drops the least confident samples, as the release does.
+    """
+    confidence, accuracy = _checked_pair(confidence, accuracy)
+    n = len(confidence)
+    edges = np.interp(np.linspace(0, n, bins + 1), np.arange(n), np.sort(confidence, kind="stable"))
+    gap = accuracy - confidence
+    if open_first:
+        gap = np.where(confidence > edges[0], gap, 0)
+    return np.abs(np.bincount(np.searchsorted(edges[1:-1], confidence), gap, bins)).sum() / n
+
+
+def classwise_ece(probs, target, bins=BINS):
+    """ECE of every class against the rest, (K,) (arXiv 1910.12656): bins as in `ece`. probs, target: (N, K)."""
+    n, num_classes = probs.shape
+    index = _bin(probs, bins) + bins * np.arange(num_classes)
+    gap = np.bincount(index.ravel(), (target - probs).ravel(), num_classes * bins)
+    return np.abs(gap).reshape(num_classes, bins).sum(1) / n
+
+
+def kse(confidence, accuracy, inside_ties=False):
+    """Kolmogorov-Smirnov error (arXiv 2006.12800): max |cumulated confidence - cumulated accuracy| / N, by confidence.
+
+    Looked at after the last of equal confidences, so that the order of the input does not matter; `inside_ties` looks
+    after every sample, as the release does, in the order given among equals.
+    """
+    confidence, accuracy = _checked_pair(confidence, accuracy)
+    order = np.argsort(confidence, kind="stable")
+    confidence, accuracy = confidence[order], accuracy[order]
+    drift = np.abs(np.cumsum(confidence - accuracy))
+    if not inside_ties:
+        drift = drift[np.append(np.diff(confidence) > 0, True)]
+    return drift.max() / len(confidence)
+
+
+def reliability(probs, labels, soft_labels=None, bins=BINS):
+    """What a reliability diagram shows: count, mean confidence and mean accuracy of `ece`'s bins, three arrays (bins,),
+    NaN in empty bins. Arguments and errors as in `summary`."""
+    probs, _, target = _checked(probs, labels, soft_labels)
+    confidence = probs.max(1)
+    index = _bin(confidence, bins)
+    count = np.bincount(index, minlength=bins)
+    size = np.where(count > 0, count, np.nan)
+    accuracy = expected_accuracy(target, probs.argmax(1))
+    return count, np.bincount(index, confidence, bins) / size, np.bincount(index, accuracy, bins) / size
+
+
+def ece_floor(confidences, n, repeats=200, seed=0):
+    """The ECE that a perfectly calibrated model would score on n samples, whose bins are noisy: the mean over `repeats`
+    simulations that draw n of the `confidences` (with replacement) and a right answer with that very probability.
+
+    The generator is keyed by (seed, n); equal arguments give equal values. Raises ValueError on empty input.
+    """
+    confidences = np.asarray(confidences, np.float64)
+    if confidences.ndim != 1 or not len(confidences) or n < 1 or repeats < 1:
+        raise ValueError("ece_floor needs confidences (N,) with N > 0, n > 0 and repeats > 0")
+    rng = np.random.default_rng((seed, n))
+    scores = []
+    for _ in range(repeats):
+        confidence = rng.choice(confidences, n)
+        scores.append(ece(confidence, rng.random(n) < confidence))
+    return float(np.mean(scores))
+
+
+def _bin(confidence, bins):
+    """Index of the bin (b/bins, (b+1)/bins] that holds a confidence; 0 and rounding beyond 1 fall in the outer bins."""
+    return np.clip(np.ceil((confidence - EDGE_SLACK) * bins).astype(np.int64) - 1, 0, bins - 1)
+
+
+def _checked_pair(confidence, accuracy):
+    confidence, accuracy = np.asarray(confidence, np.float64), np.asarray(accuracy, np.float64)
+    if confidence.ndim != 1 or confidence.shape != accuracy.shape or not len(confidence):
+        raise ValueError(
+            f"confidence and accuracy must be (N,) with N > 0, not {confidence.shape} and {accuracy.shape}"
+        )
+    return confidence, accuracy
+
+
+def _checked(probs, labels, soft_labels):
+    """probs (N, K), labels (N,) and the target (N, K), sound and in float64."""
+    probs, labels = _checked_rows("probs", probs), np.asarray(labels)
+    n, num_classes = probs.shape
+    if labels.shape != (n,) or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels must be {n} integers, not {labels.shape} of {labels.dtype}")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(f"labels run from {labels.min()} to {labels.max()}, not within 0..{num_classes - 1}")
+    if soft_labels is None:
+        return probs, labels, np.eye(num_classes)[labels]
+    target = _checked_rows("soft_labels", soft_labels)
+    if target.shape != probs.shape:
+        raise ValueError(f"soft_labels {target.shape} do not fit probs {probs.shape}")
+    return probs, labels, target
+
+
+def _checked_rows(name, rows, tolerance=1e-3):
+    rows = np.asarray(rows, np.float64)
+    if rows.ndim != 2 or not len(rows) or rows.shape[1] < 2:
+        raise ValueError(f"{name} must be (N, K) with N > 0 and K > 1, not {rows.shape}")
+    if not np.isfinite(rows).all():
+        raise ValueError(f"{name} hold NaN or infinity in {(~np.isfinite(rows)).any(1).sum()} of {len(rows)} rows")
+    if rows.min() < -tolerance or rows.max() > 1 + tolerance:
+        raise ValueError(f"{name} must lie in 0..1, but run from {rows.min():.6g} to {rows.max():.6g}")
+    off = np.abs(rows.sum(1) - 1).max()
+    if off > tolerance:
+        raise ValueError(f"{name}: every row must sum to 1, but one is off by {off:.6g}")
+    return rows
+
+
+def _checked_log_softmax(logits, probs, tolerance=1e-3):
+    logits = np.asarray(logits)
+    if logits.shape != probs.shape or not np.isfinite(logits).all():
+        raise ValueError(f"logits must be finite and {probs.shape} like probs, not {logits.shape}")
+    log_p = log_softmax(logits)
+    if np.abs(np.exp(log_p) - probs).max() > tolerance:
+        raise ValueError("probs are not the softmax of logits")
+    return log_p

@@ -1,0 +1,141 @@
+"""The settings that every training script shares, and where their values come from: what is typed goes over what
+`--protocol released` changes, that over the data set's recipe, that over the defaults here. No torch in this file.
+"""
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from cli import UserError
+from datasets import RECIPES
+
+CALIBRATED = "maxent+mbls"  # what --calib stands for
+
+# What --protocol released changes for every algorithm: the FER-C release's behaviour where the paper's text differs.
+RELEASED = {"class_weights": "released", "noise_rule": "released", "skip_first_epoch": True, "detach_multiplier": False}
+
+
+@dataclass
+class Run:
+    """What you always set."""
+
+    dataset: str
+    """the data set to train on"""
+    root: Path | None = None
+    """its folder (default: data/<dataset>, or $FERC_DATA/<dataset>)"""
+    data: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """an option of the data set as key=value; may be given several times"""
+    protocol: Literal["paper", "released"] = "paper"
+    """paper: the method as described. released: as the FER-C release behaves where it differs"""
+    calib: bool = False
+    """train calibrated: short for --loss maxent+mbls"""
+    loss: str = "ce"
+    """ce, focal, maxent, mbls, maxent+mbls, invfocal, poly, avuc, soft-avuc or cpc"""
+    seed: int = 0
+    """of initialisation, order, dropout and label noise; published: 0 1 2"""
+    epochs: int = 20
+    """published: 5 AffectNet, 20 AffWild, 50 RAF-DB; ours: 20 FER+, 3 demo"""
+    batch_size: int = 256
+    """over all devices together (published: 256)"""
+    lr: float = 2.5e-4
+    """of Adam, constant (published: 2.5e-4)"""
+    weight_decay: float = 1e-5
+    """of Adam, coupled (published: 1e-5)"""
+    image_size: int = 224
+    """side of the images, in training and scoring alike (published: 224; demo: 48)"""
+    weights: str = "imagenet"
+    """to start from: imagenet, none, or the path of a checkpoint (demo: none)"""
+    class_weights: Literal["none", "balanced", "released"] = "balanced"
+    """balanced: N / (K n_k) of the labels trained on. released: max n / n_k of the clean ones (FER+: none)"""
+    noise: float = 0.0
+    """share of training labels made wrong"""
+    noise_rule: Literal["exact", "released"] = "exact"
+    """exact: that share, seeded with the run. released: with replacement, may keep a label, always seed 0"""
+    skip_first_epoch: bool = False
+    """the first epoch cannot be the best one (the release's rule)"""
+    runs: Path = Path("runs")
+    """folder of all runs; this one is <dataset>/<script>/<loss>/noise<percent>/seed<seed> below it"""
+    fresh: bool = False
+    """delete what this run's folder holds and start over"""
+    track: bool = False
+    """mirror the run to Weights & Biases (needs requirements-optional.txt)"""
+
+
+@dataclass
+class Loss:
+    """Constants of the losses; those the chosen loss does not have are left alone."""
+
+    gamma: float = 1.0
+    """focal exponent (FER-C: 1; Lin et al.: 2)"""
+    margin: float = 8.0
+    """largest free gap between logits in MbLS (FER-C release: 8; Liu et al.: 10)"""
+    mbls_weight: float = 1.0
+    """of the MbLS term (FER-C release: 1; Liu et al.: .1)"""
+    mbls_reduction: Literal["sum", "mean"] = "sum"
+    """over classes (FER-C release: sum; Liu et al.: mean)"""
+    multiplier: Literal["ferc", "constant", "aaai", "gibbs"] = "ferc"
+    """of the MaxEnt constraint; ferc: the published objective, one-sided and dependent on the class order"""
+    detach_multiplier: bool = True
+    """no gradient through the MaxEnt multiplier (the release lets it through)"""
+
+
+@dataclass
+class Machine:
+    """Where it runs."""
+
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    """auto: bf16 where the hardware multiplies it, else 32"""
+    workers: int = min(4, len(os.sched_getaffinity(0)))
+    """processes that decode images; 0: none"""
+
+
+FREE = {"root", "runs", "fresh", "track", "calib", "workers"}  # may change when a run goes on
+
+
+def recipe(released):
+    """`settle` for cli.run. released: the script's own values under `--protocol released`."""
+    def settle(args):
+        values = dict(RECIPES.get(args.run.dataset, {}))
+        of_set = values.pop("released", {})
+        if args.run.protocol == "released":
+            values |= RELEASED | released | of_set
+        args = dataclasses.replace(args, run=dataclasses.replace(args.run, data=()))  # repeated options would add up
+        for group in dataclasses.fields(args):
+            part = getattr(args, group.name)
+            if dataclasses.is_dataclass(part):
+                own = {key: value for key, value in values.items() if hasattr(part, key)}
+                args = dataclasses.replace(args, **{group.name: dataclasses.replace(part, **own)})
+        return dataclasses.replace(args, **{key: value for key, value in values.items() if hasattr(args, key)})
+    return settle
+
+
+def check(run, known_losses):
+    """Raises UserError on values that make no sense; writes `--calib` out as the loss that it stands for."""
+    if run.calib and run.loss not in ("ce", CALIBRATED):
+        raise UserError(f"--calib is --loss {CALIBRATED}; it does not go with --loss {run.loss}")
+    run.loss = CALIBRATED if run.calib else run.loss
+    if run.loss not in known_losses:
+        raise UserError(f"unknown loss {run.loss!r}; known: {', '.join(known_losses)}")
+    if not 0 <= run.noise < 1:
+        raise UserError(f"--noise is the share of wrong labels, at least 0 and below 1, not {run.noise}")
+    for name, least in (("epochs", 1), ("batch_size", 2), ("image_size", 32), ("lr", 1e-12)):
+        if getattr(run, name) < least:
+            raise UserError(f"--{name.replace('_', '-')} starts at {least}, not {getattr(run, name)}")
+
+
+def flat(args):
+    """All fields of the groups in one dict of JSON values: what args.json holds and a second start is compared by."""
+    values = {}
+    for key, value in dataclasses.asdict(args).items():
+        values |= value if isinstance(value, dict) else {key: value}
+    return json.loads(json.dumps(values, default=str))
+
+
+def differences(before, now):
+    """The settings in which two dicts differ, as text for a person; those that may change on the way are left out."""
+    return "; ".join(f"{key}: {before.get(key)} there, {value} now" for key, value in now.items()
+                     if key not in FREE and before.get(key) != value)

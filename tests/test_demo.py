@@ -1,0 +1,161 @@
+"""The drawn faces: a known posterior, equal bytes on every run, expressions that follow valence and arousal."""
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+
+from cli import UserError
+from datasets import COLUMNS, demo, keyed_rng, load_split
+
+SMALL = {"train": "16", "val": "8", "test": "8"}
+
+
+def face(va, who="a", scene="b"):
+    return demo.draw_face(va, keyed_rng(who), keyed_rng(scene))
+
+
+def files(root):
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """All three splits, small: (root, {split: Split})."""
+    root = tmp_path_factory.mktemp("demo")
+    return root, {split: load_split("demo", root, split, **SMALL) for split in SMALL}
+
+
+def test_split_is_complete(drawn):
+    root, splits = drawn
+    for split, data in splits.items():
+        frame = data.frame
+        assert tuple(frame.columns) == COLUMNS and len(frame) == int(SMALL[split])
+        assert data.classes == demo.CLASSES and data.distribution is None and data.notes == {}
+        assert frame[["left", "top", "right", "bottom"]].isna().all(axis=None)
+        assert frame["expression"].dtype == np.int64
+        assert frame["valence"].dtype == frame["arousal"].dtype == np.float64
+        for path in frame["path"]:
+            image = cv2.imread(str(root / path), cv2.IMREAD_UNCHANGED)
+            assert image.shape == (224, 224, 3) and image.dtype == np.uint8
+    assert len(files(root)) == 32  # and nothing else lies about
+
+
+def test_ids_and_identities_do_not_cross_splits(drawn):
+    _, splits = drawn
+    ids = [i for data in splits.values() for i in data.frame["id"]]
+    assert len(set(ids)) == len(ids) == 32
+    people = [set(data.frame["identity"]) for data in splits.values()]
+    assert len(set.union(*people)) == sum(map(len, people)) == 4
+
+
+def test_every_identity_shows_each_class_once(drawn):
+    frame = drawn[1]["train"].frame
+    orders = [tuple(group) for _, group in frame.groupby("identity")["expression"]]
+    assert all(sorted(order) == list(range(8)) for order in orders)
+    assert len(set(orders)) == 2  # shuffled, each in its own way
+
+
+def test_same_bytes_again_and_a_larger_set_begins_with_the_smaller(drawn, tmp_path):
+    root, splits = drawn
+    small = load_split("demo", tmp_path, "train", train=8)
+    again, large = files(tmp_path), files(root)
+    assert len(again) == 8 and all(large[name] == again[name] for name in again)
+    assert small.frame.equals(splits["train"].frame.iloc[:8])
+
+
+def test_seed_changes_the_faces(drawn, tmp_path):
+    other = load_split("demo", tmp_path, "val", val=1, seed=1).frame
+    assert other["path"][0].startswith("seed1/")
+    assert other["valence"][0] != drawn[1]["val"].frame["valence"][0]
+    assert (tmp_path / other["path"][0]).read_bytes() != (drawn[0] / drawn[1]["val"].frame["path"][0]).read_bytes()
+
+
+def test_a_half_drawn_set_is_completed(drawn, tmp_path):
+    whole = {name: data for name, data in files(drawn[0]).items() if "/val/" in name}
+    load_split("demo", tmp_path, "val", val=8)
+    names = sorted(whole)
+    (tmp_path / names[2]).unlink()
+    (tmp_path / names[5]).write_bytes(b"mine")  # what exists is trusted
+    load_split("demo", tmp_path, "val", val=8)
+    assert files(tmp_path) == {**whole, names[5]: b"mine"}
+
+
+def test_a_failed_write_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(UserError, match="disk full"):
+        load_split("demo", tmp_path, "val", val=2)
+    assert files(tmp_path) == {}
+
+
+BAD = [("train", "many"), ("val", "0"), ("test", "-3"), ("seed", "1.5"), ("train", "")]
+
+
+@pytest.mark.parametrize("name, value", BAD)
+def test_bad_options_are_named(tmp_path, name, value):
+    with pytest.raises(UserError, match=f"{name}={value}"):
+        load_split("demo", tmp_path, "test", **{name: value})
+
+
+def test_unknown_option(tmp_path):
+    with pytest.raises(UserError, match="pose"):
+        load_split("demo", tmp_path, "test", pose="1")
+
+
+def test_posterior_is_bayes_rule():
+    va = np.random.default_rng(0).uniform(-1.2, 1.2, (200, 2))
+    pairs = zip(demo.CLASS_MEANS, demo.CLASS_COVARIANCES, strict=True)
+    density = np.stack([multivariate_normal(mean, cov).pdf(va) for mean, cov in pairs], 1)
+    posterior = demo.true_posterior(va)
+    assert posterior.shape == (200, 8) and posterior.dtype == np.float64
+    np.testing.assert_allclose(posterior, density / density.sum(1, keepdims=True), rtol=1e-9, atol=1e-300)
+
+
+def test_posterior_is_finite_far_away():
+    posterior = demo.true_posterior([(50, -80), (1e6, 1e6), (0, 0)])
+    assert np.isfinite(posterior).all()
+    np.testing.assert_allclose(posterior.sum(1), 1)
+
+
+def test_points_follow_their_class():
+    rng = keyed_rng("test")
+    label = np.repeat(np.arange(8), 2000)
+    va = np.stack([demo.draw_point(rng, k) for k in label])
+    for k in range(8):
+        np.testing.assert_allclose(va[label == k].mean(0), demo.CLASS_MEANS[k], atol=0.015)
+        np.testing.assert_allclose(np.cov(va[label == k].T), demo.CLASS_COVARIANCES[k], atol=0.004)
+    assert (np.abs(va) > 1).any(1).mean() < 0.01
+    assert 0.75 < (demo.true_posterior(va).argmax(1) == label).mean() < 0.85  # ambiguous, but not hopeless
+
+
+def test_expression_moves_the_mouth_and_nothing_else_does():
+    neutral, again, happy = face((0, 0)), face((0, 0)), face(demo.CLASS_MEANS[1])
+    assert (neutral == again).all()
+    moved = np.abs(neutral.astype(int) - happy).mean(2)
+    assert moved[140:185, 80:145].mean() > 8
+    assert moved[:20].max() == 0  # hair, light, background and camera stay
+    assert (face((0, 0), who="c") != neutral).any() and (face((0, 0), scene="c") != neutral).any()
+
+
+def test_neighbouring_points_look_alike():
+    steps = [face((v, 0.1)).astype(int) for v in np.linspace(-0.8, 0.8, 17)]
+    change = [np.abs(a - b).mean() for a, b in zip(steps, steps[1:], strict=False)]
+    assert max(change) < 0.6 * np.abs(steps[0] - steps[-1]).mean()  # spread over the way, no jump
+
+
+def test_every_style_and_extreme_draws():
+    for k in range(20):
+        image = face(((-1) ** k * 1.3, (-1) ** (k // 2) * 1.3), k, k)
+        assert image.shape == (224, 224, 3) and image.dtype == np.uint8 and image.std() > 10
+
+
+def test_importing_leaves_the_global_generator_alone():
+    code = (
+        "import random, numpy as np; a = np.random.get_state()[1].tolist(), random.getstate();"
+        "import datasets.demo, sys; b = np.random.get_state()[1].tolist(), random.getstate();"
+        "assert a == b; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(demo.__file__).parents[1])
