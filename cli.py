@@ -1,7 +1,9 @@
 """What every command needs: errors for people, the command line, files that appear whole or not at all."""
 import csv
+import importlib.metadata
 import io
 import os
+import platform
 import sys
 from pathlib import Path
 
@@ -37,6 +39,11 @@ def run(main, Args, settle=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code)
+
+
+def versions(*packages):
+    """{name: version} of Python and of installed packages."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
 
 
 def write_whole(path, write, mode="wb"):

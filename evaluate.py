@@ -25,9 +25,10 @@ import harness
 import metrics
 from cli import UserError
 from datasets import default_set
-from datasets.fer_c import CELLS, open_set
+from datasets.fer_c import CELLS, SEVERITIES, open_set
 from settings import Machine
 
+CELLS_AT_ONCE = 5  # worker processes start once per group
 METHOD = "softmax"  # how probabilities come from logits; post-hoc calibration would add its own rows
 
 
@@ -55,23 +56,20 @@ def main(args):
         check_match(args, settings, built)
     fabric = harness.connect(harness.precision_of(args.machine))
     model = fabric.setup_module(model.to(memory_format=torch.channels_last))
-    scores = []
+    scores = {}
     for built in sets:
         folder = args.run / "predictions" / built.folder.resolve().name
         if fabric.global_rank == 0:
             open_predictions(folder, built, args.limit, weights)
         fabric.barrier()
         predict_cells(fabric, model, built, folder, args)
-        scores.append(score(built, folder, args.limit))
-    table = pd.concat(scores)
+        if fabric.global_rank == 0:
+            scores[folder.name] = score(built, folder, args.limit)
+            print(summary_line(built, scores[folder.name]))
     if fabric.global_rank == 0:
         path = args.run / "scores.csv"
-        if path.exists():  # other sets scored before stay
-            earlier = pd.read_csv(path, dtype={"severity": "Int64"}, float_precision="round_trip")
-            table = pd.concat([earlier[~earlier["set"].isin(table["set"])], table])
-        cli.write_text(path, table.to_csv(index=False))
-        for built in sets:
-            print(summary_line(built, table[table["set"] == built.folder.resolve().name]))
+        earlier = [row for row in cli.read_rows(path) if row["set"] not in scores]  # other sets scored before stay
+        cli.write_rows(path, earlier + [row for rows in scores.values() for row in rows])
         print(f"scores: {path}")
 
 
@@ -159,9 +157,6 @@ def predict_cells(fabric, model, built, folder, args):
         fabric.barrier()
 
 
-CELLS_AT_ONCE = 5  # worker processes start once per group
-
-
 def score(built, folder, limit):
     """Tidy scores of one set: clean, 85 cells, and three means (see the spec: ECE is not linear, they differ)."""
     labels = np.load(folder / "labels.npy", allow_pickle=False)
@@ -170,37 +165,35 @@ def score(built, folder, limit):
         logits = np.load(predictions_file(folder, cell), allow_pickle=False)
         return logits, metrics.softmax(logits)
 
-    def summarise(logits, probs, soft, times=1):
-        return metrics.summary(probs, np.tile(labels, times), soft, logits) | {"n": len(labels)}
+    def summarise(pool):
+        logits, probs, soft = (np.concatenate(part) for part in zip(*pool, strict=True))
+        return metrics.summary(probs, np.tile(labels, len(pool)), soft, logits) | {"n": len(labels)}
 
     logits, probs = read(None)
-    cells, pools = {}, {severity: [] for severity in range(1, 6)}
+    clean = metrics.summary(probs, labels, logits=logits) | {"n": len(labels)}
+    cells, pools = {}, {severity: [] for severity in SEVERITIES}
     for name, severity in CELLS:
         soft = np.asarray(built.targets(name, severity)[:limit], np.float64)
-        cells[name, severity] = summarise(*(read_cell := read((name, severity))), soft)
-        pools[severity].append((*read_cell, soft))
-    by_severity = []
-    for pool in pools.values():
-        by_severity.append(summarise(*(np.concatenate(part) for part in zip(*pool, strict=True)), len(pool)))
-    everything = [part for pool in pools.values() for part in pool]
-    pooled = summarise(*(np.concatenate(part) for part in zip(*everything, strict=True)), len(everything))
-    rows = [("clean", pd.NA, summarise(logits, probs, None))]
+        cell = (*read((name, severity)), soft)
+        cells[name, severity] = summarise([cell])
+        pools[severity].append(cell)
+    by_severity = [summarise(pool) for pool in pools.values()]
+    pooled = summarise([cell for pool in pools.values() for cell in pool])
+    rows = [("clean", "", clean)]
     rows += [(name, severity, values) for (name, severity), values in cells.items()]
-    rows += [("mean", pd.NA, mean_of(cells.values())), ("pooled_by_severity", pd.NA, mean_of(by_severity)),
-             ("pooled", pd.NA, pooled)]
-    return pd.DataFrame([
-        {"set": folder.name, "set_version": built.manifest["set_version"], "method": METHOD, "corruption": corruption,
-         "severity": severity, "metric": metric, "value": value}
-        for corruption, severity, values in rows for metric, value in values.items()
-    ]).astype({"severity": "Int64"})
+    rows += [("mean", "", mean_of(cells.values())), ("pooled_by_severity", "", mean_of(by_severity)),
+             ("pooled", "", pooled)]
+    return [{"set": folder.name, "set_version": built.manifest["set_version"], "method": METHOD,
+             "corruption": corruption, "severity": severity, "metric": metric, "value": value}
+            for corruption, severity, values in rows for metric, value in values.items()]
 
 
 def mean_of(summaries):
     return {metric: float(value) for metric, value in pd.DataFrame(list(summaries)).mean().items()}
 
 
-def summary_line(built, table):
-    value = table.set_index(["corruption", "metric"])["value"]
+def summary_line(built, rows):
+    value = {(row["corruption"], row["metric"]): row["value"] for row in rows}
     means = ", ".join(f"{where} macro-F1 {100 * value[where, 'macro_f1']:.1f} ECE {100 * value[where, 'ece']:.1f}"
                       for where in ("clean", "mean"))
     demo = " (demo data: shows function, not findings)" if built.made_with["dataset"] == "demo" else ""

@@ -2,19 +2,16 @@
 
 The scripts keep the loop; this file supplies its nouns. Only this file imports Lightning Fabric; it knows no algorithm.
 """
-import dataclasses
 import fcntl
-import hashlib
 import json
 import math
 import os
-import platform
 import shutil
 import signal
+import sys
 import threading
 import time
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import lightning_fabric
@@ -27,7 +24,7 @@ import cli
 import losses
 import settings
 from cli import UserError
-from datasets import default_root, keyed_rng, load_split, parse_options
+from datasets import default_root, fingerprint, keyed_rng, load_split, parse_options
 from datasets.images import inside, read_image
 from datasets.label_noise import add_noise
 from models import pretrained
@@ -108,6 +105,21 @@ def predict(fabric, model, images, batch_size, workers):
     return np.concatenate(logits)[np.argsort(np.concatenate(rows))]
 
 
+def seed_torch(*key):
+    torch.manual_seed(int(keyed_rng(*key).integers(2**63)))
+
+
+def write_tensors(path, state):
+    """torch.save, whole or not at all; equal states give equal bytes, though pickle looks at which strings are one."""
+    def plain(value):
+        if isinstance(value, dict):
+            return {plain(key): plain(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(map(plain, value))
+        return sys.intern(value) if isinstance(value, str) else value
+    cli.write_whole(path, lambda file: torch.save(plain(state), file))
+
+
 def start(args, script):
     """Check the settings. Returns the `Training` that the script's loop talks to, to be entered with `with`."""
     settings.check(args.run, tuple(losses.LOSSES))
@@ -143,15 +155,14 @@ class Training:
             self.say(f"{self.folder} is finished ({run.epochs} epochs); --fresh starts over")
         else:
             self.load_data()
-            torch.manual_seed(int(keyed_rng("initialisation", run.seed).integers(2**63)))
+            seed_torch("initialisation", run.seed)
         return self
 
     def __exit__(self, *problem):
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
-        for opened in (self.writer, self.lock):
-            if opened:
-                opened.close()
+        for opened in filter(None, (self.writer, self.lock)):
+            opened.close()
 
     def say(self, text):
         if self.lead:
@@ -209,10 +220,8 @@ class Training:
             self.class_weights = losses.class_weights(counted, self.num_classes, run.class_weights)
         except ValueError as error:
             raise UserError(f"{run.dataset}: {error}; --class-weights none trains without weights") from None
-        listed = "\n".join(f"{i} {label}" for data in (train, val)
-                           for i, label in zip(data.frame["id"], data.frame["expression"], strict=True))
         self.settings |= {"classes": list(train.classes), "train_images": len(clean), "val_images": len(val.frame),
-                          "data_sha256": hashlib.sha256(listed.encode()).hexdigest(),
+                          "data_sha256": fingerprint(train.frame, val.frame),
                           "noise_realised": float((noisy != clean).mean())}
         before = self.earlier_settings()
         if before and before["data_sha256"] != self.settings["data_sha256"]:
@@ -221,13 +230,10 @@ class Training:
 
     def criterion(self):
         """The chosen loss with this run's constants and class weights."""
-        constants = dataclasses.asdict(self.args.loss)
-        constants = {key.removeprefix("mbls_"): value for key, value in constants.items()}
-        known = {key: value for key, value in constants.items() if key in losses.options(self.args.run.loss)}
-        loss = losses.build(self.args.run.loss, self.num_classes, class_weights=self.class_weights, **known)
-        return loss.to(self.fabric.device)
-
-    # ---- the loop's nouns
+        name = self.args.run.loss
+        constants = {key.removeprefix("mbls_"): value for key, value in asdict(self.args.loss).items()}
+        known = {key: value for key, value in constants.items() if key in losses.options(name)}
+        return losses.build(name, self.num_classes, self.class_weights, **known).to(self.fabric.device)
 
     def setup(self, model, optimizer):
         """Device, precision and process group; weights to start from, or the last checkpoint where there is one."""
@@ -243,19 +249,18 @@ class Training:
             self.together(lambda: self.write_settings(weights))
         self.together(self.open_log)
         if threading.current_thread() is threading.main_thread():
-            def ask_to_stop(number, frame):
+            def ask(number, frame):
                 self.stop_signal = number
-            self.handlers = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+            self.handlers = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
         return model, optimizer
 
     def write_settings(self, weights):
         kind, cuda = type(self.module), self.fabric.device.type == "cuda"
         model = {"class": f"{kind.__module__}.{kind.__qualname__}", "arguments": self.module.arguments}
         environment = {
-            "python": platform.python_version(), "system": platform.system(), "machine": platform.machine(),
             "device": torch.cuda.get_device_name() if cuda else "cpu", "processes": self.fabric.world_size,
             "threads": torch.get_num_threads(), "weights": weights,
-            "versions": {name: version(name) for name in ("torch", "torchvision", "lightning-fabric", "timm", "numpy")},
+            "versions": cli.versions("torch", "torchvision", "lightning-fabric", "timm", "numpy"),
         }
         cli.write_text(self.folder / "environment.json", json.dumps(environment, indent=1))
         cli.write_text(self.folder / "args.json", json.dumps(self.settings | {"model": model}, indent=1))
@@ -294,11 +299,10 @@ class Training:
     def batches(self, epoch):
         """(image uint8 (B, 3, S, S), index (B,)) of this epoch from the current step on. Seeds torch for every step."""
         plan, run = self.plan(epoch), self.args.run
-        with tqdm(total=len(plan), initial=self.step, desc=f"epoch {epoch + 1}/{run.epochs}", unit=" steps",
-                  leave=False, disable=None if self.lead else True) as bar:
+        with tqdm(total=len(plan), initial=self.step, desc=f"epoch {epoch + 1}/{run.epochs}", leave=False,
+                  disable=None if self.lead else True) as bar:
             for batch in load_batches(self.fabric, self.images, plan[self.step:], self.args.machine.workers):
-                key = ("step", run.seed, self.fabric.global_rank, epoch, self.step)
-                torch.manual_seed(int(keyed_rng(*key).integers(2**63)))
+                seed_torch("step", run.seed, self.fabric.global_rank, epoch, self.step)
                 yield batch
                 bar.update()
 
@@ -355,8 +359,8 @@ class Training:
         """Write the epoch's row and the checkpoints; the best epoch has the highest validation macro-F1."""
         run, steps = self.args.run, self.step
         train = {name: float(self.fabric.all_reduce(value)) / steps for name, value in self.sums.items()}
-        row = {"epoch": self.epoch} | {f"train_{name}": value for name, value in train.items()}
-        row |= {f"val_{name}": value for name, value in scores.items()}
+        row = ({"epoch": self.epoch} | {f"train_{name}": value for name, value in train.items()}
+               | {f"val_{name}": value for name, value in scores.items()})
         may_be_best = self.epoch > 0 or not run.skip_first_epoch or run.epochs == 1
         is_best = may_be_best and scores["macro_f1"] > self.best
         self.best = scores["macro_f1"] if is_best else self.best
@@ -367,7 +371,7 @@ class Training:
         if self.lead:
             if is_best:
                 best = {"model": self.module.state_dict(), "epoch": row["epoch"], "scores": scores}
-                cli.write_whole(self.folder / "best.pt", lambda file: torch.save(best, file))
+                write_tensors(self.folder / "best.pt", best)
             self.save()
             for name, value in row.items():
                 self.writer.add_scalar(name.replace("_", "/", 1), value, self.steps_before(self.epoch))
@@ -379,18 +383,15 @@ class Training:
         self.say(f"epoch {self.epoch}/{run.epochs}  {terms}  val macro-F1 {100 * scores['macro_f1']:.1f}  "
                  f"ECE {100 * scores['ece']:.1f}  {seconds:.0f} s{'  best' if is_best else ''}")
 
-    # ---- checkpoints
-
-    STATE = ("epoch", "step", "labels", "next_labels", "sums", "history", "best")
-
     def save(self):
         """last.pt: all that a killed run needs to end with the same bytes. No generator state: steps seed torch."""
         self.check_terms()
         self.saved_at = time.monotonic()
         if self.lead:
-            state = {name: getattr(self, name) for name in self.STATE}
+            kept = ("epoch", "step", "labels", "next_labels", "sums", "history", "best")
+            state = {name: getattr(self, name) for name in kept}
             state |= {"model": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
-            cli.write_whole(self.folder / "last.pt", lambda file: torch.save(state, file))
+            write_tensors(self.folder / "last.pt", state)
 
     def restore(self, state):
         self.module.load_state_dict(state.pop("model"))

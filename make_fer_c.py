@@ -12,14 +12,12 @@ import hashlib
 import json
 import multiprocessing
 import os
-import platform
 import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -216,6 +214,7 @@ def digest(texts):
 
 def refuse_if_different(before, now, where):
     """Raises UserError naming the settings in which a set that is there differs from the one asked for."""
+    before, now = ({**made, **made["softening"], "softening": None} for made in (before, now))
     differ = [f"{key}: {shorten(before.get(key))} there, {shorten(now[key])} asked for"
               for key in now if before.get(key) != now[key]]
     if differ:
@@ -421,8 +420,7 @@ def finish(plan, work, chunks, outside):
         "made_with": plan.made_with, "content": content_hash(sums),
         "worst": {"difference": worst, "corruption": name, "severity": severity,
                   "images": plan.calibration["id"].tolist()},
-        "software": {"python": platform.python_version()}
-        | {package: version(package) for package in ("numpy", "opencv-python-headless", "pillow", "scipy", "numba")},
+        "software": cli.versions("numpy", "opencv-python-headless", "pillow", "scipy", "numba"),
     }
     text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
     sums["manifest.json"] = hashlib.sha256(text.encode()).hexdigest()

@@ -60,6 +60,7 @@ def draw_point(rng, label):
 
 # --- the data set ---
 
+DRAWING = 1  # to be raised with every change of the pictures: files that are there are trusted
 PER_IDENTITY = len(CLASSES)  # every identity shows each class once
 
 
@@ -76,7 +77,7 @@ def load(root, split, **options):
         person = i // PER_IDENTITY
         label = int(keyed_rng("demo", seed, split, "order", person).permutation(len(CLASSES))[i % PER_IDENTITY])
         point = draw_point(keyed_rng("demo", seed, split, "point", i), label)
-        path = f"seed{seed}/{split}/{split}-{i:05d}.png"
+        path = f"v{DRAWING}-seed{seed}/{split}/{split}-{i:05d}.png"
         box = (np.nan,) * 4
         rows.append((f"{split}-{i:05d}", path, *box, label, *point, f"{split}-person-{person:04d}"))
         if not (root / path).exists():
@@ -88,7 +89,7 @@ def load(root, split, **options):
             # Threads: OpenCV lets go of the interpreter's lock; processes would need a guard in the caller's script.
             with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
                 drawn = pool.map(_draw_file, todo)
-                list(tqdm(drawn, f"drawing demo {split}", len(todo), mininterval=1, disable=len(todo) <= 200))
+                list(tqdm(drawn, f"drawing demo {split}", len(todo), mininterval=1, disable=len(todo) <= 200 or None))
         except OSError as error:
             raise UserError(f"demo: cannot draw into {folder}: {error}") from error
     return Split(pd.DataFrame(rows, columns=COLUMNS), None, CLASSES)

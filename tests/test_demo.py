@@ -69,7 +69,7 @@ def test_same_bytes_again_and_a_larger_set_begins_with_the_smaller(drawn, tmp_pa
 
 def test_seed_changes_the_faces(drawn, tmp_path):
     other = load_split("demo", tmp_path, "val", val=1, seed=1).frame
-    assert other["path"][0].startswith("seed1/")
+    assert other["path"][0].startswith(f"v{demo.DRAWING}-seed1/")
     assert other["valence"][0] != drawn[1]["val"].frame["valence"][0]
     assert (tmp_path / other["path"][0]).read_bytes() != (drawn[0] / drawn[1]["val"].frame["path"][0]).read_bytes()
 

@@ -1,0 +1,293 @@
+"""Loading: the checks every set passes, FER+ in its layouts, pictures of all kinds, label noise."""
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import datasets
+from cli import UserError
+from datasets import keyed_rng, load_split, parse_options
+from datasets.ferplus import CLASSES
+from datasets.images import inside, read_image
+from datasets.label_noise import add_noise
+
+REAL = datasets.default_root("ferplus")
+
+
+# ---- the door
+
+def test_keyed_rng_depends_on_every_part_of_the_key():
+    first = keyed_rng(0, "a", "snow", 1).random(4)
+    np.testing.assert_array_equal(first, keyed_rng(0, "a", "snow", 1).random(4))
+    others = (1, "a", "snow", 1), (0, "b", "snow", 1), (0, "a", "rain", 1), (0, "a", "snow", 2), (0, "as", "now", 1)
+    for other in others:
+        assert not np.array_equal(first, keyed_rng(*other).random(4))
+
+
+def test_unknown_names_list_the_known(demo_root):
+    for arguments, message in ((("fer", demo_root, "test"), "known: ferplus, demo"),
+                               (("demo", demo_root, "dev"), "known: train, val, test")):
+        with pytest.raises(UserError, match=message):
+            load_split(*arguments)
+    with pytest.raises(UserError, match="no option colour; its options: train"):
+        load_split("demo", demo_root, "test", colour="blue")
+    assert parse_options(("a=1", "b=x=y")) == {"a": "1", "b": "x=y"}
+    with pytest.raises(UserError, match="key=value"):
+        parse_options(("a",))
+
+
+def test_recipes_name_settings_and_sets():
+    import settings as training_settings
+
+    fields = {f for group in ("Run", "Loss", "Machine") for f in getattr(training_settings, group).__annotations__}
+    assert set(datasets.RECIPES) == set(datasets.DATASETS) == set(datasets.TITLES)
+    assert all(set(recipe) <= fields for recipe in datasets.RECIPES.values())
+
+
+def test_default_folders_follow_the_environment(monkeypatch):
+    monkeypatch.delenv("FERC_DATA", raising=False)
+    assert datasets.default_root("ferplus") == Path("data/ferplus")
+    assert datasets.default_set("ferplus") == Path("data/FERPlus-C")
+    monkeypatch.setenv("FERC_DATA", "elsewhere")
+    assert datasets.default_set("demo") == Path("elsewhere/Demo-C")
+
+
+# ---- FER+
+
+# neutral, happiness, surprise, sadness, anger, disgust, fear, contempt, unknown, not a face
+VOTES = {
+    "fer0000000.png": "4,0,0,4,1,0,0,0,1,0",  # neutral and sadness level; single votes drop out
+    "fer0000001.png": "0,10,0,0,0,0,0,0,0,0",
+    "fer0000002.png": "2,1,1,0,1,0,1,0,4,0",  # 2 of 10 votes left: dropped
+    "fer0000003.png": "0,0,6,0,0,0,3,0,0,0",  # nine votes
+    "fer0000004.png": "0,0,0,0,0,0,0,0,0,10",
+}
+
+
+def write_ferplus(root, label_csv=True, new_csv=True, votes=None):
+    """The three folders, each with the same five images and votes."""
+    votes = votes or VOTES
+    rows = ["Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"]
+    for folder, usage in (("FER2013Train", "Training"), ("FER2013Valid", "PublicTest"), ("FER2013Test", "PrivateTest")):
+        (root / folder).mkdir(parents=True)
+        for number, name in enumerate(votes):
+            Image.fromarray(np.full((48, 48), 40 * number, np.uint8)).save(root / folder / name)
+        if label_csv:
+            lines = [f'{name},"(0, 0, 48, 48)",{counts}\n' for name, counts in votes.items()]
+            (root / folder / "label.csv").write_text("".join(lines))
+        rows += [f"{usage},{name},{counts}" for name, counts in votes.items()]
+    if new_csv:
+        (root / "fer2013new.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def test_ferplus_distribution(tmp_path):
+    data = load_split("ferplus", write_ferplus(tmp_path), "test")
+    assert data.classes == CLASSES
+    assert data.frame["id"].tolist() == ["fer0000000", "fer0000001", "fer0000003"]
+    np.testing.assert_allclose(data.distribution[0], [0.5, 0, 0, 0.5, 0, 0, 0, 0])
+    np.testing.assert_allclose(data.distribution[2], [0, 0, 2 / 3, 0, 0, 0, 1 / 3, 0])
+    assert data.frame["expression"].tolist() == [0, 1, 2]
+    assert data.frame["path"].iloc[0] == "FER2013Test/fer0000000.png"
+    assert data.frame["valence"].isna().all()
+    assert data.notes == {"labels from FER2013Test/label.csv": 5,
+                          "fewer than half of the votes left (for example fer0000002.png)": 2}
+
+
+def test_ferplus_majority(tmp_path):
+    data = load_split("ferplus", write_ferplus(tmp_path), "test", labels="majority")
+    assert data.frame["id"].tolist() == ["fer0000001", "fer0000003"]
+    np.testing.assert_array_equal(data.distribution, np.eye(8)[[1, 2]])
+
+
+def test_ferplus_without_label_csv_takes_fer2013new(tmp_path):
+    data = load_split("ferplus", write_ferplus(tmp_path, label_csv=False), "val")
+    assert len(data.frame) == 3 and "labels from fer2013new.csv" in data.notes
+
+
+def test_ferplus_label_csv_wins(tmp_path):
+    root = write_ferplus(tmp_path)
+    (root / "fer2013new.csv").write_text("Usage,Image name\n")
+    assert len(load_split("ferplus", root, "test").frame) == 3
+
+
+def test_ferplus_names_what_it_leaves_out(tmp_path):
+    root = write_ferplus(tmp_path)
+    (root / "FER2013Test/fer0000001.png").unlink()
+    with open(root / "FER2013Test/label.csv", "a") as file:
+        file.write('fer0000009.png,"(0, 0, 48, 48)",a,b\n,"(0, 0, 48, 48)",10,0,0,0,0,0,0,0,0,0\n')
+    notes = load_split("ferplus", root, "test").notes
+    assert notes["listed but not on disk (for example fer0000001.png)"] == 1
+    assert notes['malformed row (for example fer0000009.png,(0, 0, 48, 48),a,b)'] == 1
+    assert sum(count for what, count in notes.items() if what.startswith("row without an image name")) == 1
+
+
+def test_ferplus_from_kaggles_csv(tmp_path):
+    """Rows are joined by index: the second vote row has an empty name, the third a name that has drifted."""
+    usages = ("Training", "PublicTest", "PrivateTest")
+    images = ["emotion,pixels,Usage"] + [f'0,{" ".join([str(9 * i)] * 2304)},{usage}' for i, usage in enumerate(usages)]
+    votes = ["Usage,Image name,n,h,su,sa,a,d,f,c,unknown,NF"]
+    votes += [f"{usage},{name},0,{10 - i},{i},0,0,0,0,0,0,0"
+              for i, (usage, name) in enumerate(zip(usages, ("fer0000000.png", "", "fer0000009.png"), strict=True))]
+    (tmp_path / "fer2013.csv").write_text("\n".join(images) + "\n")
+    with pytest.raises(UserError, match="put FER\\+'s fer2013new.csv beside it"):
+        load_split("ferplus", tmp_path, "test")
+    (tmp_path / "fer2013new.csv").write_text("\n".join(votes) + "\n")
+    data = load_split("ferplus", tmp_path, "test")
+    assert data.frame["id"].tolist() == ["fer0000002"]
+    np.testing.assert_allclose(data.distribution[0, 1:3], [0.8, 0.2])
+    assert (read_image(tmp_path / data.frame["path"].iloc[0], 48) == 18).all()
+    assert len(load_split("ferplus", tmp_path, "val").frame) == 1  # from the folders written the first time
+
+
+@pytest.mark.parametrize("prepare, message", [
+    (lambda root: None, "found: no such folder"),
+    (lambda root: (root / "images").mkdir(parents=True), "found: images"),
+    (lambda root: (root / "FER2013Test").mkdir(parents=True), "the votes are missing"),
+    (lambda root: write_ferplus(root, votes={"x.png": "0,0,0,0,0,0,0,0,0,10"}), "no usable image"),
+    (lambda root: write_ferplus(root, votes={"-x.png": "9" + ",0" * 9}), "cannot be file names"),
+    (lambda root: write_ferplus(root, votes={"x.png": "9" + ",0" * 9, "x.jpg": "9" + ",0" * 9}), "ids appear twice"),
+])
+def test_ferplus_errors_say_what_to_do(tmp_path, prepare, message):
+    prepare(tmp_path / "root")
+    with pytest.raises(UserError, match=message):
+        load_split("ferplus", tmp_path / "root", "test")
+
+
+def test_a_label_file_cannot_leave_the_root(tmp_path):
+    Image.new("L", (48, 48)).save(tmp_path / "secret.png")
+    root = write_ferplus(tmp_path / "root")
+    (root / "FER2013Test/label.csv").write_text('../../secret.png,"(0, 0, 48, 48)",10,0,0,0,0,0,0,0,0,0\n')
+    with pytest.raises(UserError, match="leads out of the data folder"):
+        load_split("ferplus", root, "test")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=400))
+def test_ferplus_never_breaks_on_any_bytes(tmp_path_factory, data):
+    root = tmp_path_factory.mktemp("fuzz")
+    (root / "FER2013Test").mkdir()
+    (root / "FER2013Test/label.csv").write_bytes(data)
+    try:
+        with pytest.raises(UserError):
+            load_split("ferplus", root, "test")
+    finally:
+        shutil.rmtree(root)
+
+
+@pytest.mark.skipif(not (REAL / "FER2013Test/label.csv").exists(), reason="FER+ is not in data/ferplus")
+def test_real_ferplus():
+    data = load_split("ferplus", REAL, "test")
+    assert len(data.frame) > 1000 and (np.bincount(data.frame["expression"], minlength=8) > 0).all()
+
+
+# ---- pictures
+
+def picture(mode):
+    colour = np.zeros((40, 60, 3), np.uint8)
+    colour[:20] = (200, 100, 50)
+    image = Image.fromarray(colour)
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize("mode, suffix, top", [
+    ("RGB", "png", (200, 100, 50)), ("RGBA", "png", (200, 100, 50)), ("P", "png", (200, 100, 50)),
+    ("L", "png", (124,) * 3), ("LA", "png", (124,) * 3), ("I;16", "png", (124,) * 3), ("CMYK", "jpg", (200, 100, 50)),
+    ("1", "png", None),
+])
+def test_every_mode_becomes_rgb(tmp_path, mode, suffix, top):
+    picture(mode).save(tmp_path / f"x.{suffix}")
+    image = read_image(tmp_path / f"x.{suffix}", 32)
+    assert image.shape == (32, 32, 3) and image.dtype == np.uint8
+    if top:
+        np.testing.assert_allclose(image[4, 16], top, atol=8)
+        np.testing.assert_allclose(image[-4, 16], 0, atol=8)
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    picture("RGB").save(tmp_path / "x.jpg", exif=exif)
+    image = read_image(tmp_path / "x.jpg", 32)
+    assert image[4].max() < 20 < image[-4].max()
+
+
+def test_box_is_left_top_right_bottom(tmp_path):
+    picture("RGB").save(tmp_path / "x.png")
+    assert (read_image(tmp_path / "x.png", 16, (10, 0, 30, 20)) == (200, 100, 50)).all()
+    assert (read_image(tmp_path / "x.png", 16, (10, 20, 30, 40)) == 0).all()
+    whole = read_image(tmp_path / "x.png", 16, (np.nan,) * 4)
+    np.testing.assert_array_equal(whole, read_image(tmp_path / "x.png", 16))
+
+
+def test_resize_is_antialiased(tmp_path):
+    stripes = np.zeros((256, 256, 3), np.uint8)
+    stripes[:, ::2] = 255
+    Image.fromarray(stripes).save(tmp_path / "x.png")
+    assert abs(read_image(tmp_path / "x.png", 32).astype(int) - 127).max() <= 5  # plain bilinear gives 0 or 255
+
+
+def test_unreadable_pictures_are_named(tmp_path, monkeypatch):
+    data = io.BytesIO()
+    picture("RGB").save(data, "png")
+    for name, content in (("text.png", b"hello"), ("cut.png", data.getvalue()[:60]), ("empty.png", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=f"{name}: not a readable image"):
+            read_image(tmp_path / name, 32)
+    with pytest.raises(UserError, match="none.png: no such image"):
+        read_image(tmp_path / "none.png", 32)
+    picture("RGB").save(tmp_path / "x.png")
+    monkeypatch.setattr("datasets.images.MAX_PIXELS", 1000)
+    with pytest.raises(UserError, match="megapixels"):
+        read_image(tmp_path / "x.png", 32)
+
+
+def test_inside_follows_links(tmp_path):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/link").symlink_to(tmp_path)
+    assert inside(tmp_path / "root", "a/b.png") == tmp_path / "root/a/b.png"
+    for path in ("../x", "/etc/passwd", "link/x", "a/../../x"):
+        with pytest.raises(UserError, match="leads out"):
+            inside(tmp_path / "root", path)
+
+
+# ---- label noise
+
+def test_released_noise_is_the_release():
+    """The worked vector of the release: 20 labels, 30 %, six classes."""
+    expected = [0, 1, 2, 3, 4, 3, 0, 1, 3, 3, 5, 5, 0, 1, 2, 1, 4, 5, 0, 1]
+    assert add_noise(np.arange(20) % 6, 0.3, 6, 0, "released").tolist() == expected
+
+
+@pytest.mark.parametrize("classes, ratio, rate", [(6, 0.1, 0.07922), (7, 0.2, 0.15617), (8, 0.3, 0.22702)])
+def test_released_noise_flips_less_than_it_says(classes, ratio, rate):
+    labels = np.arange(200_000) % classes
+    assert (add_noise(labels, ratio, classes, 0, "released") != labels).mean() == pytest.approx(rate, abs=0.003)
+
+
+@given(st.integers(2, 8), st.integers(1, 300), st.floats(0, 1), st.integers(0, 99))
+def test_exact_noise_flips_exactly(classes, count, ratio, seed):
+    labels = np.arange(count) % classes
+    noisy = add_noise(labels, ratio, classes, seed)
+    assert (noisy != labels).sum() == round(ratio * count)
+    assert 0 <= noisy.min() and noisy.max() < classes
+    np.testing.assert_array_equal(noisy, add_noise(labels, ratio, classes, seed))
+
+
+def test_exact_noise_is_uniform_over_the_other_classes():
+    noisy = add_noise(np.zeros(60_000, int), 0.5, 4, 0)
+    np.testing.assert_allclose(np.bincount(noisy), [30_000, 10_000, 10_000, 10_000], rtol=0.03)
+
+
+def test_noise_refuses_nonsense():
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        add_noise(np.zeros(3), 1.5, 2, 0)
+    with pytest.raises(ValueError, match="known: exact, released"):
+        add_noise(np.zeros(3), 0.5, 2, 0, "symmetric")

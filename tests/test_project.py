@@ -1,0 +1,168 @@
+"""Rules of the house: imports do nothing, light modules stay light, fences hold, commands explain themselves."""
+import ast
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cli
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted(path.name for path in ROOT.glob("train_*.py"))
+MODULES = sorted(path.stem for path in ROOT.glob("*.py")) + sorted(
+    f"{path.parent.name}.{path.stem}" for folder in ("datasets", "models") for path in (ROOT / folder).glob("[!_]*.py"))
+LIGHT = ["make_fer_c", "report", "corruptions", "soft_labels", "metrics", "settings", "cli"] + [
+    name for name in MODULES if name.startswith("datasets.")]
+
+WATCH = """
+import os, random, signal, sys, warnings
+import numpy, torch
+def state():
+    import cv2
+    return (dict(os.environ), random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist(),
+            torch.get_num_threads(), cv2.getNumThreads(), list(warnings.filters), signal.getsignal(signal.SIGINT))
+import {others}
+before = state()
+import {module}
+sys.exit(state() != before)
+"""
+
+
+def python(code, **environment):
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | environment, capture_output=True,
+                          text=True)
+
+
+def test_importing_does_nothing():
+    """All of ours after all of others', so that only ours can have changed anything."""
+    others = "cv2, PIL.Image, pandas, scipy.optimize, torchvision, lightning_fabric, tyro, tqdm"
+    done = python(WATCH.format(others=others, module=", ".join(MODULES)))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_light_modules_never_import_torch():
+    done = python(f"import sys, {', '.join(LIGHT)}; sys.exit('torch' in sys.modules)")
+    assert done.returncode == 0, done.stderr
+
+
+def shared(script):
+    """The script without its docstring and its fenced parts."""
+    source = (ROOT / script).read_text()
+    docstring = ast.parse(source).body[0]
+    kept, inside = [], False
+    for line in source.splitlines()[docstring.end_lineno:]:
+        mark = line.strip()
+        if mark == "# --- algorithm ---":
+            assert not inside, f"{script}: a fence opens inside another"
+            inside = True
+        if not inside:
+            kept.append(line)
+        if mark == "# --- shared ---":
+            assert inside, f"{script}: a fence closes that was not open"
+            inside = False
+    assert not inside, f"{script}: the last fence is open"
+    return kept
+
+
+def test_scripts_are_equal_outside_their_fences():
+    first = shared(SCRIPTS[0])
+    assert any(".backward(" in line for line in first) and any("optimizer.step()" in line for line in first)
+    for script in SCRIPTS[1:]:
+        assert shared(script) == first, script
+
+
+def test_files_keep_to_their_length():
+    assert len((ROOT / "harness.py").read_text().splitlines()) <= 400
+    assert all(len((ROOT / script).read_text().splitlines()) <= 180 for script in SCRIPTS)
+
+
+def test_only_the_harness_imports_fabric():
+    imports = re.compile(r"^\s*(import|from) lightning", re.MULTILINE)
+    files = [path for folder in (".", "datasets", "models") for path in (ROOT / folder).glob("*.py")]
+    assert [path.name for path in files if imports.search(path.read_text())] == ["harness.py"]
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "make_fer_c.py", "evaluate.py", "report.py"])
+def test_commands_explain_themselves_and_refuse_in_one_line(script, tmp_path, capsys):
+    module = importlib.import_module(script.removesuffix(".py"))
+    with pytest.raises(SystemExit) as ended:
+        cli.parse(module.Args, argv=["--help"])
+    assert not ended.value.code and len(capsys.readouterr().out.splitlines()) > 10
+    wrong = {"evaluate.py": [str(tmp_path)], "report.py": [str(tmp_path / "none")]}
+    command = [sys.executable, script, *wrong.get(script, ["--dataset", "nothing"])]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    errors = done.stderr.strip().splitlines()
+    assert len(errors) == 1 and errors[0].startswith("error: "), done.stderr
+
+
+def test_exit_codes(monkeypatch, capsys):
+    from dataclasses import dataclass
+
+    @dataclass
+    class Args:
+        pass
+
+    def ends_with(main):
+        monkeypatch.setattr(sys, "argv", ["x"])
+        with pytest.raises(SystemExit) as ended:
+            cli.run(main, Args)
+        return ended.value.code or 0, capsys.readouterr().err
+
+    def refuse(args):
+        raise cli.UserError("no such thing; do this")
+
+    def interrupt(args):
+        raise KeyboardInterrupt
+
+    assert ends_with(lambda args: None) == (0, "")
+    assert ends_with(refuse) == (2, "error: no such thing; do this\n")
+    assert ends_with(interrupt)[0] == 130
+
+
+def test_files_appear_whole(tmp_path):
+    path = tmp_path / "a/b.txt"
+    cli.write_text(path, "one\n")
+    with pytest.raises(RuntimeError):
+        cli.write_whole(path, lambda file: (file.write(b"tw"), (_ for _ in ()).throw(RuntimeError())))
+    assert path.read_bytes() == b"one\n" and os.listdir(path.parent) == ["b.txt"]
+
+
+def bash(*arguments, **environment):
+    return subprocess.run(["bash", "run.sh", *arguments], cwd=ROOT, env=os.environ | environment, capture_output=True,
+                          text=True)
+
+
+def test_run_lists_one_command_a_line(tmp_path):
+    done = bash("--demo", "--list", FERC_DATA=str(tmp_path), FERC_RUNS=str(tmp_path))
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and lines[0].split()[1] == "make_fer_c.py"
+    assert sum("train_baseline.py" in line for line in lines) == 2 == sum("evaluate.py" in line and "baseline" in line
+                                                                          for line in lines)
+    (tmp_path / "ferplus").mkdir()
+    lines = bash("--list", FERC_DATA=str(tmp_path), FERC_RUNS=str(tmp_path)).stdout.splitlines()
+    assert len(lines) == 1 + 2 * 3 * 2 * len(SCRIPTS)
+    assert sum("--seed 2" in line for line in lines) == 2 * len(SCRIPTS)
+
+
+def test_run_without_data_says_where_it_looked(tmp_path):
+    done = bash(FERC_DATA=str(tmp_path))
+    assert done.returncode == 2 and f"{tmp_path}/ferplus" in done.stderr and "--demo" in done.stderr
+    done = bash("--demmo")
+    assert done.returncode == 2 and "unknown option --demmo" in done.stderr
+
+
+def test_a_failing_run_does_not_stop_the_rest(tmp_path):
+    """A stand-in for Python that fails at training: everything else still runs, and the end names what failed."""
+    fake = tmp_path / "python"
+    fake.write_text('#!/bin/sh\necho "$@" >>"$FERC_RUNS/called"\ncase "$1" in train_*) exit 3;; esac\n')
+    fake.chmod(0o755)
+    done = bash("--demo", FERC_PYTHON=str(fake), FERC_DATA=str(tmp_path), FERC_RUNS=str(tmp_path))
+    called = (tmp_path / "called").read_text().splitlines()
+    assert done.returncode == 1
+    assert sum(line.startswith("train_") for line in called) == 2 * len(SCRIPTS) and called[-1].startswith("report.py")
+    assert f"failed ({2 * len(SCRIPTS)}):" in done.stderr and not any(line.startswith("evaluate") for line in called)

@@ -1,0 +1,140 @@
+"""Soft labels: the worked cases of the definition, then properties."""
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import multivariate_normal
+
+import soft_labels
+from soft_labels import GMM, difference, fit_gmm, fuse, soften, visibility
+
+MEANS = np.array([[0.0, 0.0], [0.7, 0.2], [-0.5, 0.6]])
+COVARIANCES = np.array([[[0.02, 0.0], [0.0, 0.03]], [[0.03, 0.01], [0.01, 0.02]], [[0.02, -0.005], [-0.005, 0.04]]])
+MIXTURE = GMM(np.array([0.5, 0.3, 0.2]), MEANS, COVARIANCES)
+
+
+def draw(count=4000):
+    rng = np.random.default_rng(0)
+    labels = rng.choice(3, count, p=MIXTURE.weights)
+    return np.array([rng.multivariate_normal(MEANS[k], COVARIANCES[k]) for k in labels]), labels
+
+
+def test_posterior_is_bayes_rule():
+    va = np.random.default_rng(1).uniform(-1, 1, (50, 2))
+    parts = zip(MIXTURE.weights, MEANS, COVARIANCES, strict=True)
+    joint = np.stack([weight * multivariate_normal(mean, covariance).pdf(va) for weight, mean, covariance in parts], 1)
+    np.testing.assert_allclose(MIXTURE.posterior(va), joint / joint.sum(1, keepdims=True), rtol=1e-10)
+
+
+def test_far_away_points_are_finite():
+    posterior = MIXTURE.posterior([[1e6, -1e6], [-50, 80]])  # every density underflows to 0 here
+    assert np.isfinite(posterior).all()
+    np.testing.assert_allclose(posterior.sum(1), 1)
+
+
+def test_fit_keeps_points_within_one_deviation_of_both():
+    va, labels = draw()
+    gmm = fit_gmm(va, labels, 3)
+    for k in range(3):
+        points = va[labels == k]
+        core = [p for p in points if all(abs(p[d] - points[:, d].mean()) < points[:, d].std() for d in (0, 1))]
+        centred = core - np.mean(core, 0)
+        np.testing.assert_allclose(gmm.means[k], np.mean(core, 0))
+        np.testing.assert_allclose(gmm.covariances[k], centred.T @ centred / len(core))  # biased
+        assert gmm.weights[k] == np.mean(labels == k)
+    # A Gaussian cut at one standard deviation keeps .29 of its variance.
+    np.testing.assert_allclose(gmm.covariances[0].diagonal() / COVARIANCES[0].diagonal(), 0.291, atol=0.03)
+
+
+def test_fit_leaves_out_unknown_points():
+    va, labels = draw(600)
+    with_gaps = np.vstack([va, [[np.nan, 0.1], [0.2, np.nan]]])
+    assert fit_gmm(with_gaps, np.append(labels, [0, 1]), 3).to_json() == fit_gmm(va, labels, 3).to_json()
+
+
+@pytest.mark.parametrize("points, message", [
+    ([[0, 0], [0.1, 0.2]], "class 1 has 2 images"),
+    ([[-1, -1], [1, 1], [-1, 1], [1, -1]], "class 1 has 0 images within"),
+    ([[x, 2 * x] for x in np.linspace(-1, 1, 9)], "class 1: .*singular"),
+])
+def test_fit_names_the_class_it_cannot_fit(points, message):
+    va, labels = draw(300)
+    va, labels = va[labels == 0], labels[labels == 0]
+    with pytest.raises(ValueError, match=message):
+        fit_gmm(np.vstack([va, points]), np.append(labels, [1] * len(points)), 2)
+
+
+def test_json_round_trip_is_exact():
+    again = GMM.from_json(MIXTURE.to_json())
+    for name in ("weights", "means", "covariances"):
+        assert (getattr(again, name) == getattr(MIXTURE, name)).all()
+    for text in ("", "[]", "{}", json.dumps({"weights": [1], "means": [[0, 0, 0]], "covariances": [[[1]]]})):
+        with pytest.raises(ValueError, match="not the parameters"):
+            GMM.from_json(text)
+
+
+def test_fuse_is_eq_7():
+    posterior = np.array([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])
+    np.testing.assert_allclose(fuse([0, 2], posterior, 0.5), [[0.6, 0.15, 0.25], [0.3, 0.15, 0.55]])
+    np.testing.assert_allclose(fuse([0, 2], posterior, 1), [[1, 0, 0], [0, 0, 1]])
+    with pytest.raises(ValueError, match="beta"):
+        fuse([0, 2], posterior, 1.5)
+
+
+def test_soften_of_a_one_hot_label_is_softaugs_curve():
+    v = np.array([0, 0.25, 0.5, 1])
+    for k in (1, 2, 3):
+        soft = soften(np.tile([0.0, 1, 0, 0], (4, 1)), v, k)
+        np.testing.assert_allclose(soft[:, 1], 1 - (1 - 0.25) * (1 - v) ** k)
+    np.testing.assert_allclose(soft[0], 0.25)
+    np.testing.assert_allclose(soft[-1], [0, 1, 0, 0])
+
+
+@given(st.integers(2, 8), st.floats(0, 0.99), st.floats(0.5, 4), st.integers(0, 10**6))
+def test_soften_keeps_sums_and_the_likeliest_class(classes, hidden, exponent, seed):
+    label = np.random.default_rng(seed).dirichlet(np.ones(classes), 3)
+    soft = soften(label, np.full((17, 3), 1 - hidden), exponent)
+    assert soft.shape == (17, 3, classes)
+    np.testing.assert_allclose(soft.sum(-1), 1)
+    assert (soft.argmax(-1) == label.argmax(-1)).all()
+
+
+def test_visibility_is_clipped():
+    np.testing.assert_allclose(visibility([[0, 0.1], [0.2, 0.5]], 0.2), [[1, 0.5], [0, 0]])
+    with pytest.raises(ValueError, match="worst"):
+        visibility([0.1], 0.0)
+
+
+def test_differences_of_known_images():
+    clean = np.full((32, 32, 3), 100, np.uint8)
+    brighter = np.full((32, 32, 3), 151, np.uint8)  # 51 levels: .2
+    assert difference(clean, brighter, "l2") == pytest.approx(0.2)
+    assert difference(clean, brighter, "mse") == pytest.approx(0.04)
+    assert difference(clean, brighter, "psnr") == pytest.approx(1 - 13.9794 / 48.1308, abs=1e-5)
+    assert difference(clean, clean + np.uint8(1), "psnr") == pytest.approx(0, abs=1e-12)
+    # -51 is 205 in 8 bits, and 205^2 = 42025 = 164 * 256 + 41
+    assert difference(clean, brighter, "l2-uint8") == 41
+    with pytest.raises(ValueError, match="known: l2"):
+        difference(clean, brighter, "linf")
+
+
+def test_wrapped_difference_is_not_monotone():
+    clean = np.full((8, 8, 3), 100, np.uint8)
+    assert difference(clean, clean + np.uint8(16), "l2-uint8") == 0 < difference(clean, clean + np.uint8(1), "l2-uint8")
+
+
+@pytest.mark.parametrize("measure", soft_labels.MEASURES)
+def test_equal_images_do_not_differ(measure):
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    assert difference(image, image.copy(), measure) == pytest.approx(0, abs=1e-12)
+    noisy = np.clip(image + np.random.default_rng(1).normal(0, 20, image.shape), 0, 255).astype(np.uint8)
+    assert difference(image, noisy, measure) > 0
+
+
+def test_ssim_agrees_with_its_definition_on_constants():
+    # For two constant images SSIM is (2ab + C1) / (a^2 + b^2 + C1), C1 = (.01 * 255)^2.
+    a, b, c1 = 100.0, 151.0, 2.55**2
+    clean, other = (np.full((32, 32, 3), value, np.uint8) for value in (a, b))
+    assert difference(clean, other, "ssim") == pytest.approx(1 - (2 * a * b + c1) / (a * a + b * b + c1), abs=1e-6)

@@ -1,0 +1,536 @@
+"""Training and scoring end to end on small demo data: the same bytes after every interruption, clear refusals."""
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.nn import functional as F
+
+import cli
+import evaluate
+import harness
+import make_fer_c
+import metrics
+import settings
+import train_baseline
+from cli import UserError
+from conftest import OPTIONS, SIZE
+from corruptions import CORRUPTIONS
+from datasets.fer_c import CELLS, open_set
+from models import Normalize
+from models.resnet import ResNet18
+
+ROOT = Path(__file__).parent.parent
+MACHINE = settings.Machine(precision="32", workers=0)
+
+
+@pytest.fixture
+def train_args(demo_root, tmp_path):
+    """Arguments of a short run: two epochs of four steps."""
+    def build(**changes):
+        common = dict(dataset="demo", root=demo_root, data=OPTIONS, image_size=SIZE, epochs=2, batch_size=32,
+                      weights="none", runs=tmp_path / "runs")
+        return train_baseline.Args(settings.Run(**common | changes), machine=MACHINE)
+    return build
+
+
+def folder_of(args):
+    run = args.run
+    return run.runs / "demo/baseline" / run.loss / f"noise{100 * run.noise:g}" / f"seed{run.seed}"
+
+
+def train(args):
+    train_baseline.main(args)
+    return folder_of(args)
+
+
+def weights(folder, name="last.pt"):
+    return torch.load(folder / name, weights_only=True)["model"]
+
+
+def assert_same_run(one, other):
+    """Bit for bit: weights, optimizer, metrics."""
+    for name in ("last.pt", "best.pt"):
+        a, b = (torch.load(folder / name, weights_only=True) for folder in (one, other))
+        assert a.keys() == b.keys()
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+    assert (one / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
+
+
+def command_line(demo_root, runs):
+    """What the fixture `trained` does, as typed."""
+    options = [part for option in OPTIONS for part in ("--data", option)]
+    return ["train_baseline.py", "--dataset", "demo", "--root", str(demo_root), *options, "--image-size", str(SIZE),
+            "--epochs", "2", "--batch-size", "32", "--precision", "32", "--workers", "0", "--runs", str(runs)]
+
+
+@pytest.fixture(scope="module")
+def trained(demo_root, tmp_path_factory):
+    """One finished run; tests only read it."""
+    runs = tmp_path_factory.mktemp("trained") / "runs"
+    run = settings.Run("demo", root=demo_root, data=OPTIONS, image_size=SIZE, epochs=2, batch_size=32, weights="none",
+                       runs=runs)
+    return train(train_baseline.Args(run, machine=MACHINE))
+
+
+# ---- a run
+
+def test_a_run_leaves_its_folder(trained):
+    names = set(os.listdir(trained))
+    assert {"args.json", "environment.json", "metrics.csv", "timing.csv", "last.pt", "best.pt"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    args = json.loads((trained / "args.json").read_text())
+    assert (args["script"], args["dataset"], args["loss"], args["seed"]) == ("baseline", "demo", "ce", 0)
+    assert args["model"] == {"class": "models.resnet.ResNet18", "arguments": {"num_classes": 8, "image_size": SIZE}}
+    rows = list(csv.DictReader(open(trained / "metrics.csv")))
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert float(rows[1]["train_ce"]) < float(rows[0]["train_ce"])
+    best = torch.load(trained / "best.pt", weights_only=True)
+    assert best["scores"]["macro_f1"] == max(float(row["val_macro_f1"]) for row in rows)
+
+
+def test_finished_runs_are_skipped(trained, train_args, capsys):
+    before = (trained / "last.pt").stat().st_mtime_ns
+    train_baseline.main(train_args(runs=trained.parents[4]))
+    assert "is finished" in capsys.readouterr().out
+    assert (trained / "last.pt").stat().st_mtime_ns == before
+
+
+def test_other_settings_are_refused_and_named(trained, train_args):
+    for change, message in ((dict(lr=0.1), "lr: 0.00025 there, 0.1 now"), (dict(epochs=3), "epochs: 2 there, 3 now"),
+                            (dict(protocol="released"), "protocol")):
+        with pytest.raises(UserError, match=f"other settings \\({message}"):
+            train_baseline.main(train_args(runs=trained.parents[4], **change))
+
+
+def test_calib_is_the_calibrated_loss(train_args):
+    folder = train(train_args(calib=True, epochs=1))
+    args = json.loads((folder / "args.json").read_text())
+    assert folder.parts[-3:] == ("maxent+mbls", "noise0", "seed0") and args["loss"] == "maxent+mbls"
+    row = next(csv.DictReader(open(folder / "metrics.csv")))
+    assert [name for name in row if name.startswith("train_")] == ["train_focal", "train_maxent", "train_mbls"]
+    with pytest.raises(UserError, match="does not go with --loss focal"):
+        train_baseline.main(train_args(calib=True, loss="focal"))
+
+
+def test_class_weights_reach_the_loss(train_args):
+    with harness.start(train_args(class_weights="balanced", noise=0.3), "train_baseline.py") as run:
+        labels = run.labels.numpy()
+        counts = np.bincount(labels, minlength=8)
+        np.testing.assert_allclose(run.criterion().class_weights, 128 / (8 * counts), rtol=1e-6)
+    with harness.start(train_args(class_weights="released", noise=0.3, seed=1), "train_baseline.py") as run:
+        np.testing.assert_allclose(run.criterion().class_weights, np.ones(8))  # of the clean labels, 16 a class
+
+
+def test_label_noise_is_in_training_labels_only(train_args):
+    with harness.start(train_args(noise=0.25), "train_baseline.py") as run:
+        assert run.settings["noise_realised"] == 0.25
+        assert run.folder.parts[-2:] == ("noise25", "seed0")
+        assert (np.bincount(run.val_labels, minlength=8) == 2).all()
+        exact = run.labels.clone()
+    with harness.start(train_args(noise=0.25, seed=1), "train_baseline.py") as run:
+        assert (run.labels != exact).any()  # the noise seed is the run's
+    released = []
+    for seed in (2, 3):
+        with harness.start(train_args(noise=0.25, noise_rule="released", seed=seed), "train_baseline.py") as run:
+            released.append(run.labels)
+    assert (released[0] == released[1]).all()
+
+
+def test_first_epoch_may_be_the_best_unless_released(train_args, monkeypatch):
+    scores = iter([0.9, 0.1] * 2)
+    monkeypatch.setattr(metrics, "summary", lambda *_, **__: {"macro_f1": next(scores), "ece": 0.0})
+    for skip, epoch in ((False, 0), (True, 1)):
+        folder = train(train_args(skip_first_epoch=skip, runs=train_args().run.runs / str(skip)))
+        assert torch.load(folder / "best.pt", weights_only=True)["epoch"] == epoch
+
+
+def test_settings_go_command_line_protocol_recipe_default():
+    def parsed(line):
+        args = cli.parse(train_baseline.Args, settings.recipe(train_baseline.RELEASED), line.split())
+        return args.run, args.loss
+
+    run, loss = parsed("--dataset demo")
+    assert (run.epochs, run.image_size, run.weights, run.class_weights) == (3, 48, "none", "balanced")
+    assert loss.detach_multiplier
+    run, loss = parsed("--dataset ferplus")
+    assert (run.epochs, run.image_size, run.weights, run.class_weights) == (20, 224, "imagenet", "none")
+    run, loss = parsed("--dataset demo --protocol released")
+    assert (run.class_weights, run.noise_rule, run.skip_first_epoch) == ("released", "released", True)
+    assert not loss.detach_multiplier and run.epochs == 3
+    run, loss = parsed("--dataset demo --protocol released --class-weights none --epochs 7 --detach-multiplier "
+                       "--data a=1")
+    assert (run.class_weights, run.epochs, run.data) == ("none", 7, ("a=1",)) and loss.detach_multiplier
+
+
+# ---- interruptions
+
+def stop_at(monkeypatch, step, how):
+    """Call `how(run)` after that many steps of the whole run."""
+    end_step, count = harness.Training.end_step, []
+
+    def stopping(run, terms):
+        count.append(1)
+        if len(count) == step:
+            how(run)
+        end_step(run, terms)
+
+    monkeypatch.setattr(harness.Training, "end_step", stopping)
+
+
+def interrupt(run):
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("step", [2, 4, 7])
+def test_interrupted_run_ends_with_the_same_bytes(trained, train_args, monkeypatch, step):
+    """Stopped by Ctrl-C inside the first epoch, at its end, inside the second."""
+    args = train_args()
+    with monkeypatch.context() as patch:
+        stop_at(patch, step, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(args)
+    state = torch.load(folder_of(args) / "last.pt", weights_only=True)
+    assert (state["epoch"], state["step"]) == divmod(step, 4) if step != 4 else (0, 4)
+    assert_same_run(train(args), trained)
+
+
+def test_killed_run_repeats_from_the_last_checkpoint(trained, train_args, monkeypatch):
+    """Nothing is saved at the moment of death: here after epoch 1 and two steps."""
+    class Killed(BaseException):
+        pass
+
+    def die(run):
+        raise Killed
+
+    args = train_args()
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6, die)
+        with pytest.raises(Killed):
+            train(args)
+    assert torch.load(folder_of(args) / "last.pt", weights_only=True)["step"] == 0
+    assert_same_run(train(args), trained)
+
+
+def test_kill_9_of_the_process(trained, demo_root, tmp_path):
+    command = [sys.executable, *command_line(demo_root, tmp_path)]
+    folder = tmp_path / "demo/baseline/ce/noise0/seed0"
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # the sum's order depends on it
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    give_up = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < give_up and not (folder / "last.pt").exists():
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(folder, trained)
+
+
+def test_data_that_changed_is_refused(train_args, monkeypatch):
+    args = train_args()
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(args)
+    monkeypatch.setattr(settings, "FREE", settings.FREE | {"data"})
+    args.run.data = ("train=120", "val=16", "test=16")
+    with pytest.raises(UserError, match=r"have changed since this run began \(128 images then, 120 now\)"):
+        train(args)
+
+
+def test_fresh_starts_over(train_args, trained):
+    args = train_args(epochs=1)
+    train(args)
+    assert_same_run(train(replace(args, run=replace(args.run, epochs=2, fresh=True))), trained)
+
+
+def test_two_processes_on_one_run(train_args):
+    with harness.start(train_args(), "train_baseline.py"):
+        with pytest.raises(UserError, match="another process is training"):
+            train(train_args())
+    train(train_args(epochs=1))  # the lock went with the run
+
+
+def test_signal_handlers_come_back(train_args):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    train(train_args(epochs=1))
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+# ---- refusals
+
+def test_non_finite_loss_names_step_term_and_checkpoint(train_args, monkeypatch):
+    def poison(run):
+        with torch.no_grad():
+            run.module.classifier.bias.fill_(float("nan"))
+
+    args = train_args()
+    stop_at(monkeypatch, 5, poison)
+    with pytest.raises(UserError, match=r"'ce' is nan at epoch 2, step 2; the last good checkpoint is .*last.pt"):
+        train(args)
+    assert all(value.isfinite().all() for value in weights(folder_of(args)).values())
+
+
+def test_poisoned_weights_are_never_saved(train_args, monkeypatch):
+    """A signal arrives after the loss has gone: the checkpoint that is there stays."""
+    def poison_then_interrupt(run):
+        run.pending.append(torch.tensor([float("inf")]))
+        run.step += 1
+        interrupt(run)
+
+    args = train_args()
+    stop_at(monkeypatch, 6, poison_then_interrupt)
+    with pytest.raises(UserError, match="is inf"):
+        train(args)
+    assert torch.load(folder_of(args) / "last.pt", weights_only=True)["epoch"] == 1
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(loss="mse"), "known: ce, focal"), (dict(noise=1.0), "below 1"), (dict(epochs=0), "--epochs starts at 1"),
+    (dict(batch_size=1), "--batch-size"), (dict(image_size=16), "--image-size"),
+    (dict(dataset="x"), "unknown data set"), (dict(weights="nowhere.pt"), "nowhere.pt: no such file"), (dict(data=("test=0",)), "test"),
+])
+def test_nonsense_is_refused(train_args, changes, message):
+    with pytest.raises(UserError, match=message):
+        train(train_args(**changes))
+
+
+def test_unreadable_training_image_is_named(train_args, demo_root, tmp_path):
+    root = tmp_path / "demo"
+    shutil.copytree(demo_root, root)
+    victim = sorted(root.rglob("train-*.png"))[7]
+    victim.write_bytes(b"x")
+    for workers in (0, 2):
+        args = train_args(root=root, runs=tmp_path / str(workers))
+        args.machine = replace(MACHINE, workers=workers)
+        with pytest.raises(UserError, match=f"{victim.name}: not a readable image"):
+            train(args)
+
+
+def test_missing_tracker_is_said(train_args, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match="requirements-optional.txt"):
+        train(train_args(track=True))
+
+
+# ---- weights to start from
+
+def test_weights_from_a_file(train_args, tmp_path):
+    torch.manual_seed(5)
+    source = ResNet18(8, SIZE).backbone.state_dict()
+    file = tmp_path / "weights.pt"
+    torch.save({"state_dict": {f"module.{key}": value for key, value in source.items()}, "epoch": 3}, file)
+    args = train_args(weights=str(file))
+    with harness.start(args, "train_baseline.py") as run:
+        model = ResNet18(8, SIZE)
+        run.setup(model, torch.optim.Adam(model.parameters()))
+        torch.testing.assert_close(dict(model.backbone.state_dict()), dict(source))
+        recorded = json.loads((run.folder / "environment.json").read_text())["weights"]
+    assert recorded["name"] == "weights.pt" and recorded["loaded"] == len(source) and len(recorded["sha256"]) == 64
+
+
+@pytest.mark.parametrize("content, message", [
+    ({"a": torch.zeros(3)}, "only 0 of the backbone's 120 tensors"), ([1, 2], "holds no state dict"),
+    (b"no archive", "cannot|not a file of plain tensors"), (Path("x"), "not a file of plain tensors"),
+])
+def test_weights_that_do_not_fit_are_refused(train_args, tmp_path, content, message):
+    file = tmp_path / "weights.pt"
+    file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
+    with pytest.raises(UserError, match=message):
+        train(train_args(weights=str(file)))
+
+
+def test_imagenet_weights_that_cannot_be_had_name_the_way_out(train_args, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    with pytest.raises(UserError, match="cannot be fetched .* --weights none .* --weights PATH"):
+        train(train_args(weights="imagenet"))
+
+
+# ---- the network
+
+def test_normalisation_is_torchvisions():
+    image = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    torch.testing.assert_close(Normalize()(image), (image / 255 - mean) / std, rtol=1e-5, atol=1e-5)
+
+
+def test_resnet_is_the_specified_one():
+    model = ResNet18(8, 224).eval()
+    assert sum(p.numel() for p in model.backbone.parameters()) == 11_176_512
+    assert sum(p.numel() for p in model.parameters()) == 11_176_512 + 513 * 8
+    assert model(torch.zeros(2, 3, 64, 64, dtype=torch.uint8)).shape == (2, 8)
+
+
+def test_every_term_moves_the_weights(train_args):
+    with harness.start(train_args(calib=True), "train_baseline.py") as run:
+        criterion = run.criterion()
+    model = ResNet18(8, SIZE)
+    with torch.no_grad():
+        model.classifier.weight.mul_(400)  # so that gaps exceed the margin
+    image = torch.randint(0, 256, (16, 3, SIZE, SIZE), dtype=torch.uint8)
+    for name, value in criterion.terms(model(image), torch.arange(16) % 8).items():
+        gradient = torch.autograd.grad(value, model.backbone.conv1.weight, retain_graph=True)[0]
+        assert gradient.abs().max() > 0, name
+
+
+# ---- scoring
+
+@pytest.fixture(scope="module")
+def scored(trained, built):
+    evaluate.main(evaluate.Args(trained, set=(built,), machine=MACHINE))
+    return trained
+
+
+def score_again(run, built, **changes):
+    evaluate.main(evaluate.Args(run, set=(built,), machine=MACHINE, **changes))
+
+
+def test_predictions_are_the_models_logits(scored, built):
+    data = open_set(built)
+    model = ResNet18(8, SIZE)
+    model.load_state_dict(weights(scored, "best.pt"))
+    model.eval()
+    for cell in (None, ("snow", 3), ("saturate", 5)):
+        images = torch.stack([torch.from_numpy(evaluate.harness.read_image(data.image_path(i, *(cell or ())), SIZE))
+                              for i in range(16)]).permute(0, 3, 1, 2)
+        stored = np.load(evaluate.predictions_file(scored / "predictions/Demo-C", cell))
+        assert stored.dtype == np.float32
+        with torch.no_grad():
+            np.testing.assert_allclose(stored, model(images), atol=1e-4)
+
+
+def test_scores_are_tidy_and_complete(scored, built):
+    table = pd.read_csv(scored / "scores.csv", dtype={"severity": "Int64"})
+    assert table.columns.tolist() == ["set", "set_version", "method", "corruption", "severity", "metric", "value"]
+    assert set(table["set"]) == {"Demo-C"} and table["set_version"].nunique() == 1
+    one = table[table["metric"] == "ece"]
+    assert len(one) == 85 + 4
+    assert set(one["corruption"]) == {"clean", "mean", "pooled", "pooled_by_severity", *CORRUPTIONS}
+    assert one.loc[one["corruption"].isin(list(CORRUPTIONS)), "severity"].notna().all()
+    assert one.loc[~one["corruption"].isin(list(CORRUPTIONS)), "severity"].isna().all()
+    assert not table.duplicated(["set", "corruption", "severity", "metric"]).any()
+    assert (table.loc[table["metric"] == "n", "value"] == 16).all()
+
+
+def test_scores_recomputed_from_the_predictions(scored, built):
+    data, folder = open_set(built), scored / "predictions/Demo-C"
+    table = pd.read_csv(scored / "scores.csv", dtype={"severity": "Int64"})
+    value = table.set_index(["corruption", "severity", "metric"])["value"]
+    labels = data.frame["expression"].to_numpy()
+    cells = []
+    for name, severity in CELLS:
+        logits = torch.from_numpy(np.load(folder / name / f"{severity}.npy")).double()
+        target = torch.from_numpy(np.array(data.targets(name, severity))).double()
+        cells.append((logits, target))
+        assert value[name, severity, "nll"] == pytest.approx(float(F.cross_entropy(logits, target)))
+        assert value[name, severity, "accuracy"] == np.mean(logits.argmax(1).numpy() == labels)
+    mean = value.xs("mean", level=0).droplevel(0)
+    per_cell = table[table["corruption"].isin(list(CORRUPTIONS))].groupby("metric")["value"].mean()
+    for metric in ("macro_f1", "ece", "kse", "brier"):
+        assert mean[metric] == pytest.approx(per_cell[metric])
+    everything = metrics.summary(np.concatenate([metrics.softmax(logits.numpy()) for logits, _ in cells]),
+                                 np.tile(labels, 85), np.concatenate([target.numpy() for _, target in cells]))
+    assert value.xs("pooled", level=0).droplevel(0)["ece"] == pytest.approx(everything["ece"])
+    parts = []
+    for severity in range(5):
+        pool = cells[severity::5]
+        probs = np.concatenate([metrics.softmax(logits.numpy()) for logits, _ in pool])
+        targets = np.concatenate([target.numpy() for _, target in pool])
+        parts.append(metrics.summary(probs, np.tile(labels, 17), targets)["ece"])
+    assert value.xs("pooled_by_severity", level=0).droplevel(0)["ece"] == pytest.approx(np.mean(parts))
+
+
+def test_scoring_goes_on_by_cell(scored, built, monkeypatch):
+    before = (scored / "scores.csv").read_bytes()
+    (scored / "predictions/Demo-C/snow/3.npy").unlink()
+    seen, predict = [], harness.predict
+
+    def watched(fabric, model, images, *rest):
+        seen.append(len(images))
+        return predict(fabric, model, images, *rest)
+
+    monkeypatch.setattr(harness, "predict", watched)
+    score_again(scored, built)
+    assert seen == [16] and (scored / "scores.csv").read_bytes() == before
+
+
+def test_predictions_of_other_weights_are_thrown_away(trained, built, tmp_path, monkeypatch):
+    run = tmp_path / "seed0"
+    shutil.copytree(trained, run)
+    score_again(run, built, limit=2)
+    assert np.load(run / "predictions/Demo-C/clean.npy").shape == (2, 8)
+    first = np.load(run / "predictions/Demo-C/clean.npy")
+    state = torch.load(run / "best.pt", weights_only=True)
+    state["model"]["classifier.bias"] += 1
+    torch.save(state, run / "best.pt")
+    score_again(run, built, limit=2)
+    np.testing.assert_allclose(np.load(run / "predictions/Demo-C/clean.npy"), first + 1, atol=1e-5)
+    score_again(run, built, limit=3)
+    assert np.load(run / "predictions/Demo-C/clean.npy").shape == (3, 8)
+
+
+def test_runs_and_sets_that_do_not_match_are_refused(trained, built, build_args, tmp_path):
+    make_fer_c.main(build_args(out=tmp_path / "Demo-C", limit=2, protocol="released"))
+    run = tmp_path / "seed0"
+    shutil.copytree(trained, run, ignore=lambda folder, names: [n for n in names if n == "predictions"])
+    with pytest.raises(UserError, match="has protocol paper, .* has released"):
+        score_again(run, tmp_path / "Demo-C")
+    score_again(run, tmp_path / "Demo-C", force=True, limit=1)
+    args = json.loads((run / "args.json").read_text())
+    (run / "args.json").write_text(json.dumps(args | {"image_size": 48}))
+    with pytest.raises(UserError, match="image size 48"):
+        score_again(run, built)
+    (run / "args.json").write_text(json.dumps(args | {"model": {"class": "os.system", "arguments": {}}}))
+    with pytest.raises(UserError, match="only those of models/"):
+        score_again(run, built)
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (lambda run: None, "args.json is missing: .* is no run folder"),
+    (lambda run: (run.mkdir(), (run / "args.json").write_text("{")), "cannot be rebuilt"),
+])
+def test_folders_that_are_no_runs(built, tmp_path, spoil, message):
+    spoil(tmp_path / "run")
+    with pytest.raises(UserError, match=message):
+        score_again(tmp_path / "run", built)
+
+
+# ---- several processes (gloo)
+
+def torchrun(arguments, **environment):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+                          capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_score_as_one(demo_root, built, trained, scored, tmp_path):
+    done = torchrun(command_line(demo_root, tmp_path))
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "demo/baseline/ce/noise0/seed0"
+    assert json.loads((folder / "environment.json").read_text())["processes"] == 2
+    assert len(list(csv.DictReader(open(folder / "metrics.csv")))) == 2
+
+    run = tmp_path / "seed0"
+    shutil.copytree(scored, run, ignore=lambda folder, names: [n for n in names if n == "predictions"])
+    done = torchrun(["evaluate.py", str(run), "--set", str(built), "--precision", "32", "--workers", "0"])
+    assert done.returncode == 0, done.stderr
+    for cell in (None, ("snow", 3)):
+        one, two = (np.load(evaluate.predictions_file(f / "predictions/Demo-C", cell)) for f in (scored, run))
+        np.testing.assert_allclose(two, one, atol=1e-4)
