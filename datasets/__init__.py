@@ -35,7 +35,7 @@ class Split:
     frame: pandas, columns `COLUMNS`; `path` is relative to the root, a NaN box is the whole image, valence and arousal
     are NaN where unknown, `identity` is empty where unknown.
     distribution: float64 (N, K), rows sum to 1: the annotators' label distribution, or None.
-    classes: the K class names in label order. notes: what was dropped or noticed -> how often.
+    classes: the K class names in label order. notes: "layout" -> what was found; what was dropped -> how often.
     """
 
     frame: pd.DataFrame
@@ -58,6 +58,24 @@ def keyed_rng(*key):
     """A generator keyed by what it is for: equal keys give equal streams, in any process and order."""
     digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
     return np.random.Generator(np.random.SFC64(int.from_bytes(digest, "little")))
+
+
+def note(notes, what, example):
+    """Count `what` under a text that carries its first example."""
+    key = next((key for key in notes if key.startswith(what)), f"{what} (for example {example})")
+    notes[key] = notes.get(key, 0) + 1
+
+
+def hold_out(labels, num_classes):
+    """Validation rows for a set without an official validation split: min(250, 10 %) of every class, always the same.
+
+    labels: int (N,) of the training rows. Returns bool (N,).
+    """
+    labels, held = np.asarray(labels), np.zeros(len(labels), bool)
+    for k in range(num_classes):
+        rows = np.flatnonzero(labels == k)
+        held[keyed_rng("validation", k).permutation(rows)[:min(250, len(rows) // 10)]] = True
+    return held
 
 
 def fingerprint(*frames):

@@ -4,21 +4,28 @@ The expression is driven by one point (valence, arousal) and by nothing else. Th
 the Gaussians overlap, so labels are honestly ambiguous and the true posterior is known (`true_posterior`).
 Who it is (identity) and how it was taken (light, pose, background, camera) are drawn independently of the class.
 
-Layout: <root>/seed<seed>/<split>/<id>.png. Image i of a split depends on (seed, split, i) only: a larger set begins
-with the smaller one. `load` draws what is missing.
+Layout: <root>/v<drawing>-seed<seed>/<split>/<id>.png. Image i of a split depends on (seed, split, i) only: a larger set
+begins with the smaller one. `load` draws what is missing.
+
+  python -m datasets.demo --layout ferplus --out DIR      drawn faces in the official layout of another set
 """
+import importlib
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+import cli
 from cli import UserError
 from datasets import COLUMNS, Split, keyed_rng
 
@@ -74,9 +81,7 @@ def load(root, split, **options):
     seed = settings["seed"]
     rows, todo = [], []
     for i in range(settings[split]):
-        person = i // PER_IDENTITY
-        label = int(keyed_rng("demo", seed, split, "order", person).permutation(len(CLASSES))[i % PER_IDENTITY])
-        point = draw_point(keyed_rng("demo", seed, split, "point", i), label)
+        person, label, point = _who_feels_what(seed, split, i)
         path = f"v{DRAWING}-seed{seed}/{split}/{split}-{i:05d}.png"
         box = (np.nan,) * 4
         rows.append((f"{split}-{i:05d}", path, *box, label, *point, f"{split}-person-{person:04d}"))
@@ -93,6 +98,32 @@ def load(root, split, **options):
         except OSError as error:
             raise UserError(f"demo: cannot draw into {folder}: {error}") from error
     return Split(pd.DataFrame(rows, columns=COLUMNS), None, CLASSES)
+
+
+def _who_feels_what(seed, split, i):
+    """Identity, label and (valence, arousal) of image `i`."""
+    person = i // PER_IDENTITY
+    label = int(keyed_rng("demo", seed, split, "order", person).permutation(len(CLASSES))[i % PER_IDENTITY])
+    return person, label, draw_point(keyed_rng("demo", seed, split, "point", i), label)
+
+
+class Face(NamedTuple):
+    """A drawn face that the layout writers of other sets store in their own form."""
+
+    image: np.ndarray  # uint8 (224, 224, 3), RGB
+    expression: str  # of CLASSES
+    valence: float
+    arousal: float
+    identity: str
+
+
+def faces(split, count):
+    """The first `count` faces of a split, one after the other: eight of an identity, one of each expression."""
+    for i in range(count):
+        person, label, point = _who_feels_what(0, split, i)
+        image = draw_face(point, keyed_rng("demo", 0, split, "identity", person),
+                          keyed_rng("demo", 0, split, "nuisance", i))
+        yield Face(image, CLASSES[label], float(point[0]), float(point[1]), f"{split}-person-{person:04d}")
 
 
 def _whole_number(name, value):
@@ -633,3 +664,34 @@ def _inside(image, points, opacity=1.0):
     cv2.fillPoly(mask, outline - 16 * np.array((left, top), np.int32), opacity * 255, cv2.LINE_AA, 4)
     share = mask.astype(np.float32) / 255
     image[box] = cv2.blendLinear(patch[box].copy(), before, share, 1 - share)
+
+
+# --- the official layouts of other sets, filled with drawn faces ---
+
+LAYOUTS = {"ferplus": "datasets.ferplus"}
+
+
+@dataclass
+class Args:
+    layout: str
+    """affectnet-old, affectnet-2021, affwild2, rafdb, raf-ml or ferplus"""
+    out: Path
+    """a new folder for it"""
+
+
+def main(args):
+    """Write demo faces in exactly the layout of an official release, its known quirks included."""
+    if args.layout not in LAYOUTS:
+        raise UserError(f"unknown layout {args.layout!r}; known: {', '.join(LAYOUTS)}")
+    if args.out.exists() and any(args.out.iterdir()):
+        raise UserError(f"{args.out} is not empty; give a new folder")
+    module = importlib.import_module(LAYOUTS[args.layout])
+    try:
+        module.LAYOUTS[args.layout](args.out, faces)
+    except OSError as error:
+        raise UserError(f"cannot write {args.out}: {error.strerror}") from None
+    print(f"wrote the layout {args.layout} to {args.out}")
+
+
+if __name__ == "__main__":
+    cli.run(main, Args)

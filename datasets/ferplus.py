@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from cli import UserError, write_text
-from datasets import COLUMNS, Split
+from datasets import COLUMNS, Split, keyed_rng, note
 from datasets.images import inside
 
 CLASSES = ("Neutral", "Happiness", "Surprise", "Sadness", "Anger", "Disgust", "Fear", "Contempt")
@@ -52,18 +52,45 @@ def _from_folder(root, split, notes):
         source, columns = "fer2013new.csv", (1, 2)
     else:
         raise UserError(f"{folder}: no label.csv here and no fer2013new.csv in {root}: the votes are missing")
-    notes[f"labels from {source}"] = len(rows)
+    notes["layout"] = f"FER+ folders of PNG files, votes from {source}"
     names, votes = [], []
     for row in rows:
         counts = _numbers(row[columns[1]:columns[1] + VOTES])
         if counts is None:
-            _note(notes, "malformed row", ",".join(row)[:60])
+            note(notes, "malformed row", ",".join(row)[:60])
         elif not row[columns[0]]:
-            _note(notes, "row without an image name", ",".join(row)[:60])
+            note(notes, "row without an image name", ",".join(row)[:60])
         else:
             names.append(row[columns[0]])
             votes.append(counts)
     return names, np.array(votes).reshape(-1, VOTES)
+
+
+def write_layout(out, faces):
+    """Drawn faces as FER+ folders: grey 48x48 files, ten votes each by the drawn point's true posterior, fer2013new.csv
+    that differs on some, and the quirks of the release: nine votes, no face, too few votes, an empty name."""
+    from datasets.demo import true_posterior
+
+    order = [0, 1, 3, 2, 6, 5, 4, 7]  # the demo's classes in the order of CLASSES
+    both = ["Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF\n"]
+    for split, count in (("train", 320), ("val", 80), ("test", 80)):
+        folder, lines = out / FOLDERS[split], []
+        folder.mkdir(parents=True, exist_ok=True)
+        for i, face in enumerate(faces(split, count)):
+            name = f"fer{len(both) - 1:07d}.png"
+            Image.fromarray(face.image).convert("L").resize((48, 48)).save(folder / name)
+            share = true_posterior(np.array([[face.valence, face.arousal]]))[0, order]
+            votes = [*keyed_rng("votes", split, i).multinomial(9 if i == 3 else 10, share), 0, 0]
+            if i in (5, 6):
+                votes = [0] * 8 + [4, 6] if i == 5 else [1, 1, 1, 1, 0, 0, 0, 0, 6, 0]
+            text = ",".join(map(str, votes))
+            lines.append(f'{name},"(0, 0, 48, 48)",{text}\n')
+            both.append(f"{USAGES[split]},{'' if i == 7 else name},{text if i % 20 else '10' + ',0' * 9}\n")
+        write_text(folder / "label.csv", "".join(lines))
+    write_text(out / "fer2013new.csv", "".join(both))
+
+
+LAYOUTS = {"ferplus": write_layout}
 
 
 def _numbers(cells):
@@ -122,10 +149,10 @@ def _labelled(root, folder, names, votes, rule, notes):
         usable = (kept > 0) & (faces.max(1, initial=0) > votes.sum(1) / 2)
     reason = "no expression with half of the votes" if rule == "majority" else "fewer than half of the votes left"
     for name in np.asarray(names, object)[~usable]:
-        _note(notes, reason, name)
+        note(notes, reason, name)
     present = np.array([inside(root, f"{folder}/{name}").is_file() for name in names], bool).reshape(-1)
     for name in np.asarray(names, object)[usable & ~present]:
-        _note(notes, "listed but not on disk", name)
+        note(notes, "listed but not on disk", name)
     usable &= present
     names = [name for name, keep in zip(names, usable, strict=True) if keep]
     distribution = faces[usable] / np.maximum(kept[usable, None], 1)
@@ -141,9 +168,3 @@ def _labelled(root, folder, names, votes, rule, notes):
         "identity": [""] * count,
     }, columns=list(COLUMNS))
     return frame, distribution
-
-
-def _note(notes, what, example):
-    """Count `what` under a text that carries its first example."""
-    key = next((key for key in notes if key.startswith(what)), f"{what} (for example {example})")
-    notes[key] = notes.get(key, 0) + 1

@@ -41,6 +41,13 @@ def test_unknown_names_list_the_known(demo_root):
         parse_options(("a",))
 
 
+def test_hold_out_takes_a_tenth_of_every_class_at_most_250():
+    labels = np.repeat(range(4), (3000, 100, 9, 40))
+    held = datasets.hold_out(labels, 4)
+    assert np.bincount(labels[held], minlength=4).tolist() == [250, 10, 0, 4]
+    np.testing.assert_array_equal(held, datasets.hold_out(labels, 4))
+
+
 def test_recipes_name_settings_and_sets():
     import settings as training_settings
 
@@ -95,7 +102,7 @@ def test_ferplus_distribution(tmp_path):
     assert data.frame["expression"].tolist() == [0, 1, 2]
     assert data.frame["path"].iloc[0] == "FER2013Test/fer0000000.png"
     assert data.frame["valence"].isna().all()
-    assert data.notes == {"labels from FER2013Test/label.csv": 5,
+    assert data.notes == {"layout": "FER+ folders of PNG files, votes from FER2013Test/label.csv",
                           "fewer than half of the votes left (for example fer0000002.png)": 2}
 
 
@@ -107,7 +114,7 @@ def test_ferplus_majority(tmp_path):
 
 def test_ferplus_without_label_csv_takes_fer2013new(tmp_path):
     data = load_split("ferplus", write_ferplus(tmp_path, label_csv=False), "val")
-    assert len(data.frame) == 3 and "labels from fer2013new.csv" in data.notes
+    assert len(data.frame) == 3 and "fer2013new.csv" in data.notes["layout"]
 
 
 def test_ferplus_label_csv_wins(tmp_path):
