@@ -25,7 +25,7 @@ import losses
 import settings
 from cli import UserError
 from datasets import default_root, fingerprint, keyed_rng, load_split, parse_options
-from datasets.images import inside, read_image
+from datasets.images import inside, open_cache, read_image
 from datasets.label_noise import add_noise
 from models import pretrained
 
@@ -36,17 +36,19 @@ CHECK_EVERY = 50  # steps between looks at the collected losses (a look waits fo
 class Images(Dataset):
     """Items are (uint8 (3, S, S), index); labels stay out of the worker processes. `frame` as in `datasets.Split`."""
 
-    def __init__(self, root, frame, size):
-        self.paths = [inside(root, path) for path in frame["path"]]
+    def __init__(self, root, frame, size, cache=None):
+        self.paths, self.size = [inside(root, path) for path in frame["path"]], size
         self.boxes = frame[["left", "top", "right", "bottom"]].to_numpy(np.float64)
-        self.size = size
+        self.cached = None if cache is None else open_cache(cache, self.paths, self.boxes, size)
 
     def __len__(self):
         return len(self.paths)
 
     def __getitem__(self, i):
         try:
-            return torch.from_numpy(read_image(self.paths[i], self.size, self.boxes[i])).permute(2, 0, 1), i
+            pixels = self.cached[i].copy() if self.cached is not None else read_image(
+                self.paths[i], self.size, self.boxes[i])
+            return torch.from_numpy(pixels).permute(2, 0, 1), i
         except UserError as error:  # raised in a worker process it would arrive as a page of text
             return error, i
 
@@ -193,10 +195,7 @@ class Training:
             for path in self.folder.iterdir():
                 if path.name != ".lock":
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-        differ = settings.differences(self.earlier_settings() or self.settings, self.settings)
-        if differ:
-            raise UserError(f"{self.folder} holds a run with other settings ({differ}). Use another --runs folder, or "
-                            f"--fresh to start over.")
+        settings.refuse_others(self.folder, self.earlier_settings() or self.settings, self.settings)
 
     def earlier_settings(self):
         """args.json of an earlier start, None where there was none."""
@@ -214,7 +213,8 @@ class Training:
         self.labels = torch.from_numpy(noisy).to(self.fabric.device)
         self.next_labels = self.labels.clone()
         self.val_labels = val.frame["expression"].to_numpy(np.int64)
-        self.images, self.val_images = (Images(root, data.frame, run.image_size) for data in (train, val))
+        self.images, self.val_images = (
+            Images(root, data.frame, run.image_size, self.args.machine.cache) for data in (train, val))
         try:
             counted = clean if run.class_weights == "released" else noisy
             self.class_weights = losses.class_weights(counted, self.num_classes, run.class_weights)
@@ -239,11 +239,11 @@ class Training:
         """Device, precision and process group; weights to start from, or the last checkpoint where there is one."""
         self.module, self.optimizer = model, optimizer
         last = self.folder / "last.pt"
-        resumes = last.exists()
-        weights = None if resumes else pretrained.load(model, self.args.run.weights)
+        state = torch.load(last, map_location=self.fabric.device, weights_only=True) if last.exists() else None
+        weights = None if state else pretrained.load(model, self.args.run.weights)
         model, optimizer = self.fabric.setup(model.to(memory_format=torch.channels_last), optimizer)
-        if resumes:
-            self.restore(torch.load(last, map_location=self.fabric.device, weights_only=True))
+        if state:
+            self.restore(state)
             self.say(f"{self.folder}: going on at epoch {self.epoch + 1}, step {self.step + 1}")
         else:
             self.together(lambda: self.write_settings(weights))
@@ -334,9 +334,8 @@ class Training:
     def check_terms(self):
         """Log the terms of the steps since the last look. Raises UserError at the first that is not finite."""
         values = torch.stack(self.pending).tolist() if self.pending else []
-        first = self.step - len(values)
         self.pending = []
-        for at, row in enumerate(values, first):
+        for at, row in enumerate(values, self.step - len(values)):
             for name, value in zip(self.sums, row, strict=True):
                 if not math.isfinite(value):
                     last = self.folder / "last.pt"

@@ -91,9 +91,11 @@ class Machine:
     """auto: bf16 where the hardware multiplies it, else 32"""
     workers: int = min(4, len(os.sched_getaffinity(0)))
     """processes that decode images; 0: none"""
+    cache: Path | None = None
+    """folder for decoded images: the first start fills it, after that no epoch decodes anything"""
 
 
-FREE = {"root", "runs", "fresh", "track", "calib", "workers"}  # may change when a run goes on
+FREE = {"root", "runs", "fresh", "track", "calib", "workers", "cache"}  # may change when a run goes on
 
 
 def recipe(released):
@@ -133,6 +135,14 @@ def flat(args):
     for key, value in dataclasses.asdict(args).items():
         values |= value if isinstance(value, dict) else {key: value}
     return json.loads(json.dumps(values, default=str))
+
+
+def refuse_others(folder, before, now):
+    """Raises UserError naming the settings in which the run in `folder` differs from the one asked for."""
+    differ = differences(before, now)
+    if differ:
+        raise UserError(f"{folder} holds a run with other settings ({differ}). Use another --runs folder, or --fresh to "
+                        f"start over.")
 
 
 def differences(before, now):

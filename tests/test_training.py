@@ -250,6 +250,15 @@ def test_data_that_changed_is_refused(train_args, monkeypatch):
         train(args)
 
 
+def test_cached_images_train_the_same(train_args, trained, tmp_path, monkeypatch):
+    args = train_args()
+    args.machine = replace(MACHINE, cache=tmp_path / "cache")
+    assert_same_run(train(args), trained)
+    monkeypatch.setattr(harness, "read_image", None)  # a second run decodes nothing
+    args.run.runs = tmp_path / "again"
+    assert_same_run(train(args), trained)
+
+
 def test_fresh_starts_over(train_args, trained):
     args = train_args(epochs=1)
     train(args)
@@ -300,7 +309,8 @@ def test_poisoned_weights_are_never_saved(train_args, monkeypatch):
 @pytest.mark.parametrize("changes, message", [
     (dict(loss="mse"), "known: ce, focal"), (dict(noise=1.0), "below 1"), (dict(epochs=0), "--epochs starts at 1"),
     (dict(batch_size=1), "--batch-size"), (dict(image_size=16), "--image-size"),
-    (dict(dataset="x"), "unknown data set"), (dict(weights="nowhere.pt"), "nowhere.pt: no such file"), (dict(data=("test=0",)), "test"),
+    (dict(dataset="x"), "unknown data set"), (dict(weights="nowhere.pt"), "nowhere.pt: no such file"),
+    (dict(data=("train=0",)), "train=0 is not a whole number"),
 ])
 def test_nonsense_is_refused(train_args, changes, message):
     with pytest.raises(UserError, match=message):
