@@ -31,7 +31,7 @@ import cli
 import soft_labels
 from cli import UserError
 from corruptions import CORRUPTIONS, PRESETS, constants, corrupt
-from datasets import RECIPES, TITLES, default_root, default_set, keyed_rng, load_split, parse_options
+from datasets import GMM_FROM, RECIPES, TITLES, default_root, default_set, keyed_rng, load_split, parse_options
 from datasets.fer_c import CELLS, FORMAT, SEVERITIES, open_set
 from datasets.images import inside, read_image
 
@@ -74,6 +74,8 @@ class Args:
     """how the difference to the clean image is measured (eq. 9)"""
     visibility_per: Literal["image", "mean"] = "image"
     """image: each image its own visibility. mean: the average of its cell (figure 4)"""
+    gmm: Path | None = None
+    """take the mixture over valence and arousal from this file (gmm.json of a built set) instead of fitting one"""
     skip_bad: bool = False
     """leave out source images that cannot be read, instead of stopping; they are named in the manifest"""
     verify: bool = False
@@ -183,15 +185,40 @@ def fused_labels(args, root, options, split):
     label = np.eye(len(split.classes))[expression]
     if not known.any():
         return label, None, {"labels": "one-hot: the set has neither distributions nor valence and arousal"}
-    train = load_split(args.dataset, root, "train", **options).frame
-    train_va, train_labels = train[["valence", "arousal"]].to_numpy(), train["expression"].to_numpy()
-    try:
-        gmm = soft_labels.fit_gmm(train_va, train_labels, len(split.classes))
-    except ValueError as error:
-        raise UserError(f"{args.dataset}: the mixture over valence and arousal cannot be fitted: {error}") from None
+    notes = {"one-hot for want of valence and arousal": int((~known).sum())}
+    if args.gmm:
+        gmm = read_gmm(args.gmm, split.classes)
+        notes["mixture"] = f"given, sha256 {hashlib.sha256(args.gmm.read_bytes()).hexdigest()}"
+    else:
+        gmm = fit_gmm(args.dataset, load_split(args.dataset, root, "train", **options).frame, split.classes)
+        notes["mixture"] = "fitted on the training split"
+        if args.dataset in GMM_FROM:
+            source = GMM_FROM[args.dataset]
+            notes["mixture"] += f", although FER-C takes that of {source}"
+            print(f"warning: FER-C labels {args.dataset} with the mixture of {source}; without --gmm "
+                  f"{default_set(source)}/gmm.json this set is labelled with its own", file=sys.stderr)
     label[known] = soft_labels.fuse(expression[known], gmm.posterior(va[known]), args.beta)
-    notes = {"labels": "given label and mixture fused", "one-hot for want of valence and arousal": int((~known).sum())}
-    return label, gmm, notes
+    return label, gmm, notes | {"labels": "given label and mixture fused"}
+
+
+def fit_gmm(dataset, train, classes):
+    try:
+        return soft_labels.fit_gmm(train[["valence", "arousal"]].to_numpy(), train["expression"].to_numpy(), len(classes))
+    except ValueError as error:
+        named = ", ".join(f"{k} is {name}" for k, name in enumerate(classes))
+        raise UserError(f"{dataset}: the mixture over valence and arousal cannot be fitted: {error} ({named})") from None
+
+
+def read_gmm(file, classes):
+    """The mixture in a built set's gmm.json, its classes matched by name and the weights renormalised."""
+    try:
+        text = file.read_text()
+        gmm, names = soft_labels.GMM.from_json(text), json.loads(text)["classes"]
+        return gmm.take([names.index(name) for name in classes])
+    except OSError as error:
+        raise UserError(f"--gmm {file}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise UserError(f"--gmm {file}: no mixture of the classes {', '.join(classes)} ({error})") from None
 
 
 def source_digest(root, row):
@@ -409,7 +436,8 @@ def finish(plan, work, chunks, outside):
     means = pd.DataFrame(visible.mean(-1), index=pd.Index(CORRUPTIONS, name="corruption"), columns=SEVERITIES)
     cli.write_text(folder / "visibility_mean.csv", means.to_csv(float_format="%.6f"))
     if plan.gmm is not None:
-        cli.write_text(folder / "gmm.json", plan.gmm.to_json())
+        named = json.loads(plan.gmm.to_json()) | {"classes": plan.facts["classes"]}
+        cli.write_text(folder / "gmm.json", json.dumps(named, indent=1))
 
     sums = {name: value for entry in entries for name, value in entry["files"].items()}
     tables = ("labels.csv", "soft_labels.npy", "visibility.npy", "visibility_mean.csv", "gmm.json")

@@ -141,8 +141,8 @@ def refuse_others(folder, before, now):
     """Raises UserError naming the settings in which the run in `folder` differs from the one asked for."""
     differ = differences(before, now)
     if differ:
-        raise UserError(f"{folder} holds a run with other settings ({differ}). Use another --runs folder, or --fresh to "
-                        f"start over.")
+        raise UserError(f"{folder} holds a run with other settings ({differ}). Use another --runs folder, or "
+                        f"--fresh to start over.")
 
 
 def differences(before, now):

@@ -31,6 +31,11 @@ class GMM:
         joint = np.exp(log_joint - log_joint.max(1, keepdims=True))
         return joint / joint.sum(1, keepdims=True)
 
+    def take(self, classes):
+        """The mixture of some classes (indices, in the order wanted), weights renormalised."""
+        weights = self.weights[classes]
+        return GMM(weights / weights.sum(), self.means[classes], self.covariances[classes])
+
     def to_json(self):
         return json.dumps({"weights": self.weights.tolist(), "means": self.means.tolist(),
                            "covariances": self.covariances.tolist()}, indent=1)

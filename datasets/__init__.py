@@ -23,6 +23,8 @@ RECIPES = {
     "demo": {"epochs": 3, "image_size": 48, "batch_size": 32, "weights": "none"},
 }
 
+GMM_FROM = {}  # the set whose mixture over valence and arousal labels this one, where it is not its own
+
 SPLITS = ("train", "val", "test")
 COLUMNS = ("id", "path", "left", "top", "right", "bottom", "expression", "valence", "arousal", "identity")
 SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # becomes a file name: no leading dot or dash, no separator

@@ -235,6 +235,31 @@ def test_a_folder_that_is_no_set_is_left_alone(build_args, tmp_path):
         make_fer_c.main(build_args(out=tmp_path))
 
 
+def test_mixture_of_another_set(built, build_args, tmp_path, monkeypatch, capsys):
+    """Handed over by file: classes are matched by name; without it a set that should take another's says so."""
+    stored = json.loads((built / "gmm.json").read_text())
+    assert stored["classes"] == list(open_set(built).classes)
+    order = [3, 1, 0, 2, 4, 5, 6, 7]
+    shuffled = {name: [values[k] for k in order] for name, values in stored.items()}
+    (tmp_path / "gmm.json").write_text(json.dumps(shuffled))
+    make_fer_c.main(build_args(out=tmp_path / "same", gmm=tmp_path / "gmm.json", limit=4))
+    make_fer_c.main(build_args(out=tmp_path / "own", limit=4))
+    np.testing.assert_allclose(open_set(tmp_path / "same").label, open_set(tmp_path / "own").label, atol=1e-9)
+    assert "given, sha256" in open_set(tmp_path / "same").manifest["notes"]["mixture"]
+    capsys.readouterr()
+    monkeypatch.setattr(make_fer_c, "GMM_FROM", {"demo": "ferplus"})
+    make_fer_c.main(build_args(out=tmp_path / "loud", limit=4))
+    assert "warning: FER-C labels demo with the mixture of ferplus" in capsys.readouterr().err
+    assert "although FER-C takes that of ferplus" in open_set(tmp_path / "loud").manifest["notes"]["mixture"]
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"weights": [1], "means": [[0, 0]], "covariances": [[[1, 0], [0, 1]]]}'])
+def test_a_mixture_that_does_not_fit_is_refused(build_args, tmp_path, content):
+    (tmp_path / "gmm.json").write_text(content)
+    with pytest.raises(UserError, match="gmm.json: no mixture of the classes Neutral"):
+        make_fer_c.main(build_args(out=tmp_path / "x", gmm=tmp_path / "gmm.json"))
+
+
 # ---- faults
 
 def broken_root(demo_root, tmp_path):

@@ -75,6 +75,12 @@ def test_json_round_trip_is_exact():
             GMM.from_json(text)
 
 
+def test_take_is_the_mixture_without_the_others():
+    va = np.random.default_rng(2).uniform(-1, 1, (20, 2))
+    some = MIXTURE.posterior(va)[:, [2, 0]]
+    np.testing.assert_allclose(MIXTURE.take([2, 0]).posterior(va), some / some.sum(1, keepdims=True), rtol=1e-9)
+
+
 def test_fuse_is_eq_7():
     posterior = np.array([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])
     np.testing.assert_allclose(fuse([0, 2], posterior, 0.5), [[0.6, 0.15, 0.25], [0.3, 0.15, 0.55]])

@@ -1,0 +1,402 @@
+"""RAF-DB (Li, Deng and Du, CVPR 2017) and RAF-ML (Li and Deng, IJCV 2019): web faces, about 40 votes each.
+
+The default is FER-C's set: six classes, RAF-DB basic without Neutral plus RAF-ML, 13,673 train and 3,370 test images.
+`classes=7` is the field's standard RAF-DB: basic with Neutral, 12,271 / 3,068.
+
+Layouts, below a root that holds `basic` and `RAF-ML` (or is one of the two itself):
+  basic/EmoLabel/list_patition_label.txt (sic; list_partition_label.txt too)      train_00001.jpg 5
+  basic/Image/aligned[/aligned]/train_00001_aligned.jpg                           100x100
+  distribute_basic.csv, in EmoLabel, basic or the root (no part of the package)   seven shares a row, train then test
+  RAF-ML[/RAF-ML]/EmoLabel/{distribution.txt,partition_label.txt}                 0001.jpg p1 .. p6; 0001.jpg 0|1 (test)
+  RAF-ML[/RAF-ML]/Image/aligned[/aligned]/0001_aligned.jpg
+About 2 % of basic's test images are in RAF-ML too: `datasets.check` lists equal pictures.
+"""
+import os
+from itertools import chain, islice
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from cli import UserError, write_text
+from datasets import COLUMNS, Split, hold_out, keyed_rng, note
+from datasets.images import inside
+
+CLASSES = ("Surprise", "Fear", "Disgust", "Happiness", "Sadness", "Anger")
+SEVEN = (*CLASSES, "Neutral")  # the codes 1..7 of the list file
+OPTIONS = {
+    "classes": "6 (default: no Neutral) or 7 (RAF-DB basic with Neutral)",
+    "parts": "basic,ml (default of the six classes; ml only where it is there), basic or ml",
+    "basic_labels": "onehot (default) or votes (of distribute_basic.csv) as the distribution of RAF-DB basic",
+    "labels": "list (default) or mivia (MIVIA's vote filter: drops ambiguous images of RAF-DB basic, implies votes)",
+}
+
+# Images a class, of the list file of the release; train includes what `hold_out` takes for val.
+OFFICIAL = {"train": (1290, 281, 717, 4772, 1982, 705, 2524), "test": (329, 74, 160, 1185, 478, 162, 680)}
+OFFICIAL_SIX = {split: counts[:6] for split, counts in OFFICIAL.items()}  # parts=basic: 9,747 and 2,388
+OFFICIAL_ML = {"train": 3926, "test": 982}  # partition_label.txt; counts per class are not published
+OFFICIAL_TOTAL = {split: sum(OFFICIAL_SIX[split]) + OFFICIAL_ML[split] for split in OFFICIAL}  # 13,673 and 3,370
+
+LISTS = ("list_patition_label.txt", "list_partition_label.txt")  # as released; as some copies mend it
+VOTES = "distribute_basic.csv"
+BASIC_FOLDERS = ("basic", "basic/basic", "")
+ML_FOLDERS = ("RAF-ML/RAF-ML", "RAF-ML", "")
+BASIC_NAME = r"(?:train|test)_[0-9]{1,9}"
+ML_NAME = r"[A-Za-z0-9_][A-Za-z0-9_-]*"
+OUTSIDE = r"^[/\\]|^[A-Za-z]:|(?:^|[/\\])\.\.(?:[/\\]|$)"  # an absolute path or a '..' part
+SHOWN = 60  # characters of a bad row that go into a note
+
+
+class Part(NamedTuple):
+    """The usable images of RAF-DB basic or RAF-ML, of the official training or test rows."""
+
+    layout: str  # what was found
+    ids: np.ndarray  # text (N,)
+    paths: np.ndarray  # text (N,), relative to the root
+    expression: np.ndarray  # int64 (N,)
+    distribution: np.ndarray  # float64 (N, K), rows sum to 1
+
+
+def load(root, split, classes="6", parts=None, basic_labels=None, labels="list"):
+    """One split. test: the official test rows; val: min(250, 10 %) of every class of the training rows.
+
+    `distribution` is one-hot for RAF-DB basic (or its votes, see `OPTIONS`) and RAF-ML's own shares; `expression` is
+    the list's label and, for RAF-ML, the class of the largest share. Notes on dropped rows of train and val are counted
+    over the official training rows, of which val is a part. Raises UserError on unknown or contradicting options, on a
+    folder without the files, on labels out of range, and where a class is without any training image.
+    """
+    wanted, basic_labels = _choices(classes, parts, basic_labels, labels)
+    names = SEVEN if classes == "7" else CLASSES
+    basic, ml = _find(root, BASIC_FOLDERS, LISTS), _find(root, ML_FOLDERS, ("distribution.txt",))
+    with_ml = "ml" in wanted and (parts is not None or ml is not None or _half_there(root))
+    if "basic" in wanted and basic is None:
+        raise _missing(root, f"RAF-DB needs basic/EmoLabel/{LISTS[0]} (or {LISTS[1]})",
+                       "--data parts=ml takes the RAF-ML that is here alone" if ml else "")
+    if with_ml and ml is None:
+        raise _missing(root, "RAF-ML needs RAF-ML/EmoLabel/distribution.txt",
+                       "--data parts=basic takes the RAF-DB basic that is here alone" if basic else "")
+    notes, found = {"layout": ""}, []
+    if "basic" in wanted:
+        found.append(_basic(root, basic, split == "test", len(names), basic_labels, labels == "mivia", notes))
+    if with_ml:
+        found.append(_ml(root, ml, split == "test", notes))
+    notes["layout"] = " and ".join(part.layout for part in found)
+    if "ml" in wanted and not with_ml:
+        notes["layout"] += "; without RAF-ML, which is not below the root: smaller than FER-C's RAF-DB"
+    return _split(found, split, names, notes)
+
+
+def _choices(classes, parts, basic_labels, labels):
+    """The options checked: the set of parts wanted, and onehot or votes."""
+    if classes not in ("6", "7"):
+        raise UserError(f"classes={classes}: choose 6 or 7 ({OPTIONS['classes']})")
+    wanted = set((parts or ("basic" if classes == "7" else "basic,ml")).split(","))
+    if not wanted <= {"basic", "ml"} or parts == "":
+        raise UserError(f"parts={parts}: choose basic,ml or basic or ml")
+    if classes == "7" and "ml" in wanted:
+        raise UserError(f"classes=7 with parts={parts}: RAF-ML has no Neutral; use parts=basic, or classes=6")
+    if basic_labels not in (None, "onehot", "votes"):
+        raise UserError(f"basic_labels={basic_labels}: choose onehot or votes")
+    if labels not in ("list", "mivia"):
+        raise UserError(f"labels={labels}: choose list or mivia")
+    if "basic" not in wanted and (basic_labels or labels == "mivia"):
+        raise UserError("basic_labels and labels=mivia are about RAF-DB basic, which parts=ml leaves out")
+    return wanted, basic_labels or ("votes" if labels == "mivia" else "onehot")
+
+
+def _split(found, split, classes, notes):
+    """Join the parts; divide the training rows into train and val."""
+    ids, paths, expression, distribution = (np.concatenate(column) for column in list(zip(*found, strict=True))[1:])
+    if split != "test":
+        mine = hold_out(expression, len(classes)) == (split == "val")
+        ids, paths, expression, distribution = ids[mine], paths[mine], expression[mine], distribution[mine]
+    counts = np.bincount(expression, minlength=len(classes))
+    empty = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if empty and split == "train":
+        left_out = "; ".join(f"{count} {what}" for what, count in notes.items() if what != "layout")
+        raise UserError(f"rafdb: no training image of {', '.join(empty)} in {notes['layout']}; left out: "
+                        f"{left_out or 'nothing'}. Are all files unpacked?")
+    for name in empty:
+        note(notes, "class without an image", name)
+    unknown = np.full(len(ids), np.nan)
+    frame = pd.DataFrame({
+        "id": ids, "path": paths, **dict.fromkeys(("left", "top", "right", "bottom"), unknown),
+        "expression": expression, "valence": unknown, "arousal": unknown, "identity": [""] * len(ids),
+    }, columns=list(COLUMNS))
+    return Split(frame, distribution, classes, notes)
+
+
+# --- where the files are ---
+
+def _find(root, folders, names):
+    """(folder below the root, name of the label file) of the first that is there, or None."""
+    for folder in folders:
+        for name in names:
+            if (root / folder / "EmoLabel" / name).is_file():
+                return folder, name
+    return None
+
+
+def _half_there(root):
+    """Whether a folder RAF-ML stands here: then it is to be read, and its missing files are an error."""
+    return (root / "RAF-ML").is_dir()
+
+
+def _missing(root, what, hint):
+    names = sorted(path.name for path in root.iterdir())[:5] if root.is_dir() else ["no such folder"]
+    hint = hint or "--root should be the folder that holds basic (and RAF-ML beside it), or basic itself"
+    return UserError(f"{root}: {what}; found: {', '.join(names) or 'nothing'}. {hint}")
+
+
+def _usable(root, folder, ids, keep, notes):
+    """`keep` without the images that are not on disk, the paths of all, and the folder of the images."""
+    for sub in ("Image/aligned/aligned", "Image/aligned"):
+        images = "/".join(filter(None, (folder, sub)))
+        try:
+            with os.scandir(inside(root, images)) as entries:
+                there = {entry.name for entry in entries if entry.name.endswith(".jpg")}
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise UserError(f"{root / images}: {error.strerror}") from None
+        if there:
+            break
+    else:
+        raise UserError(f"{root / folder}: no .jpg in Image/aligned or Image/aligned/aligned; "
+                        f"unpack the release's archive of aligned images there")
+    files = pd.Series(ids, dtype=object) + "_aligned.jpg"
+    present = files.isin(there).to_numpy(bool)
+    _count(notes, "listed but not on disk", ids[keep & ~present])
+    return keep & present, (images + "/" + files).to_numpy(object), images
+
+
+# --- RAF-DB basic ---
+
+def _basic(root, found, test, num_classes, basic_labels, mivia, notes):
+    folder, name = found
+    path = root / folder / "EmoLabel" / name
+    ids, codes = _named_rows(path, 1, BASIC_NAME, "train_00001.jpg 5", notes)
+    labels = codes[:, 0] - 1
+    wrong = ~np.isin(labels, range(len(SEVEN)))
+    if wrong.any():
+        raise UserError(f"{path}: label {codes[wrong][0, 0]:g} of {ids[wrong][0]} is not in 1..7 (1 {SEVEN[0]} .. 7 "
+                        f"{SEVEN[6]}); is this RAF-DB's list of basic expressions?")
+    labels = labels.astype(np.int64)
+    tests = pd.Series(ids).str.startswith("test").to_numpy(bool)
+    mine = tests == test
+    keep = mine & (labels < num_classes)
+    _count(notes, "Neutral, none of the six classes", ids[mine & ~keep])
+    distribution = np.eye(len(SEVEN))[labels]
+    source = "one-hot labels"
+    if mivia or basic_labels == "votes":
+        votes, source = _votes(root, folder, ids, tests), f"votes from {VOTES}"
+        if mivia:
+            votes, clear = vote_filter(votes)
+            _count(notes, "ambiguous votes (MIVIA's filter)", ids[keep & ~clear])
+            keep &= clear
+            source += ", MIVIA's filter"
+        if basic_labels == "votes":
+            distribution = votes
+        else:
+            source += ", one-hot labels"
+    keep, paths, images = _usable(root, folder, ids, keep, notes)
+    labels = labels[keep]
+    distribution, replaced = _agreeing(distribution[keep, :num_classes], labels)
+    _count(notes, "one-hot, for the votes do not favour the list's label", ids[keep][replaced])
+    return Part(f"RAF-DB basic ({name}, {images}, {source})", ids[keep], paths[keep], labels, distribution)
+
+
+def vote_filter(votes):
+    """MIVIA's filter: shares of at most 10 % are removed; an image is dropped where more than two classes share the
+    maximum, or where the one or two that have it hold at most half of what is left.
+
+    votes: float (N, K), shares. Returns the cleaned shares, float64 (N, K) with rows that sum to 1 (0 where nothing is
+    left), and bool (N,): the rows kept.
+    """
+    votes = np.round(np.asarray(votes, np.float64) * 10, 9)  # rounded: 0.1 read from text must not count as above 10 %
+    votes[votes <= 1] = 0
+    total, most = votes.sum(1), votes.max(1, initial=0)
+    winners = (votes == most[:, None]).sum(1)
+    keep = (winners <= 2) & (winners * most > 0.5 * total)
+    return votes / np.where(total > 0, total, 1)[:, None], keep
+
+
+def _agreeing(shares, labels):
+    """Rows renormalised; one-hot where nothing is left or the (first) largest share is not the label's.
+
+    shares: (N, K); labels: (N,). Returns float64 (N, K) and bool (N,): the rows made one-hot."""
+    mass = shares.sum(1)
+    replaced = (mass <= 0) | (shares.argmax(1) != labels)
+    shares = shares / np.where(mass > 0, mass, 1)[:, None]
+    return np.where(replaced[:, None], np.eye(shares.shape[1])[labels], shares), replaced
+
+
+def _votes(root, folder, ids, tests):
+    """The seven shares of every image of the list, float64 (N, 7): rows are train 1, 2, ..., then test 1, 2, ..."""
+    places = [root / folder / "EmoLabel" / VOTES, root / folder / VOTES, root / VOTES]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise UserError(f"{places[0]}: no such file, nor in the folders above. The package has no votes: "
+                        f"use basic_labels=onehot and labels=list, or put {VOTES} there")
+    rows = [line.split(",") for line in _text(path).splitlines() if line.strip()]
+    if rows and all(_numbers([cell], 1) is None for cell in rows[0]):
+        rows = rows[1:]  # a header
+    votes = [_numbers(row, len(SEVEN)) for row in rows]
+    bad = next((i for i, row in enumerate(votes) if row is None), None)
+    if bad is not None:  # rows belong to images by their order, so none can be skipped
+        raise UserError(f"{path}: row {bad + 1} is not seven shares of votes: {','.join(rows[bad])[:SHOWN]!r}")
+    if len(votes) != len(ids):
+        raise UserError(f"{path}: {len(votes)} rows for {len(ids)} images in the list file; they belong together by "
+                        f"their order (15,339 each in the official files)")
+    order = np.lexsort((pd.Series(ids).str.split("_").str[1].astype(np.int64), tests))
+    sorted_back = np.empty(len(ids), np.int64)
+    sorted_back[order] = np.arange(len(ids))
+    return np.array(votes).reshape(-1, len(SEVEN))[sorted_back]
+
+
+# --- RAF-ML ---
+
+def _ml(root, found, test, notes):
+    folder, name = found
+    labels = root / folder / "EmoLabel"
+    ids, shares = _named_rows(labels / name, len(CLASSES), ML_NAME, "0001.jpg 0.5 0.5 0 0 0 0", notes)
+    if not (labels / "partition_label.txt").is_file():
+        raise UserError(f"{labels}: no partition_label.txt: it says which images of RAF-ML are for testing")
+    listed, flags = _named_rows(labels / "partition_label.txt", 1, ML_NAME, "0001.jpg 0", notes)
+    wrong = ~np.isin(flags[:, 0], (0, 1))
+    if wrong.any():
+        raise UserError(f"{labels}/partition_label.txt: {flags[wrong][0, 0]:g} for {listed[wrong][0]} is neither 0 "
+                        f"(train) nor 1 (test)")
+    flag = pd.Series(flags[:, 0], index=listed).reindex(ids).to_numpy()
+    _count(notes, "not in partition_label.txt", ids[np.isnan(flag)])
+    _count(notes, "in partition_label.txt, not in distribution.txt", listed[~pd.Index(listed).isin(ids)])
+    keep, total = flag == test, shares.sum(1)
+    _count(notes, "no share of any class (RAF-ML)", ids[keep & (total <= 0)])
+    keep, paths, images = _usable(root, folder, ids, keep & (total > 0), notes)
+    distribution = shares[keep] / total[keep, None]
+    level = (distribution == distribution.max(1, keepdims=True, initial=0)).sum(1) > 1
+    _count(notes, "level largest shares, the first class taken (RAF-ML)", ids[keep][level])
+    return Part(f"RAF-ML ({name}, {images})", ids[keep], paths[keep], distribution.argmax(1), distribution)
+
+
+# --- label files of unknown make ---
+
+def _named_rows(path, width, pattern, example, notes):
+    """Rows `<name>[.jpg] number ...`: names without .jpg, text (N,), and numbers, float64 (N, width).
+
+    Rows of another form and names that are none of the set's are counted in `notes`. Raises UserError on a name that
+    leads out of the folder, one that appears twice, and a file without any row of this form."""
+    names, values = [], []
+    for line in _text(path).splitlines():
+        cells = line.split()
+        numbers = _numbers(cells[1:], width)
+        if numbers is not None:
+            names.append(cells[0])
+            values.append(numbers)
+        elif cells:
+            note(notes, f"malformed row of {path.name}", line.strip()[:SHOWN])
+    names, values = pd.Series(names, dtype="str"), np.array(values, np.float64).reshape(-1, width)
+    outside = names[names.str.contains(OUTSIDE)]
+    if len(outside):
+        raise UserError(f"{path}: {outside.iloc[0][:SHOWN]!r} leads out of the data folder; label files may only name "
+                        f"files below it")
+    good = names.str.fullmatch(pattern + r"(?:\.jpg)?").to_numpy(bool)
+    _count(notes, f"no image name in {path.name}", [name[:SHOWN] for name in names[~good]])
+    names = names[good].str.removesuffix(".jpg").to_numpy(object)
+    if not len(names):
+        raise UserError(f"{path}: no row of the form {example!r}")
+    twice = names[pd.Series(names).duplicated()]
+    if len(twice):
+        raise UserError(f"{path}: {len(twice)} names appear twice, for example {twice[0]}")
+    return names, values[good]
+
+
+def _text(path):
+    try:
+        return path.read_bytes().decode("utf-8-sig", "replace").replace("\0", "")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+
+
+def _numbers(cells, width):
+    """`width` numbers, each of 0 .. 1e6 (nothing in these files is larger), or None."""
+    if len(cells) != width:
+        return None
+    try:
+        numbers = [float(cell) for cell in cells]
+    except ValueError:
+        return None
+    return numbers if all(0 <= number <= 1e6 for number in numbers) else None
+
+
+def _count(notes, what, names):
+    for name in names:
+        note(notes, what, name)
+
+
+# --- the same layouts, with drawn faces ---
+
+DEMO = {"Surprise": 0, "Fear": 1, "Disgust": 2, "Happy": 3, "Sad": 4, "Anger": 5, "Neutral": 6}  # no Contempt
+DEMO_COLUMNS = [3, 4, 5, 1, 2, 6, 0]  # of the demo's posterior, in the order of SEVEN
+VOTERS = 40  # "about 40" annotators an image, of both releases
+
+
+def write_basic(out, faces):
+    """Drawn faces as RAF-DB basic: 203 train, 84 test; the list's misspelt name, the nested folder, and, though the
+    package lacks it, distribute_basic.csv, by the drawn point's true posterior: some votes disagree with the list or
+    are ambiguous. Of Image/original only the first five of each; Annotation, which nothing here reads, is left out."""
+    folder, lines, votes = out / "basic", [], []
+    for kind in ("Image/aligned/aligned", "Image/original"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    for part, drawn, digits in (("train", 232, 5), ("test", 96, 4)):
+        known = (face for face in faces(part, drawn) if face.expression in DEMO)
+        for number, face in enumerate(known, 1):
+            stem = f"{part}_{number:0{digits}d}"
+            _save(face.image, folder / f"Image/aligned/aligned/{stem}_aligned.jpg")
+            if number <= 5:
+                Image.fromarray(face.image).save(folder / f"Image/original/{stem}.jpg", quality=95)
+            lines.append(f"{stem}.jpg {DEMO[face.expression] + 1}\n")
+            shares = _drawn_votes(face, len(SEVEN), part, number)
+            if number in (3, 4):  # all votes on Neutral: no mass in the six classes; too ambiguous for MIVIA's filter
+                shares = [0, 0, 0, 0, 0, 0, 1] if number == 3 else [0.4, 0.3, 0.3, 0, 0, 0, 0]
+            votes.append(",".join(f"{share:g}" for share in shares) + "\n")
+    write_text(folder / "EmoLabel" / LISTS[0], "".join(lines))
+    write_text(folder / "EmoLabel" / VOTES, "".join(votes))
+
+
+def write_ml(out, faces):
+    """Drawn faces as RAF-ML: 60 train, 30 test; some largest shares are level, shares are rounded. 0001 is the first
+    test image of `write_basic` that is not Neutral, byte for byte: the releases overlap likewise."""
+    folder = out / "RAF-ML"
+    (folder / "Image/aligned").mkdir(parents=True, exist_ok=True)
+    shared = next(face for face in faces("test", 8) if DEMO.get(face.expression, 6) < 6)
+    own = (face for face in faces("val", 120) if DEMO.get(face.expression, 6) < 6)
+    texts = {"distribution.txt": [], "multilabel.txt": [], "partition_label.txt": []}
+    for number, face in enumerate(islice(chain([shared], own), 90), 1):
+        name = f"{number:04d}.jpg"
+        _save(face.image, folder / f"Image/aligned/{number:04d}_aligned.jpg")
+        shares = _drawn_votes(face, len(CLASSES), "ml", number)
+        if number == 5:
+            shares = [0.4, 0, 0, 0, 0.2, 0.4]  # level
+        present = [int(share > 1 / 6) for share in shares]  # our threshold: multilabel.txt is read by nothing here
+        texts["distribution.txt"].append(" ".join([name, *(f"{share:.3f}" for share in shares)]) + "\n")
+        texts["multilabel.txt"].append(" ".join([name, *map(str, present)]) + "\n")
+        texts["partition_label.txt"].append(f"{name} {int(number % 3 == 0)}\n")
+    for name, lines in texts.items():
+        write_text(folder / "EmoLabel" / name, "".join(lines))
+
+
+def _save(image, path):
+    Image.fromarray(image).resize((100, 100), Image.Resampling.LANCZOS).save(path, quality=95)
+
+
+def _drawn_votes(face, num_classes, *key):
+    """Shares of 40 votes for a drawn face, float64 (num_classes,), in the order of SEVEN."""
+    from datasets.demo import true_posterior
+
+    chance = true_posterior(np.array([[face.valence, face.arousal]]))[0, DEMO_COLUMNS[:num_classes]]
+    return keyed_rng("votes", "rafdb", *key).multinomial(VOTERS, chance / chance.sum()) / VOTERS
+
+
+LAYOUTS = {"rafdb": write_basic, "raf-ml": write_ml}
