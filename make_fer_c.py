@@ -202,11 +202,12 @@ def fused_labels(args, root, options, split):
 
 
 def fit_gmm(dataset, train, classes):
+    va, labels = train[["valence", "arousal"]].to_numpy(), train["expression"].to_numpy()
     try:
-        return soft_labels.fit_gmm(train[["valence", "arousal"]].to_numpy(), train["expression"].to_numpy(), len(classes))
+        return soft_labels.fit_gmm(va, labels, len(classes))
     except ValueError as error:
         named = ", ".join(f"{k} is {name}" for k, name in enumerate(classes))
-        raise UserError(f"{dataset}: the mixture over valence and arousal cannot be fitted: {error} ({named})") from None
+        raise UserError(f"{dataset}: no mixture over valence and arousal can be fitted: {error} ({named})") from None
 
 
 def read_gmm(file, classes):
@@ -522,7 +523,7 @@ def draw_gallery(built, file):
     drawn = " (demo data)" if built.made_with["dataset"] == "demo" else ""
     figure.suptitle(f"{built.manifest['title']}{drawn}: severity 5 and the soft label", fontsize=9)
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=150)
+    figure.savefig(file, dpi=120)
 
 
 if __name__ == "__main__":

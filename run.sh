@@ -21,7 +21,7 @@ setup() {
     "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
     base=
   done
-  [ -n "$base" ] || fail "Python 3.11 or newer is needed and none was found (python3 is $(python3 -V 2>&1 || echo absent))"
+  [ -n "$base" ] || fail "Python 3.11 or newer is needed and none was found (python3: $(python3 -V 2>/dev/null || echo absent))"
   "$base" -c 'import venv, ensurepip' 2>/dev/null || fail "$base has no venv module (on Debian: apt install python3-venv)"
   free=$(df -Pk . | awk 'NR == 2 {print int($4 / 1048576)}')
   [ -x "$python" ] || [ "$free" -ge 8 ] || fail "the packages take 6.4 GB, here are $free GB free"

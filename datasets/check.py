@@ -38,7 +38,7 @@ def main(args):
     if args.dataset not in DATASETS:
         raise UserError(f"unknown data set {args.dataset!r}; known: {', '.join(DATASETS)}")
     root, options = args.root or default_root(args.dataset), parse_options(args.data)
-    official = getattr(importlib.import_module(DATASETS[args.dataset]), "OFFICIAL", {})
+    module = importlib.import_module(DATASETS[args.dataset])
     found = {"dataset": args.dataset, "root": str(root), "splits": {}, "problems": []}
     pictures = defaultdict(list)  # digest of the pixels -> where they are
     for name in SPLITS:
@@ -47,15 +47,16 @@ def main(args):
         except UserError as error:
             found["problems"].append(str(error))
             continue
-        found["splits"][name] = describe(root, name, split, official.get(name), pictures)
+        found["splits"][name] = describe(root, name, split, pictures)
         found["problems"] += found["splits"][name]["unreadable"]
+    found["official"] = module.official(**options) if hasattr(module, "official") and not found["problems"] else {}
     found["duplicates"] = duplicates(pictures)
     found["usable"] = not found["problems"]
     print(json.dumps(found, indent=1) if args.json else "\n".join(lines_of(found)))
     return 0 if found["usable"] else 2
 
 
-def describe(root, name, split, official, pictures):
+def describe(root, name, split, pictures):
     """Facts of one split; every picture is decoded once and its pixels are booked in `pictures`."""
     frame, unreadable = split.frame, []
 
@@ -79,11 +80,10 @@ def describe(root, name, split, official, pictures):
     return {
         "layout": split.notes.get("layout", ""), "images": len(frame),
         "counts": dict(zip(split.classes, counts, strict=True)),
-        "official": list(official) if official is not None and len(official) == len(counts) else None,
         "identities": int(frame["identity"].replace("", np.nan).nunique()),
         "labels": "one class each" if split.distribution is None else "distributions",
         "ranges": ranges, "unreadable": unreadable,
-        "left out": {reason: count for reason, count in split.notes.items() if reason != "layout"},
+        "noticed": {reason: count for reason, count in split.notes.items() if reason != "layout"},
     }
 
 
@@ -97,20 +97,35 @@ def duplicates(pictures):
     return {where: {"groups": len(some), "examples": some[:3]} for where, some in groups.items()}
 
 
+def table_of(found):
+    """Counts per class and split, each group of splits beside the official count where that is known."""
+    columns = {name: facts["counts"] for name, facts in found["splits"].items()}
+    if not columns:
+        return
+    classes = list(next(iter(columns.values())))
+    for name, official in found["official"].items():
+        parts = [columns[part] for part in name.split("+")]
+        columns[f"{name}, official"] = dict(zip(classes, official, strict=True)) if isinstance(official, tuple) else {}
+        here = sum(sum(part.values()) for part in parts)
+        wanted = sum(official) if isinstance(official, tuple) else official
+        more = f" ({here - wanted:+d})" if here != wanted else ""
+        yield f"\n{name}: {here} images here, {wanted} in the official release{more}"
+    yield "\n" + " " * 12 + "".join(f"{name:>18}" for name in columns)
+    for label in classes:
+        yield f"{label:12}" + "".join(f"{counts.get(label, ''):>18}" for counts in columns.values())
+
+
 def lines_of(found):
     """The report for people."""
     yield f"{found['dataset']} in {found['root']}"
     for name, facts in found["splits"].items():
         who = f"; {facts['identities']} identities" if facts["identities"] else ""
         yield f"\n{name}: {facts['images']} images; {facts['layout']}; labels: {facts['labels']}{who}"
-        official = facts["official"] or [None] * len(facts["counts"])
-        for (label, count), wanted in zip(facts["counts"].items(), official, strict=True):
-            yield f"  {label:12}{count:8}" + ("" if wanted is None else f"   official {wanted:8}" + (
-                "" if count == wanted else f"   {count - wanted:+d}"))
         for axis, (low, high) in facts["ranges"].items():
             yield f"  {axis} from {low:.3f} to {high:.3f}" + ("" if -1 <= low and high <= 1 else "   (outside -1..1)")
-        for reason, count in facts["left out"].items():
-            yield f"  left out: {count} {reason}"
+        for reason, count in facts["noticed"].items():
+            yield f"  {reason}: {count}"
+    yield from table_of(found)
     for where, some in found["duplicates"].items():
         yield f"\nequal pictures {where}: {some['groups']} groups, for example {' = '.join(some['examples'][0])}"
     yield ""

@@ -28,7 +28,8 @@ def test_a_usable_folder(folder, capsys):
     code, text = report(folder, capsys)
     assert code == 0 and text.rstrip().endswith("usable") and "not usable" not in text
     assert "train: 318 images; FER+ folders of PNG files, votes from FER2013Train/label.csv; labels: distrib" in text
-    assert "left out: 2 fewer than half of the votes left (for example fer0000005.png)" in text
+    assert "fewer than half of the votes left (for example fer0000005.png): 2" in text
+    assert "Happiness                   40                 9                12" in text
 
 
 def test_json_says_the_same(folder, capsys):
@@ -49,7 +50,7 @@ def test_broken_missing_and_doubled_pictures_are_named(folder, capsys, tmp_path)
     code, text = report(root, capsys)
     assert code == 2
     assert f"problem: {test[0]}: not a readable image" in text and "not usable: 1 problems" in text
-    assert f"left out: 1 listed but not on disk (for example {test[1].name})" in text
+    assert f"listed but not on disk (for example {test[1].name}): 1" in text
     assert f"equal pictures train, test: 1 groups, for example FER2013Train/{train[10].name}" in text
     assert "equal pictures within test: 1 groups" in text
 

@@ -253,7 +253,8 @@ def test_mixture_of_another_set(built, build_args, tmp_path, monkeypatch, capsys
     assert "although FER-C takes that of ferplus" in open_set(tmp_path / "loud").manifest["notes"]["mixture"]
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"weights": [1], "means": [[0, 0]], "covariances": [[[1, 0], [0, 1]]]}'])
+@pytest.mark.parametrize("content", [
+    "", "{}", '{"weights": [1], "means": [[0, 0]], "covariances": [[[1, 0], [0, 1]]]}'])
 def test_a_mixture_that_does_not_fit_is_refused(build_args, tmp_path, content):
     (tmp_path / "gmm.json").write_text(content)
     with pytest.raises(UserError, match="gmm.json: no mixture of the classes Neutral"):

@@ -3,6 +3,7 @@ import ast
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -166,3 +167,52 @@ def test_a_failing_run_does_not_stop_the_rest(tmp_path):
     assert done.returncode == 1
     assert sum(line.startswith("train_") for line in called) == 2 * len(SCRIPTS) and called[-1].startswith("report.py")
     assert f"failed ({2 * len(SCRIPTS)}):" in done.stderr and not any(line.startswith("evaluate") for line in called)
+
+
+# ---- set-up, with stand-ins for Python
+
+def set_up(folder, python3, **environment):
+    """`bash run.sh --setup` in a copy, where `python3` is a script of ours and nothing else is called Python."""
+    for name in ("run.sh", "requirements.txt"):
+        shutil.copy(ROOT / name, folder)
+    tools = folder / "tools"
+    tools.mkdir(exist_ok=True)
+    for name in ("bash", "cat", "cksum", "df", "awk", "grep", "tail", "dirname", "mkdir", "chmod", "sed", "cp", "sh"):
+        if not (tools / name).exists():
+            (tools / name).symlink_to(shutil.which(name))
+    if python3:
+        (tools / "python3").write_text("#!/bin/sh\n" + python3)
+        (tools / "python3").chmod(0o755)
+    return subprocess.run(["bash", "run.sh", "--setup"], cwd=folder, env={"PATH": str(tools)} | environment,
+                          capture_output=True, text=True)
+
+
+MAKES_VENV = """case "$*" in
+  "-m venv .venv") mkdir -p .venv/bin; printf '#!/bin/sh\\necho "$*" >>calls\\n%s\\n' "$PIP" >.venv/bin/python
+    chmod +x .venv/bin/python;;
+esac
+"""
+
+
+def test_setup_installs_once_and_again_when_the_pins_change(tmp_path):
+    assert set_up(tmp_path, MAKES_VENV, PIP="exit 0").returncode == 0
+    assert "install" in (tmp_path / "calls").read_text()
+    assert set_up(tmp_path, MAKES_VENV, PIP="exit 0").returncode == 0
+    assert len((tmp_path / "calls").read_text().splitlines()) == 1
+    (tmp_path / ".venv/installed").write_text("other pins")
+    assert set_up(tmp_path, MAKES_VENV, PIP="exit 0").returncode == 0
+    assert len((tmp_path / "calls").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("python3, environment, message", [
+    ("", {}, "Python 3.11 or newer is needed and none was found"),
+    ("exit 1\n", {}, "Python 3.11 or newer is needed"),
+    ('case "$2" in *venv*) exit 1;; esac\n', {}, "has no venv module"),
+    (MAKES_VENV, {"PIP": 'echo "ERROR: [Errno 28] No space left on device"; exit 1'}, "No space left on device"),
+    (MAKES_VENV, {"PIP": 'echo "ERROR: no matching distribution"; exit 1'}, "no matching distribution"),
+])
+def test_setup_that_fails_is_one_line(tmp_path, python3, environment, message):
+    done = set_up(tmp_path, python3, **environment)
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("installing the pinned")]
+    assert done.returncode == 2 and len(errors) == 1 and errors[0].startswith("error: ") and message in errors[0]
+    assert not (tmp_path / ".venv/installed").exists()
