@@ -153,6 +153,8 @@ def _read_list(path):
                             encoding_errors="replace")
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise UserError(f"{path}: not a list of {', '.join(HEADER)} ({str(error)[:100].strip()})") from None
+    if cells.empty:
+        raise UserError(f"{path}: no row in it; an incomplete copy?")
     names = cells[at[HEADER[0]]].astype(str).str.strip(BLANKS).str.replace("\\", "/", regex=False)
     return pd.DataFrame({"name": names} | {name: _to_numbers(cells[at[name]]) for name in NUMBERS}), headed
 
@@ -229,13 +231,13 @@ def _read_cache(path, stamp):
         with open(path, encoding="utf-8") as file:
             if file.readline(1000) != stamp:
                 return None
-            table = pd.read_csv(file, dtype={"name": object}, na_filter=True, float_precision="round_trip")
-            columns = ["expression", "valence", "arousal"]
-            table[columns] = table[columns].astype(np.float64)
-            names = table["name"].astype(str)
+            table = pd.read_csv(file, dtype=object)
+        columns = ["expression", "valence", "arousal"]
+        table[columns] = table[columns].astype(np.float64)  # from text, so that every digit counts
+        whole = list(table.columns) == ["name", *columns] and table["name"].astype(str).str.fullmatch("[0-9]+").all()
     except (OSError, ValueError, KeyError):
         return None
-    return table if list(table.columns) == ["name", *columns] and names.str.fullmatch("[0-9]+").all() else None
+    return table if whole else None
 
 
 NPY = re.compile(rb"\x93NUMPY[\1-\3]\0.{2,4}\{'descr': '([<>|=][fiuSU][0-9]{1,3})', 'fortran_order': (?:True|False), "
@@ -250,7 +252,7 @@ def _read_numbers(annotations, names):
 
 def _read_number(path):
     """The number, or the text of one, in an npy file of one element; NaN for anything else. By its own reading of the
-    header, as numpy's (ten times slower) may unpickle and may allocate whatever the header says."""
+    header, as numpy's takes several times as long and allocates whatever the header says; nothing is ever unpickled."""
     try:
         with open(path, "rb", buffering=0) as file:
             data = file.read(4096)
@@ -263,6 +265,7 @@ def _read_number(path):
 # --- both ---
 
 PLAIN = re.compile(r"(?:[A-Za-z0-9]+/)?[A-Za-z0-9]+(?:\.[A-Za-z]+)?")  # the names of the releases
+
 
 def _keep(table, good, why, notes):
     """The good rows; the others are counted under `why` with the first as example."""
@@ -333,7 +336,8 @@ def _ids(names):
     """`103/29a3...jpg` -> `103_29a3...`. A name of another form, or two that differ in their suffix only, get a digest
     of the whole name behind a dash, which plain ones never hold: ids are unique where names are."""
     ids = names.str.replace(r"\.[A-Za-z]+$", "", regex=True).str.replace("/", "_", regex=False)
-    odd = ~names.str.fullmatch(PLAIN) | ids.duplicated(keep=False)
+    odd = ~names.str.fullmatch(PLAIN)
+    odd |= ids.mask(odd).duplicated(keep=False)
     digests = [hashlib.sha256(name.encode()).hexdigest()[:16] for name in names[odd]]
     ids[odd] = "_" + ids[odd].str.replace(r"[^A-Za-z0-9._-]", "_", regex=True).str[:80] + "-" + digests
     return ids

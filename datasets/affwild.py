@@ -74,14 +74,13 @@ def load(root, split, edition="", frames="240", split_seed="0", split_file="", w
         if split_file:
             if edition or write_split or (frames, split_seed) != (240, 0):
                 raise UserError("split_file= determines the frames by itself: leave out the other options")
-            table = _read_list(root, split_file, split, notes)
-        else:
-            table = _draw_list(root, split, edition, frames, split_seed, notes)
-            _write_list(root, table, write_split, notes)
-            table = table[table["split"] == split]
+            return _as_split(_read_list(root, split_file, split, notes), split, notes)
+        table = _draw_list(root, split, edition, frames, split_seed, notes)
+        data = _as_split(table[table["split"] == split], split, notes)
+        _write_list(root, table, write_split, notes)
+        return data
     except OSError as error:
         raise UserError(f"{error.filename or root}: {error.strerror}") from None
-    return _as_split(table, split, notes)
 
 
 def _whole_number(name, value, least):
@@ -96,7 +95,7 @@ def _as_split(table, split, notes):
     counts = np.bincount(table["expression"], minlength=len(CLASSES))
     absent = [name for name, count in zip(CLASSES, counts, strict=True) if not count]
     if absent and len(table) and split == "train":
-        raise UserError(f"Aff-Wild2: no training frame shows {', '.join(absent)} (found: {notes})")
+        raise UserError(f"no training frame shows {', '.join(absent)}; found: {notes['layout']}")
     for name in absent:
         _count(notes, f"no image of a class in {split}", name)
     _count(notes, "frame without valence and arousal", table["path"].iloc[0] if len(table) else "",
@@ -141,9 +140,9 @@ def _survey(root):
     editions, pictures = {}, []
     for here, folders, files in os.walk(root):
         below = Path(here).relative_to(root).as_posix()
+        folders[:] = sorted(filter(str.isprintable, folders), key=str.lower)  # Train_Set comes before Validation_Set
         pictures += [name if below == "." else f"{below}/{name}" for name in folders if IMAGES.match(name)]
-        folders[:] = sorted((name for name in folders if not name.lower().startswith(("cropped", ".", "__macosx"))),
-                            key=str.lower)  # Train_Set comes before Validation_Set
+        folders[:] = [name for name in folders if not name.lower().startswith(("cropped", ".", "__macosx"))]
         match = LABELS.fullmatch(below)
         if match is None or (task := match["task"].upper()) == "EXPR" and match["part"].lower() == "validation":
             continue

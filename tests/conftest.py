@@ -1,10 +1,19 @@
 """Small data shared by the tests: a demo set drawn once a session, and a FER-C set built from it."""
+import os
+
 import pytest
 
 import make_fer_c
 
 SIZE = 32
 OPTIONS = ("train=128", "val=16", "test=16")
+
+
+@pytest.fixture(autouse=True)
+def no_flush(monkeypatch):
+    """Tests write gigabytes of checkpoints that need not survive a power cut."""
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    monkeypatch.setattr(os, "sync", lambda: None)
 
 
 @pytest.fixture(scope="session")

