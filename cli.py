@@ -1,5 +1,6 @@
 """What every command needs: errors for people, the command line, files that appear whole or not at all."""
 import csv
+import fcntl
 import importlib.metadata
 import io
 import os
@@ -38,7 +39,30 @@ def run(main, Args, settle=None):
     except BrokenPipeError:  # `... | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except OSError as error:
+        print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        code = 2
     sys.exit(code)
+
+
+def first_line(error):
+    """What an exception says, in one line and never empty."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def lock(folder, doing):
+    """Hold `folder` for this process: an open file, released when it is closed or the process ends, however that comes.
+    Removes what killed processes left half-written there. Raises UserError when another process holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = open(folder / ".lock", "w")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        held.close()
+        raise UserError(f"another process is {doing} {folder}; wait for it or choose another folder") from None
+    for left in folder.glob(".*.tmp"):
+        left.unlink(missing_ok=True)
+    return held
 
 
 def versions(*packages):

@@ -1,13 +1,14 @@
 """Score a trained run on the clean images of a FER-C set and on its 85 corrupted forms.
 
   python evaluate.py runs/ferplus/baseline/ce/noise0/seed0                       the set of the run's own data set
-  python evaluate.py runs/ferplus/baseline/ce/noise0/seed0 --set data/FERPlus-C --set data/Demo-C
+  python evaluate.py runs/ferplus/baseline/ce/noise0/seed0 --set data/FERPlus-C data/Demo-C
 
 Writes logits to predictions/<set>/ in the run's folder, one file per cell (interrupted, it goes on by cell), and
 scores.csv, always computed from these files. Trains nothing. Images come from the set: the data set is not needed.
 """
 import hashlib
 import importlib
+import io
 import json
 import shutil
 from dataclasses import dataclass, field
@@ -36,8 +37,8 @@ METHOD = "softmax"  # how probabilities come from logits; post-hoc calibration w
 class Args:
     run: Annotated[Path, tyro.conf.Positional]
     """folder of a trained run"""
-    set: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
-    """a built set; may be given several times (default: data/<Title>-C of the run's data set)"""
+    set: tuple[Path, ...] = ()
+    """built sets (default: data/<Title>-C of the run's data set)"""
     limit: int | None = None
     """only the first images of the set: a quick look, no benchmark score"""
     batch_size: int = 256
@@ -48,19 +49,23 @@ class Args:
 
 
 def main(args):
+    if (args.limit is not None and args.limit < 1) or args.batch_size < 1 or args.machine.workers < 0:
+        raise UserError("--limit and --batch-size start at 1, --workers at 0")
     settings, model, weights = open_run(args.run)
-    if args.limit is not None and args.limit < 1:
-        raise UserError(f"--limit starts at 1, not {args.limit}")
     sets = [open_set(folder) for folder in args.set or (default_set(settings["dataset"]),)]
     for built in sets:
         check_match(args, settings, built)
-    fabric = harness.connect(harness.precision_of(args.machine))
+    if len({built.folder.resolve().name for built in sets}) < len(sets):
+        raise UserError("two of the sets have the same name; score them one after the other from runs of their own")
+    precision = harness.precision_of(args.machine)
+    fabric = harness.connect(precision)
+    held = cli.lock(args.run, "working in") if fabric.global_rank == 0 else None
     model = fabric.setup_module(model.to(memory_format=torch.channels_last))
     scores = {}
     for built in sets:
         folder = args.run / "predictions" / built.folder.resolve().name
         if fabric.global_rank == 0:
-            open_predictions(folder, built, args.limit, weights)
+            open_predictions(folder, built, args.limit, weights, precision)
         fabric.barrier()
         predict_cells(fabric, model, built, folder, args)
         if fabric.global_rank == 0:
@@ -71,6 +76,7 @@ def main(args):
         earlier = [row for row in cli.read_rows(path) if row["set"] not in scores]  # other sets scored before stay
         cli.write_rows(path, earlier + [row for rows in scores.values() for row in rows])
         print(f"scores: {path}")
+        held.close()
 
 
 def open_run(folder):
@@ -82,12 +88,15 @@ def open_run(folder):
             raise UserError(f"{folder}/args.json names the model class {where}.{name}; only those of models/ are built")
         model = getattr(importlib.import_module(where), name)(**settings["model"]["arguments"])
         data = (folder / "best.pt").read_bytes()
-        model.load_state_dict(torch.load(folder / "best.pt", map_location="cpu", weights_only=True)["model"])
-    except FileNotFoundError as error:
+        model.load_state_dict(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)["model"])
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{error.filename} is missing: {folder} is no run folder, or its training has not finished an "
                         f"epoch yet") from None
-    except (KeyError, TypeError, ValueError, AttributeError, ImportError, RuntimeError) as error:
-        raise UserError(f"{folder}: the run cannot be rebuilt ({str(error).splitlines()[0]})") from None
+    except UserError:
+        raise
+    except Exception as error:  # what is damaged can fail in any way
+        why = f"{type(error).__name__}: {cli.first_line(error)}"
+        raise UserError(f"{folder}: the run cannot be rebuilt ({why})") from None
     return settings, model, hashlib.sha256(data).hexdigest()
 
 
@@ -104,18 +113,18 @@ def check_match(args, settings, built):
                             f"comparable. Build a set that fits, or --force.")
 
 
-def open_predictions(folder, built, limit, weights):
+def open_predictions(folder, built, limit, weights, precision):
     """Make the folder; predictions of other weights, another set or another number of images are thrown away."""
     made_by = {"weights": weights, "set_version": built.manifest["set_version"], "content": built.manifest["content"],
-               "classes": list(built.classes), "folder": str(built.folder), "limit": limit,
+               "classes": list(built.classes), "limit": limit, "precision": precision,
                "demo": built.made_with["dataset"] == "demo"}
     note = folder / "set.json"
-    if note.exists() and json.loads(note.read_text()) != made_by:
-        shutil.rmtree(folder)
-    if not note.exists():
+    known = json.loads(note.read_text()) if note.exists() else {}
+    if known | made_by != known:
+        shutil.rmtree(folder, ignore_errors=True)
         labels = built.frame["expression"].to_numpy(np.int64)[:limit]
         cli.write_whole(folder / "labels.npy", lambda file: np.save(file, labels))
-        cli.write_text(note, json.dumps(made_by))
+    cli.write_text(note, json.dumps(made_by | {"folder": str(built.folder)}))
 
 
 def predictions_file(folder, cell):

@@ -2,10 +2,10 @@
 
 The scripts keep the loop; this file supplies its nouns. Only this file imports Lightning Fabric; it knows no algorithm.
 """
-import fcntl
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -124,7 +124,7 @@ def write_tensors(path, state):
 
 def start(args, script):
     """Check the settings. Returns the `Training` that the script's loop talks to, to be entered with `with`."""
-    settings.check(args.run, tuple(losses.LOSSES))
+    settings.check(args, tuple(losses.LOSSES))
     return Training(args, Path(script).stem.removeprefix("train_"))
 
 
@@ -138,7 +138,7 @@ class Training:
     step: int = 0  # within the epoch
     labels: torch.Tensor | None = None  # int64 (N,), addressed by the batch's index
     next_labels: torch.Tensor | None = None  # take the place of `labels` when the epoch ends
-    sums: dict = field(default_factory=dict)  # term -> sum over this epoch's steps
+    sums: dict = field(default_factory=dict)  # term -> its sum over this epoch's steps, and over how many
     history: list = field(default_factory=list)  # one dict per finished epoch: the rows of metrics.csv
     best: float = -1.0
 
@@ -151,8 +151,9 @@ class Training:
         self.folder = run.runs / run.dataset / self.script / run.loss / f"noise{100 * run.noise:g}" / f"seed{run.seed}"
         self.lock = self.writer = self.stop_signal = None
         self.handlers, self.pending, self.saved_at = {}, [], time.monotonic()
+        self.one = torch.ones((), dtype=torch.double, device=self.fabric.device)
         self.together(self.open_folder)
-        self.finished = len(cli.read_rows(self.folder / "metrics.csv")) >= run.epochs
+        self.finished = not run.fresh and len(cli.read_rows(self.folder / "metrics.csv")) >= run.epochs
         if self.finished:
             self.say(f"{self.folder} is finished ({run.epochs} epochs); --fresh starts over")
         else:
@@ -176,31 +177,20 @@ class Training:
         if self.lead:
             try:
                 action()
-            except UserError as error:
+            except (UserError, OSError) as error:
                 problem = str(error)
         problem = self.fabric.broadcast(problem)
         if problem:
             raise UserError(problem)
 
     def open_folder(self):
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.lock = open(self.folder / ".lock", "w")  # held until the process ends, however that comes
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is training in {self.folder}") from None
-        except OSError as error:
-            raise UserError(f"cannot write to {self.folder}: {error.strerror}; choose another --runs folder") from None
-        if self.args.run.fresh:
-            for path in self.folder.iterdir():
-                if path.name != ".lock":
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.lock = cli.lock(self.folder, "working in")
         settings.refuse_others(self.folder, self.earlier_settings() or self.settings, self.settings)
 
     def earlier_settings(self):
-        """args.json of an earlier start, None where there was none."""
+        """args.json of an earlier start, None where there was none (or is to be none)."""
         path = self.folder / "args.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return json.loads(path.read_text()) if path.exists() and not self.args.run.fresh else None
 
     def load_data(self):
         run = self.args.run
@@ -223,6 +213,7 @@ class Training:
         self.settings |= {"classes": list(train.classes), "train_images": len(clean), "val_images": len(val.frame),
                           "data_sha256": fingerprint(train.frame, val.frame),
                           "noise_realised": float((noisy != clean).mean())}
+        self.steps = len(self.plan(0))
         before = self.earlier_settings()
         if before and before["data_sha256"] != self.settings["data_sha256"]:
             raise UserError(f"{self.folder}: images or labels of {run.dataset} have changed since this run began "
@@ -231,19 +222,22 @@ class Training:
     def criterion(self):
         """The chosen loss with this run's constants and class weights."""
         name = self.args.run.loss
-        constants = {key.removeprefix("mbls_"): value for key, value in asdict(self.args.loss).items()}
+        constants = {re.sub("^(mbls|maxent)_", "", key): value for key, value in asdict(self.args.loss).items()}
         known = {key: value for key, value in constants.items() if key in losses.options(name)}
-        return losses.build(name, self.num_classes, self.class_weights, **known).to(self.fabric.device)
+        try:
+            return losses.build(name, self.num_classes, self.class_weights, **known).to(self.fabric.device)
+        except ValueError as error:
+            raise UserError(f"--loss {name}: {error}") from None
 
     def setup(self, model, optimizer):
         """Device, precision and process group; weights to start from, or the last checkpoint where there is one."""
         self.module, self.optimizer = model, optimizer
         last = self.folder / "last.pt"
-        state = torch.load(last, map_location=self.fabric.device, weights_only=True) if last.exists() else None
-        weights = None if state else pretrained.load(model, self.args.run.weights)
+        resumes = last.exists() and not self.args.run.fresh
+        weights = None if resumes else pretrained.load(model, self.args.run.weights)
         model, optimizer = self.fabric.setup(model.to(memory_format=torch.channels_last), optimizer)
-        if state:
-            self.restore(state)
+        if resumes:
+            self.restore(last)
             self.say(f"{self.folder}: going on at epoch {self.epoch + 1}, step {self.step + 1}")
         else:
             self.together(lambda: self.write_settings(weights))
@@ -255,6 +249,9 @@ class Training:
         return model, optimizer
 
     def write_settings(self, weights):
+        for path in self.folder.iterdir():  # of a run started over, or of one that died before its first checkpoint
+            if path.name != ".lock":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         kind, cuda = type(self.module), self.fabric.device.type == "cuda"
         model = {"class": f"{kind.__module__}.{kind.__qualname__}", "arguments": self.module.arguments}
         environment = {
@@ -275,7 +272,7 @@ class Training:
                        sync_tensorboard=True)
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        self.writer = SummaryWriter(self.folder, purge_step=self.steps_before(self.epoch) + self.step)
+        self.writer = SummaryWriter(self.folder, purge_step=self.epoch * self.steps + self.step)
 
     def epochs(self):
         """The epochs still to be trained."""
@@ -293,9 +290,6 @@ class Training:
         ends = starts[1:] + [len(order)]
         return [order[a:b][self.fabric.global_rank::world].tolist() for a, b in zip(starts, ends, strict=True)]
 
-    def steps_before(self, epoch):
-        return epoch * len(self.plan(0))
-
     def batches(self, epoch):
         """(image uint8 (B, 3, S, S), index (B,)) of this epoch from the current step on. Seeds torch for every step."""
         plan, run = self.plan(epoch), self.args.run
@@ -308,42 +302,43 @@ class Training:
 
     def end_step(self, terms):
         """Book the terms; now and then look whether they are finite, save, or stop as a signal has asked for."""
-        for name, value in terms.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach().double()
-        self.pending.append(torch.stack([value.detach().float() for value in terms.values()]))
+        for name, value in terms.items():  # a term may be absent from some steps
+            self.sums[name] = self.sums.get(name, 0) + torch.stack([value.detach().double(), self.one])
+        self.pending.append({name: value.detach().float() for name, value in terms.items()})
         self.step += 1
         if self.step % CHECK_EVERY == 0:
             self.check_terms()
-        stop = self.agreed_to_stop()
-        if stop or time.monotonic() - self.saved_at > SAVE_EVERY:
+        wanted = self.agreed_wish()
+        if wanted:
             self.save()
-        if stop:
+        if wanted > 1:
             self.say(f"stopped at epoch {self.epoch + 1}, step {self.step}; saved")
-            raise KeyboardInterrupt if self.stop_signal == signal.SIGINT else SystemExit(128 + signal.SIGTERM)
+            raise KeyboardInterrupt if wanted == signal.SIGINT else SystemExit(128 + wanted)
 
-    def agreed_to_stop(self):
-        """All processes have to stop at the same step, or some wait for ever; asking costs, so not at every step."""
+    def agreed_wish(self):
+        """0, 1 to save, or the signal to stop for. All processes have to do it at the same step; asking costs."""
+        wanted = self.stop_signal or int(time.monotonic() - self.saved_at > SAVE_EVERY)
         if self.fabric.world_size > 1:
             if self.step % 10:
-                return False
-            wanted = torch.tensor(self.stop_signal or 0, device=self.fabric.device)
+                return 0
+            wanted = torch.tensor(wanted, device=self.fabric.device)
             torch.distributed.all_reduce(wanted, torch.distributed.ReduceOp.MAX)
-            self.stop_signal = int(wanted) or None
-        return self.stop_signal is not None
+        return int(wanted)
 
     def check_terms(self):
         """Log the terms of the steps since the last look. Raises UserError at the first that is not finite."""
-        values = torch.stack(self.pending).tolist() if self.pending else []
+        steps = enumerate(self.pending, self.step - len(self.pending))
+        booked = [(at, name, value) for at, terms in steps for name, value in terms.items()]
+        values = torch.stack([value for _, _, value in booked]).tolist() if booked else []
         self.pending = []
-        for at, row in enumerate(values, self.step - len(values)):
-            for name, value in zip(self.sums, row, strict=True):
-                if not math.isfinite(value):
-                    last = self.folder / "last.pt"
-                    kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was written yet"
-                    raise UserError(f"the term {name!r} is {value} at epoch {self.epoch + 1}, step {at + 1}; {kept}. "
-                                    f"Try a lower --lr or --precision 32, with --fresh.")
-                if self.writer:
-                    self.writer.add_scalar(f"step/{name}", value, self.steps_before(self.epoch) + at)
+        for (at, name, _), value in zip(booked, values, strict=True):
+            if not math.isfinite(value):
+                last = self.folder / "last.pt"
+                kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was written yet"
+                raise UserError(f"the term {name!r} is {value} at epoch {self.epoch + 1}, step {at + 1}; {kept}. "
+                                f"Try a lower --lr or --precision 32, with --fresh.")
+            if self.lead:
+                self.writer.add_scalar(f"step/{name}", value, self.epoch * self.steps + at)
 
     def predict(self, model):
         """Logits, float32 (N, K), and labels, int64 (N,), of the validation images."""
@@ -356,12 +351,11 @@ class Training:
 
     def end_epoch(self, scores):
         """Write the epoch's row and the checkpoints; the best epoch has the highest validation macro-F1."""
-        run, steps = self.args.run, self.step
-        train = {name: float(self.fabric.all_reduce(value)) / steps for name, value in self.sums.items()}
+        run, sums = self.args.run, {name: self.fabric.all_reduce(value).tolist() for name, value in self.sums.items()}
+        train = {name: total / count for name, (total, count) in sums.items()}
         row = ({"epoch": self.epoch} | {f"train_{name}": value for name, value in train.items()}
                | {f"val_{name}": value for name, value in scores.items()})
-        may_be_best = self.epoch > 0 or not run.skip_first_epoch or run.epochs == 1
-        is_best = may_be_best and scores["macro_f1"] > self.best
+        is_best = scores["macro_f1"] > self.best and (self.epoch > 0 or not run.skip_first_epoch or run.epochs == 1)
         self.best = scores["macro_f1"] if is_best else self.best
         self.history.append(row)
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
@@ -373,7 +367,7 @@ class Training:
                 write_tensors(self.folder / "best.pt", best)
             self.save()
             for name, value in row.items():
-                self.writer.add_scalar(name.replace("_", "/", 1), value, self.steps_before(self.epoch))
+                self.writer.add_scalar(name.replace("_", "/", 1), value, self.epoch * self.steps)
             timing = cli.read_rows(self.folder / "timing.csv")[:row["epoch"]]
             cli.write_rows(self.folder / "timing.csv", timing + [{"epoch": row["epoch"], "seconds": f"{seconds:.2f}"}])
             cli.write_rows(self.folder / "metrics.csv", self.history)  # last: whole, it says that the run is finished
@@ -386,14 +380,20 @@ class Training:
         """last.pt: all that a killed run needs to end with the same bytes. No generator state: steps seed torch."""
         self.check_terms()
         self.saved_at = time.monotonic()
+        self.sums = {name: self.fabric.all_reduce(value) for name, value in self.sums.items()}
         if self.lead:
             kept = ("epoch", "step", "labels", "next_labels", "sums", "history", "best")
             state = {name: getattr(self, name) for name in kept}
             state |= {"model": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
             write_tensors(self.folder / "last.pt", state)
 
-    def restore(self, state):
-        self.module.load_state_dict(state.pop("model"))
-        self.optimizer.load_state_dict(state.pop("optimizer"))
-        for name, value in state.items():
-            setattr(self, name, value)
+    def restore(self, last):
+        try:
+            state = torch.load(last, map_location=self.fabric.device, weights_only=True)
+            self.module.load_state_dict(state.pop("model"))
+            self.optimizer.load_state_dict(state.pop("optimizer"))
+        except Exception as error:  # what is damaged can fail in any way
+            raise UserError(f"{last} is damaged ({cli.first_line(error)}); --fresh starts over") from None
+        vars(self).update(state)
+        if self.lead and self.history:  # the death may have come between checkpoint and table
+            cli.write_rows(self.folder / "metrics.csv", self.history)

@@ -7,13 +7,15 @@
 The set grows in DIR.partial and moves to DIR when it is whole. Killed, the same command goes on and ends with the same
 bytes. FER-C: arXiv:2312.11542; the corruptions are ImageNet-C's (Hendrycks and Dietterich, ICLR 2019).
 """
-import fcntl
 import hashlib
 import json
 import multiprocessing
 import os
+import select
 import shutil
+import signal
 import sys
+import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -32,7 +34,7 @@ import soft_labels
 from cli import UserError
 from corruptions import CORRUPTIONS, PRESETS, constants, corrupt
 from datasets import GMM_FROM, RECIPES, TITLES, default_root, default_set, keyed_rng, load_split, parse_options
-from datasets.fer_c import CELLS, FORMAT, SEVERITIES, open_set
+from datasets.fer_c import CELLS, FORMAT, SEVERITIES, open_set, partial_of, read_manifest
 from datasets.images import inside, read_image
 
 CALIBRATION_IMAGES = 100  # D_worst is the largest mean difference over these (FER-C section 4.2.3)
@@ -86,8 +88,10 @@ class Args:
 
 def settle(args):
     """The defaults that follow from the data set and the protocol; the command line goes over them."""
-    chosen = {key: value for key, value in RECIPES.get(args.dataset, {}).items() if key == "image_size"}
-    chosen |= RELEASED if args.protocol == "released" else {}
+    recipe = RECIPES.get(args.dataset, {})
+    if args.protocol == "released":
+        recipe = recipe | RELEASED | recipe.get("released", {})
+    chosen = {key: value for key, value in recipe.items() if hasattr(args, key)}
     return Args(args.dataset, protocol=args.protocol, **chosen)
 
 
@@ -98,12 +102,19 @@ def main(args):
         raise UserError(f"unknown preset {args.corruptions!r}; known: {', '.join(PRESETS)}")
     if args.workers < 1 or args.image_size < 16 or (args.limit is not None and args.limit < 1):
         raise UserError("--workers and --limit start at 1, --image-size at 16")
+    if not (0 <= args.beta <= 1 and args.exponent > 0 and 1 <= args.quality <= 100):
+        raise UserError("--beta lies between 0 and 1, --exponent above 0, --quality between 1 and 100")
+    if args.gallery and args.gallery.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"--gallery {args.gallery}: give a file name that ends in .png, .svg or .pdf")
     out = args.out or default_set(args.dataset)
     if args.verify:
         return verify(out, args.workers)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; the set needs a folder")
     plan = make_plan(args)
     if (out / "manifest.json").exists():
-        refuse_if_different(json.loads((out / "manifest.json").read_text())["made_with"], plan.made_with, out)
+        refuse_if_different(read_manifest(out)["made_with"], plan.made_with, out)
+        shutil.rmtree(partial_of(out), ignore_errors=True)  # the last build may have died just before doing so
         print(f"{out} is already built with these settings ({plan.made_with['images']} images x 85)")
     elif out.exists() and any(out.iterdir()):
         raise UserError(f"{out} exists and is no FER-C set (no manifest.json); choose another --out")
@@ -171,7 +182,8 @@ def make_plan(args):
         "set_version": hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
         "title": f"{TITLES[args.dataset]}-C", "classes": list(split.classes),
         "counts": {name: int((frame["expression"] == k).sum()) for k, name in enumerate(split.classes)},
-        "notes": split.notes | notes | ({"unreadable, skipped": skipped} if skipped else {}),
+        "notes": {key: value for key, value in split.notes.items() if key != "cache"} | notes
+        | ({"unreadable, skipped": skipped} if skipped else {}),
     }
     return Plan(frame, label, split.frame.iloc[sample], root, made_with, facts, gmm)
 
@@ -273,13 +285,13 @@ class Recipe:
 
 def build(plan, out, workers):
     """Make the set in `<out>.partial`, then move it to `out`."""
-    work = out.with_name(out.name + ".partial")
-    made = plan.made_with
+    work, made = partial_of(out), plan.made_with
     recipe = Recipe(plan.root, work, made["size"], made["seed"], made["preset"], made["softening"]["visibility"],
                     made["image_format"], made["quality"])
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        with alone(work):
+        with cli.lock(work, "building"):
+            for left in (work / "set").glob(".*.tmp"):
+                left.unlink()
             if (work / "build.json").exists():
                 refuse_if_different(json.loads((work / "build.json").read_text()), made, work)
             else:
@@ -314,17 +326,6 @@ def build(plan, out, workers):
 
 
 @contextmanager
-def alone(work):
-    """Hold the folder's lock; it is gone with the process, however that ends."""
-    with open(work / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another build is running in {work}; wait for it or choose another --out") from None
-        yield
-
-
-@contextmanager
 def workers_of(count):
     """A `submit(function, *arguments)`: in this process for one worker, else in a pool."""
     if count == 1:
@@ -332,12 +333,25 @@ def workers_of(count):
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["make_fer_c"])
-    with ProcessPoolExecutor(count, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(count, context, initializer=begin_worker, initargs=(os.getpid(),)) as pool:
         try:
             yield pool.submit
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def begin_worker(builder):
+    """One OpenCV thread each; Ctrl-C is the builder's business; when the builder is gone, so is the worker."""
+    def follow():
+        try:
+            select.select([os.pidfd_open(builder)], [], [])
+        finally:
+            os._exit(1)
+
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def run_all(submit, work_on, recipe, items, done=lambda item: None):
@@ -474,7 +488,7 @@ def print_confidence(built):
 
 def verify(out, workers):
     """Re-hash every file of a set. Prints what is missing, changed or extra; raises UserError if anything is."""
-    built = open_set(out)
+    manifest = read_manifest(out)
     try:
         lines = (out / "checksums.sha256").read_text().splitlines()
         sums = {name: value for value, name in (line.split("  ", 1) for line in lines)}
@@ -492,14 +506,14 @@ def verify(out, workers):
         wrong = [(what, name) for what, name in zip(bar, sums, strict=True) if what]
     present = {str(path.relative_to(out)) for path in out.rglob("*") if not path.is_dir()}
     wrong += [("extra", name) for name in sorted(present - set(sums) - {"checksums.sha256"})]
-    if content_hash(sums) != built.manifest["content"]:
+    if content_hash(sums) != manifest["content"]:
         wrong.append(("changed", "checksums.sha256 (does not give the manifest's content hash)"))
     for what, name in wrong[:50]:
         print(f"{what}: {name}")
     if wrong:
         raise UserError(f"{out}: {len(wrong)} files are not as built. Remove the folder and build it again, or restore "
                         f"them from another copy.")
-    print(f"{out}: {len(sums)} files as built, set version {built.manifest['set_version'][:12]}")
+    print(f"{out}: {len(sums)} files as built, set version {manifest['set_version'][:12]}")
 
 
 def draw_gallery(built, file):

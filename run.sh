@@ -26,7 +26,7 @@ setup() {
   free=$(df -Pk . | awk 'NR == 2 {print int($4 / 1048576)}')
   [ -x "$python" ] || [ "$free" -ge 8 ] || fail "the packages take 6.4 GB, here are $free GB free"
   echo "installing the pinned packages into .venv: two to three minutes, 6.4 GB" >&2
-  [ -x "$python" ] || "$base" -m venv .venv || fail "$base -m venv .venv failed"
+  "$python" -m pip --version >/dev/null 2>&1 || "$base" -m venv .venv || fail "$base -m venv .venv failed"
   if ! "$python" -m pip install -q --disable-pip-version-check -r requirements.txt >.venv/install.log 2>&1; then
     fail "installing failed: $(grep -iE 'error|no space' .venv/install.log | tail -n 1) (all of it: .venv/install.log)"
   fi
@@ -62,14 +62,24 @@ else
 fi
 
 failed=()
-do_one() {  # name, command ...: run it, or print it
+do_one() {  # name, command ...: run it, or print it as it can be typed
   local name=$1; shift
-  if [ -n "$list" ]; then echo "$*"; return; fi
+  if [ -n "$list" ]; then printf '%q ' "$@"; echo; return; fi
   echo "=== $name: $*"
-  "$@" || failed+=("$name: $*")
+  "$@" && return
+  failed+=("$name: $*")
+  return 1
 }
 
-python=.venv/bin/python
+scored() {  # run, set: all of this set is scored, with the weights that are there
+  local version images
+  version=$(sed -n 's/^ "set_version": "\([0-9a-f]*\)".*/\1/p' "$2/manifest.json" 2>/dev/null)
+  images=$(sed -n 's/^  "images": \([0-9]*\).*/\1/p' "$2/manifest.json" 2>/dev/null)
+  [ "$1/scores.csv" -nt "$1/best.pt" ] && grep -qx "${2##*/},$version,softmax,pooled,,n,$images" "$1/scores.csv"
+}
+
+trap 'echo "stopped; the same command goes on from here" >&2; exit 130' INT TERM
+python=${FERC_PYTHON:-.venv/bin/python}
 [ -n "$list" ] || setup
 for name in $sets; do
   [ -f "$data/${title[$name]}-C/manifest.json" ] ||
@@ -77,9 +87,8 @@ for name in $sets; do
   for seed in $seeds; do for algorithm in $algorithms; do for loss in $losses; do
     [ -f "train_$algorithm.py" ] || continue
     folder=$runs/$name/$algorithm/$loss/noise0/seed$seed
-    [ -f "$folder/scores.csv" ] && continue
-    do_one "train $folder" "$python" "train_$algorithm.py" --dataset "$name" --root "$data/$name" --loss "$loss" --seed "$seed" --runs "$runs"
-    [ -n "$list" ] || [ -f "$folder/best.pt" ] || continue
+    scored "$folder" "$data/${title[$name]}-C" && continue
+    do_one "train $folder" "$python" "train_$algorithm.py" --dataset "$name" --root "$data/$name" --loss "$loss" --seed "$seed" --runs "$runs" || continue
     do_one "score $folder" "$python" evaluate.py "$folder" --set "$data/${title[$name]}-C"
   done; done; done
 done

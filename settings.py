@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from cli import UserError
-from datasets import RECIPES
+from datasets import DATASETS, RECIPES
 
 CALIBRATED = "maxent+mbls"  # what --calib stands for
 
@@ -77,7 +77,7 @@ class Loss:
     """of the MbLS term (FER-C release: 1; Liu et al.: .1)"""
     mbls_reduction: Literal["sum", "mean"] = "sum"
     """over classes (FER-C release: sum; Liu et al.: mean)"""
-    multiplier: Literal["ferc", "constant", "aaai", "gibbs"] = "ferc"
+    maxent_multiplier: Literal["ferc", "constant", "aaai", "gibbs"] = "ferc"
     """of the MaxEnt constraint; ferc: the published objective, one-sided and dependent on the class order"""
     detach_multiplier: bool = True
     """no gradient through the MaxEnt multiplier (the release lets it through)"""
@@ -115,8 +115,11 @@ def recipe(released):
     return settle
 
 
-def check(run, known_losses):
+def check(args, known_losses):
     """Raises UserError on values that make no sense; writes `--calib` out as the loss that it stands for."""
+    run = args.run
+    if run.dataset not in DATASETS:
+        raise UserError(f"unknown data set {run.dataset!r}; known: {', '.join(DATASETS)}")
     if run.calib and run.loss not in ("ce", CALIBRATED):
         raise UserError(f"--calib is --loss {CALIBRATED}; it does not go with --loss {run.loss}")
     run.loss = CALIBRATED if run.calib else run.loss
@@ -124,9 +127,11 @@ def check(run, known_losses):
         raise UserError(f"unknown loss {run.loss!r}; known: {', '.join(known_losses)}")
     if not 0 <= run.noise < 1:
         raise UserError(f"--noise is the share of wrong labels, at least 0 and below 1, not {run.noise}")
-    for name, least in (("epochs", 1), ("batch_size", 2), ("image_size", 32), ("lr", 1e-12)):
-        if getattr(run, name) < least:
-            raise UserError(f"--{name.replace('_', '-')} starts at {least}, not {getattr(run, name)}")
+    values, processes = vars(run) | {"workers": args.machine.workers}, int(os.environ.get("WORLD_SIZE", 1))
+    for name, least in (("epochs", 1), ("batch_size", 2 * processes), ("image_size", 32), ("lr", 1e-12),
+                        ("weight_decay", 0), ("workers", 0)):
+        if not values[name] >= least:
+            raise UserError(f"--{name.replace('_', '-')} starts at {least}, not {values[name]}")
 
 
 def flat(args):

@@ -40,7 +40,12 @@ OPTIONS = {
     "write_split": f"where the list of frames is written (default: {LIST_NAME} in the root)",
 }
 # From the row counts of FER-C's training logs: 228 x 240 (its training and validation rows) and 20 x 240.
-OFFICIAL = {"total": {"train+val": 54_720, "test": 4_800}}
+
+
+def official(**options):
+    """Total image counts in the FER-C release's own logs; counts per class are not known."""
+    return {"train+val": 54_720, "test": 4_800}
+
 
 VIDEOS, TEST_VIDEOS, VAL_VIDEOS = 248, 20, 8  # EXPR training videos of ABAW3; held out of them (the 8 are our choice)
 

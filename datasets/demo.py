@@ -668,7 +668,10 @@ def _inside(image, points, opacity=1.0):
 
 # --- the official layouts of other sets, filled with drawn faces ---
 
-LAYOUTS = {"ferplus": "datasets.ferplus"}
+LAYOUTS = {
+    "affectnet-old": "datasets.affectnet", "affectnet-2021": "datasets.affectnet", "affwild2": "datasets.affwild",
+    "rafdb": "datasets.rafdb", "raf-ml": "datasets.rafdb", "ferplus": "datasets.ferplus",
+}
 
 
 @dataclass

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cli import UserError
+from cli import UserError, first_line
 from corruptions import CORRUPTIONS
 
 FORMAT = 1
@@ -42,22 +42,36 @@ class BuiltSet:
         return self.soft_labels[list(CORRUPTIONS).index(corruption), severity - 1]
 
 
-def open_set(folder):
-    """Open a built set. Raises UserError when it is missing, unfinished, of another format, or damaged."""
-    folder = Path(folder)
+def partial_of(folder):
+    """Where a set grows until it is whole."""
+    return folder.with_name(folder.name + ".partial")
+
+
+def read_manifest(folder):
+    """The manifest of a built set. Raises UserError when it is missing, unfinished, of another format, or damaged."""
     if not (folder / "manifest.json").is_file():
-        partial = folder.with_name(folder.name + ".partial")
+        partial = partial_of(folder)
         why = f"its build is not finished ({partial}): start it again" if partial.exists() else "no manifest.json"
         raise UserError(f"{folder} is no FER-C set: {why}. Build it with make_fer_c.py --out {folder}")
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         if manifest["made_with"]["format"] != FORMAT:
             raise UserError(f"{folder} is of format {manifest['made_with']['format']}, not {FORMAT}: build it again")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder}/manifest.json is damaged ({first_line(error)}): build the set again") from None
+    return manifest
+
+
+def open_set(folder):
+    """Open a built set. Raises UserError as `read_manifest` does, and when its tables are damaged."""
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    try:
         frame = pd.read_csv(folder / "labels.csv", dtype={"id": str, "identity": str})
         label = frame[[f"t_{k}" for k in range(len(manifest["classes"]))]].to_numpy(np.float64)
         soft = np.load(folder / "soft_labels.npy", mmap_mode="r", allow_pickle=False)
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder} is damaged ({error}); see `make_fer_c.py --verify --out {folder}`") from None
+        raise UserError(f"{folder} is damaged ({first_line(error)}); look with make_fer_c.py --verify") from None
     if soft.shape != (len(CORRUPTIONS), len(SEVERITIES), *label.shape):
         raise UserError(f"{folder}: soft_labels.npy has shape {soft.shape} for {len(frame)} images; run --verify")
     return BuiltSet(folder, manifest, frame, label, soft)

@@ -5,6 +5,7 @@ with fer2013new.csv beside them; or Kaggle's fer2013.csv with fer2013new.csv, jo
 """
 import csv
 import io
+import os
 
 import numpy as np
 import pandas as pd
@@ -113,7 +114,9 @@ def _unpack_kaggle(root):
         raise UserError(f"{root}: fer2013.csv has {len(images)} images, fer2013new.csv {len(votes)} rows of votes: "
                         f"they are joined by row and must be of equal length (35,887 in the official files)")
     for split, usage in USAGES.items():
-        folder = root / f".{FOLDERS[split]}.tmp"
+        if (root / FOLDERS[split]).exists():
+            continue
+        folder = root / f".{FOLDERS[split]}.{os.getpid()}.tmp"
         try:
             folder.mkdir(exist_ok=True)
             lines = []
@@ -125,7 +128,10 @@ def _unpack_kaggle(root):
                     Image.fromarray(pixels.reshape(48, 48)).save(folder / f"fer{i:07d}.png")
                     lines.append(f'fer{i:07d}.png,"(0, 0, 48, 48)",{",".join(row[2:2 + VOTES])}\n')
             write_text(folder / "label.csv", "".join(lines))
-            folder.rename(root / FOLDERS[split])
+            if not (root / FOLDERS[split]).exists():  # another process may have been faster
+                folder.rename(root / FOLDERS[split])
+        except (ValueError, OverflowError) as error:
+            raise UserError(f"{root}/fer2013.csv row {i + 2}: pixels that are no grey levels ({error})") from None
         except OSError as error:
             raise UserError(f"{root}: fer2013.csv has to be unpacked here once: {error.strerror}") from None
 

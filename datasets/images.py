@@ -10,15 +10,16 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-from cli import UserError
+from cli import UserError, first_line
 
 MAX_PIXELS = 64_000_000  # refused above: a small file can unpack into all the memory there is
 
 
 def inside(root, path):
-    """`root/path`, refused if it leads out of the root (label files are not to be trusted)."""
-    full = Path(root) / path
-    if not full.resolve().is_relative_to(Path(root).resolve()):
+    """`root/path`, refused if it leads out of the root: label files are not to be trusted. Links that the user has put
+    there are followed."""
+    full = Path(os.path.normpath(Path(root) / path))
+    if not full.is_relative_to(os.path.normpath(root)):
         raise UserError(f"{path!r} leads out of the data folder {root}; label files may only name files below it")
     return full
 
@@ -38,7 +39,7 @@ def decode(path, box=None):
     except FileNotFoundError:
         raise UserError(f"{path}: no such image") from None
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: not a readable image ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: not a readable image ({first_line(error)})") from None
     if box is None or np.isnan(box).any():
         return image
     return image.crop(tuple(int(round(side)) for side in box))

@@ -33,10 +33,19 @@ OPTIONS = {
 }
 
 # Images a class, of the list file of the release; train includes what `hold_out` takes for val.
-OFFICIAL = {"train": (1290, 281, 717, 4772, 1982, 705, 2524), "test": (329, 74, 160, 1185, 478, 162, 680)}
-OFFICIAL_SIX = {split: counts[:6] for split, counts in OFFICIAL.items()}  # parts=basic: 9,747 and 2,388
-OFFICIAL_ML = {"train": 3926, "test": 982}  # partition_label.txt; counts per class are not published
-OFFICIAL_TOTAL = {split: sum(OFFICIAL_SIX[split]) + OFFICIAL_ML[split] for split in OFFICIAL}  # 13,673 and 3,370
+BASIC = {"train": (1290, 281, 717, 4772, 1982, 705, 2524), "test": (329, 74, 160, 1185, 478, 162, 680)}
+ML = {"train": 3926, "test": 982}  # partition_label.txt; counts per class are not published
+
+
+def official(classes="6", parts=None, **options):
+    """Official image counts: per class in label order where they are published, else the total."""
+    parts = (parts or ("basic,ml" if classes == "6" else "basic")).split(",")
+    counts = {}
+    for split, name in (("train", "train+val"), ("test", "test")):
+        basic, ml = BASIC[split][: int(classes)] if "basic" in parts else (), ML[split] if "ml" in parts else 0
+        counts[name] = basic if not ml else sum(basic) + ml
+    return counts
+
 
 LISTS = ("list_patition_label.txt", "list_partition_label.txt")  # as released; as some copies mend it
 VOTES = "distribute_basic.csv"

@@ -1,13 +1,12 @@
 """Weights to start from: `imagenet` (torchvision's, fetched once), `none`, or a local file. Never a silent fallback."""
 import hashlib
-import pickle
 import socket
 from pathlib import Path
 
 import torch
 from torchvision.models import get_weight
 
-from cli import UserError
+from cli import UserError, first_line
 
 
 def load(model, weights):
@@ -49,9 +48,9 @@ def _from_file(path):
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     except FileNotFoundError:
         raise UserError(f"--weights {path}: no such file; use imagenet, none, or the path of a checkpoint") from None
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+    except Exception as error:  # what is damaged can fail in any way
         raise UserError(f"--weights {path}: not a file of plain tensors that can be loaded safely "
-                        f"({str(error).splitlines()[0]})") from None
+                        f"({first_line(error)})") from None
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

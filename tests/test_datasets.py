@@ -30,7 +30,7 @@ def test_keyed_rng_depends_on_every_part_of_the_key():
 
 
 def test_unknown_names_list_the_known(demo_root):
-    for arguments, message in ((("fer", demo_root, "test"), "known: ferplus, demo"),
+    for arguments, message in ((("fer", demo_root, "test"), "known: affectnet, affwild, rafdb, ferplus, demo"),
                                (("demo", demo_root, "dev"), "known: train, val, test")):
         with pytest.raises(UserError, match=message):
             load_split(*arguments)
@@ -51,7 +51,8 @@ def test_hold_out_takes_a_tenth_of_every_class_at_most_250():
 def test_recipes_name_settings_and_sets():
     import settings as training_settings
 
-    fields = {f for group in ("Run", "Loss", "Machine") for f in getattr(training_settings, group).__annotations__}
+    groups = (training_settings.Run, training_settings.Loss, training_settings.Machine)
+    fields = {"released"} | {name for group in groups for name in group.__annotations__}
     assert set(datasets.RECIPES) == set(datasets.DATASETS) == set(datasets.TITLES)
     assert all(set(recipe) <= fields for recipe in datasets.RECIPES.values())
 
@@ -150,6 +151,12 @@ def test_ferplus_from_kaggles_csv(tmp_path):
     np.testing.assert_allclose(data.distribution[0, 1:3], [0.8, 0.2])
     assert (read_image(tmp_path / data.frame["path"].iloc[0], 48) == 18).all()
     assert len(load_split("ferplus", tmp_path, "val").frame) == 1  # from the folders written the first time
+    shutil.rmtree(tmp_path / "FER2013Test")  # killed while unpacking: the rest is made up for
+    assert len(load_split("ferplus", tmp_path, "test").frame) == 1
+    shutil.rmtree(tmp_path / "FER2013Test")
+    (tmp_path / "fer2013.csv").write_text("\n".join(images).replace("18 18", "18 300") + "\n")
+    with pytest.raises(UserError, match="row 4: pixels that are no grey levels"):
+        load_split("ferplus", tmp_path, "test")
 
 
 @pytest.mark.parametrize("prepare, message", [
@@ -256,13 +263,16 @@ def test_unreadable_pictures_are_named(tmp_path, monkeypatch):
         read_image(tmp_path / "x.png", 32)
 
 
-def test_inside_follows_links(tmp_path):
-    (tmp_path / "root").mkdir()
-    (tmp_path / "root/link").symlink_to(tmp_path)
-    assert inside(tmp_path / "root", "a/b.png") == tmp_path / "root/a/b.png"
-    for path in ("../x", "/etc/passwd", "link/x", "a/../../x"):
+def test_inside_is_inside(tmp_path, monkeypatch):
+    """By name: a link that the user has put into the folder is the user's business."""
+    root = tmp_path / "root"
+    for path in ("a/b.png", "link/x", "a/../x"):
+        assert inside(root, path).is_relative_to(root)
+    monkeypatch.chdir(tmp_path)
+    assert inside("root", "x") == Path("root/x") and inside(".", "x") == Path("x")
+    for path in ("../x", "/etc/passwd", "a/../../x", "../root2/x"):
         with pytest.raises(UserError, match="leads out"):
-            inside(tmp_path / "root", path)
+            inside(root, path)
 
 
 # ---- label noise

@@ -199,6 +199,8 @@ def test_protocol_and_recipe_fill_in_what_is_not_typed():
     released = settled("--dataset ferplus --protocol released --data a=1 --data b=2")
     assert (released.corruptions, released.visibility, released.data) == ("fer-c-released", "l2-uint8", ("a=1", "b=2"))
     assert settled("--dataset ferplus --protocol released --visibility psnr").visibility == "psnr"
+    legacy = settled("--dataset affectnet --protocol released --data classes=7")
+    assert make_fer_c.parse_options(legacy.data) == {"crop": "legacy", "classes": "7"}
 
 
 def test_other_settings_on_a_set_are_refused(built, build_args, capsys):
@@ -222,6 +224,8 @@ def test_other_settings_on_an_unfinished_set_are_refused(build_args, tmp_path, m
 @pytest.mark.parametrize("changes, message", [
     (dict(dataset="affect"), "known: "), (dict(corruptions="imagenet"), "known: fer-c"), (dict(workers=0), "--workers"),
     (dict(image_size=8), "--image-size"), (dict(limit=0), "--limit"), (dict(data=("size",)), "key=value"),
+    (dict(beta=5.0), "--beta"), (dict(exponent=-1.0), "--exponent"), (dict(quality=500), "--quality"),
+    (dict(gallery=Path("x.xyz")), "--gallery x.xyz"), (dict(gallery=Path("folder")), "--gallery folder"),
 ])
 def test_nonsense_is_refused(build_args, tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
@@ -301,10 +305,50 @@ def test_a_source_that_changes_between_starts_is_refused(demo_root, build_args, 
 
 
 def test_a_second_build_in_the_same_folder_is_refused(build_args, tmp_path):
-    work = tmp_path / "x.partial"
-    work.mkdir()
-    with make_fer_c.alone(work), pytest.raises(UserError, match="another build is running"):
-        make_fer_c.main(build_args(out=tmp_path / "x"))
+    with make_fer_c.cli.lock(tmp_path / "x.partial", "building"):
+        with pytest.raises(UserError, match="another process is building .*x.partial"):
+            make_fer_c.main(build_args(out=tmp_path / "x"))
+
+
+def test_what_a_killed_build_left_half_written_is_removed(built, build_args, tmp_path, monkeypatch):
+    """A kill while a table is written, and one between the last rename and the clean-up."""
+    out, finish = tmp_path / "Demo-C", make_fer_c.finish
+
+    def die(plan, work, *rest):
+        finish(plan, work, *rest)
+        (work / "set/.soft_labels.npy.1234.tmp").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(make_fer_c, "finish", die)
+    with pytest.raises(KeyboardInterrupt):
+        make_fer_c.main(build_args(out=out))
+    monkeypatch.setattr(make_fer_c, "finish", finish)
+    make_fer_c.main(build_args(out=out))
+    make_fer_c.main(build_args(out=out, verify=True))
+    assert sums(out) == sums(built)
+    (tmp_path / "Demo-C.partial").mkdir()
+    make_fer_c.main(build_args(out=out))
+    assert not (tmp_path / "Demo-C.partial").exists()
+
+
+@pytest.mark.slow
+def test_workers_go_with_their_builder(demo_root, tmp_path):
+    command = [sys.executable, "make_fer_c.py", "--dataset", "demo", "--root", str(demo_root), "--image-size", "128",
+               "--out", str(tmp_path / "x"), "--workers", "2"]
+    for option in OPTIONS:
+        command += ["--data", option]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob("*.partial/set/images/*/*/*")):
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    give_up = time.monotonic() + 20
+    while subprocess.run(["pgrep", "-f", str(tmp_path / "x")], capture_output=True).stdout:
+        assert time.monotonic() < give_up
+        time.sleep(0.2)
+    before = len(list(tmp_path.rglob("*")))
+    time.sleep(3)
+    assert len(list(tmp_path.rglob("*"))) == before  # nobody writes any more
 
 
 def test_a_full_disk_is_one_line_and_resumable(built, build_args, tmp_path, monkeypatch):
@@ -348,6 +392,26 @@ def test_verify_names_what_is_wrong(built, build_args, tmp_path, capsys):
         "\n".join(f"{new}  {name}" if line.endswith(name) else line for line in lines) + "\n")
     with pytest.raises(UserError, match="not as built"):
         make_fer_c.main(build_args(out=tmp_path / "forged", verify=True))
+
+
+@pytest.mark.parametrize("name", ["soft_labels.npy", "labels.csv"])
+def test_verify_names_tables_too(built, build_args, tmp_path, capsys, name):
+    out = tmp_path / "Demo-C"
+    shutil.copytree(built, out)
+    (out / name).write_bytes((out / name).read_bytes()[:40])
+    with pytest.raises(UserError, match="1 files are not as built"):
+        make_fer_c.main(build_args(out=out, verify=True))
+    assert f"changed: {name}" in capsys.readouterr().out
+    (out / name).unlink()
+    with pytest.raises(UserError, match="1 files"):
+        make_fer_c.main(build_args(out=out, verify=True))
+    assert f"missing: {name}" in capsys.readouterr().out
+
+
+def test_a_file_where_the_set_should_go(build_args, tmp_path):
+    (tmp_path / "x").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        make_fer_c.main(build_args(out=tmp_path / "x"))
 
 
 def test_verify_of_nothing(build_args, tmp_path):

@@ -382,9 +382,9 @@ def test_any_bytes_give_rows_or_a_user_error(fuzz_root, path, data, before, spli
 # ---- the official counts, and the layouts it writes
 
 def test_official_counts_are_those_of_the_specification():
-    assert {split: sum(counts) for split, counts in rafdb.OFFICIAL.items()} == {"train": 12_271, "test": 3_068}
-    assert {split: sum(counts) for split, counts in rafdb.OFFICIAL_SIX.items()} == {"train": 9_747, "test": 2_388}
-    assert rafdb.OFFICIAL_TOTAL == {"train": 13_673, "test": 3_370}
+    assert {name: sum(counts) for name, counts in rafdb.official("7").items()} == {"train+val": 12_271, "test": 3_068}
+    assert {name: sum(n) for name, n in rafdb.official(parts="basic").items()} == {"train+val": 9_747, "test": 2_388}
+    assert rafdb.official() == {"train+val": 13_673, "test": 3_370}
 
 
 def stub_faces(split, count):

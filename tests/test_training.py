@@ -288,13 +288,48 @@ def test_cached_images_train_the_same(train_args, trained, tmp_path, monkeypatch
 
 def test_fresh_starts_over(train_args, trained):
     args = train_args(epochs=1)
-    train(args)
+    folder = train(args)
+    for mistake in (dict(weights="nowhere.pt"), dict(data=("train=x",))):
+        with pytest.raises(UserError):
+            train(replace(args, run=replace(args.run, fresh=True, **mistake)))
+        assert (folder / "best.pt").exists()  # nothing is deleted before the new run can begin
     assert_same_run(train(replace(args, run=replace(args.run, epochs=2, fresh=True))), trained)
+
+
+def test_killed_between_checkpoint_and_table(train_args, trained):
+    args = train_args()
+    folder = train(args)
+    (folder / "metrics.csv").unlink()
+    (folder / ".last.pt.99.tmp").write_bytes(b"half")
+    assert_same_run(train(args), trained)
+    assert not list(folder.glob(".*.tmp"))
+
+
+def test_damaged_checkpoint_is_said(train_args):
+    args = train_args(epochs=1)
+    folder = train(args)
+    (folder / "metrics.csv").unlink()
+    for content in (b"", b"junk", (folder / "last.pt").read_bytes()[:2000]):
+        (folder / "last.pt").write_bytes(content)
+        with pytest.raises(UserError, match="last.pt is damaged .*--fresh"):
+            train(args)
+
+
+def test_a_term_may_be_absent_from_some_steps(train_args, tmp_path):
+    with harness.start(train_args(epochs=1), "train_baseline.py") as run:
+        model = ResNet18(8, SIZE)
+        run.setup(model, torch.optim.Adam(model.parameters()))
+        for _ in run.epochs():
+            for step, _ in enumerate(run.batches(0)):
+                run.end_step({"a": torch.tensor(2.0)} | ({"b": torch.tensor(4.0)} if step == 1 else {}))
+            run.end_epoch({"macro_f1": 0.5, "ece": 0.1})
+    row = next(csv.DictReader(open(run.folder / "metrics.csv")))
+    assert (float(row["train_a"]), float(row["train_b"])) == (2, 4)
 
 
 def test_two_processes_on_one_run(train_args):
     with harness.start(train_args(), "train_baseline.py"):
-        with pytest.raises(UserError, match="another process is training"):
+        with pytest.raises(UserError, match="another process is working in"):
             train(train_args())
     train(train_args(epochs=1))  # the lock went with the run
 
@@ -322,7 +357,7 @@ def test_non_finite_loss_names_step_term_and_checkpoint(train_args, monkeypatch)
 def test_poisoned_weights_are_never_saved(train_args, monkeypatch):
     """A signal arrives after the loss has gone: the checkpoint that is there stays."""
     def poison_then_interrupt(run):
-        run.pending.append(torch.tensor([float("inf")]))
+        run.pending.append({"ce": torch.tensor(float("inf"))})
         run.step += 1
         interrupt(run)
 
@@ -337,7 +372,7 @@ def test_poisoned_weights_are_never_saved(train_args, monkeypatch):
     (dict(loss="mse"), "known: ce, focal"), (dict(noise=1.0), "below 1"), (dict(epochs=0), "--epochs starts at 1"),
     (dict(batch_size=1), "--batch-size"), (dict(image_size=16), "--image-size"),
     (dict(dataset="x"), "unknown data set"), (dict(weights="nowhere.pt"), "nowhere.pt: no such file"),
-    (dict(data=("train=0",)), "train=0 is not a whole number"),
+    (dict(data=("train=0",)), "train=0 is not a whole number"), (dict(weight_decay=-1), "--weight-decay"),
 ])
 def test_nonsense_is_refused(train_args, changes, message):
     with pytest.raises(UserError, match=message):
@@ -522,6 +557,17 @@ def test_predictions_of_other_weights_are_thrown_away(trained, built, tmp_path, 
     assert np.load(run / "predictions/Demo-C/clean.npy").shape == (3, 8)
 
 
+def test_predictions_of_unknown_origin_are_thrown_away(trained, built, tmp_path):
+    run = tmp_path / "seed0"
+    shutil.copytree(trained, run)
+    score_again(run, built, limit=2)
+    first, folder = (run / "scores.csv").read_text(), run / "predictions/Demo-C"
+    np.save(folder / "clean.npy", 9 * np.eye(8, dtype=np.float32)[[0, 1]])
+    (folder / "set.json").unlink()
+    score_again(run, built, limit=2)
+    assert (run / "scores.csv").read_text() == first
+
+
 def test_runs_and_sets_that_do_not_match_are_refused(trained, built, build_args, tmp_path):
     make_fer_c.main(build_args(out=tmp_path / "Demo-C", limit=2, protocol="released"))
     run = tmp_path / "seed0"
@@ -536,11 +582,17 @@ def test_runs_and_sets_that_do_not_match_are_refused(trained, built, build_args,
     (run / "args.json").write_text(json.dumps(args | {"model": {"class": "os.system", "arguments": {}}}))
     with pytest.raises(UserError, match="only those of models/"):
         score_again(run, built)
+    (run / "args.json").write_text(json.dumps(args))
+    for content in (b"", b"junk"):
+        (run / "best.pt").write_bytes(content)
+        with pytest.raises(UserError, match="cannot be rebuilt"):
+            score_again(run, built)
 
 
 @pytest.mark.parametrize("spoil, message", [
     (lambda run: None, "args.json is missing: .* is no run folder"),
     (lambda run: (run.mkdir(), (run / "args.json").write_text("{")), "cannot be rebuilt"),
+    (lambda run: run.write_text(""), "is no run folder"),
 ])
 def test_folders_that_are_no_runs(built, tmp_path, spoil, message):
     spoil(tmp_path / "run")
