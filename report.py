@@ -239,7 +239,17 @@ def name_missing(runs, scores):
         wanted = [(row, seed) for row in wanted_rows(alike) for seed in sorted({run.seed for run in alike})]
         folder = alike[0].args.get("runs", "runs")
         lines += [f"not trained: {train_command(trained, *one, folder)}" for one in wanted if one not in there]
-    return [plain(line) for line in lines + name_unlike(runs)]
+    return [plain(line) for line in lines + name_unfinished(runs) + name_unlike(runs)]
+
+
+def name_unfinished(runs):
+    """Runs whose training stopped early; what they score so far is in the tables."""
+    lines = []
+    for run in runs:
+        wanted, done = run.args.get("epochs", 0), len(cli.read_rows(run.folder / "metrics.csv"))
+        if done < wanted:
+            lines.append(f"{run.folder}: trained for {done} of {wanted} epochs: start it again")
+    return lines
 
 
 def name_unlike(runs):

@@ -46,6 +46,7 @@ def make_run(runs, built, script, loss, seed, dataset="ferplus", noise=0.0, eval
     args = {"script": script, "dataset": dataset, "loss": loss, "seed": seed, "noise": noise, "protocol": "paper",
             "image_size": 64, "epochs": 3, "runs": "runs"} | others
     (folder / "args.json").write_text(json.dumps(args))
+    (folder / "metrics.csv").write_text("epoch\n0\n1\n2\n")
     if evaluated:
         evaluate(folder, built, np.random.default_rng([seed, len(script), len(loss)]), 4 if loss == "ce" else 2)
     return folder
@@ -460,6 +461,13 @@ def test_a_repeated_seed_counts_once_and_other_settings_are_told(copy):
     assert table_rows(text, "FERPlus-C")[0][2] == "2"
     assert f"{again}: left out of FERPlus-C aaaa1111: the same settings and seed as {first}" in text
     assert f"other settings than {first}, though one row: {other} (epochs: 3 there, 9 now)" in text
+
+
+def test_training_that_stopped_early_is_told(copy, capsys):
+    run = find(copy, "baseline", "ce")
+    (run / "metrics.csv").write_text("epoch\n0\n")
+    run_report(copy)
+    assert f"{run}: trained for 1 of 3 epochs: start it again" in (copy / "report/table1.md").read_text()
 
 
 def test_text_of_others_cannot_break_a_table(copy):
