@@ -29,7 +29,7 @@ from datasets import default_set
 from datasets.fer_c import CELLS, SEVERITIES, open_set
 from settings import Machine
 
-CELLS_AT_ONCE = 5  # worker processes start once per group
+AT_ONCE = 8192  # images, whole cells of them, between two starts of the worker processes
 METHOD = "softmax"  # how probabilities come from logits; post-hoc calibration would add its own rows
 
 
@@ -134,6 +134,8 @@ def predictions_file(folder, cell):
 class Cells(torch.utils.data.Dataset):
     """All images of some cells, one cell after the other, as harness.Images gives them."""
 
+    cached = None
+
     def __init__(self, built, cells, count):
         self.count, self.frame, self.size = count, built.frame, built.made_with["size"]
         self.parts = [self._images(built, cell) for cell in cells]
@@ -156,8 +158,9 @@ def predict_cells(fabric, model, built, folder, args):
     cells = [cell for cell in (None, *CELLS) if not predictions_file(folder, cell).exists()]
     with tqdm(total=(1 + len(CELLS)) * count, initial=(1 + len(CELLS) - len(cells)) * count, unit=" images",
               desc=built.folder.name, disable=None if fabric.global_rank == 0 else True) as bar:
-        for start in range(0, len(cells), CELLS_AT_ONCE):
-            some = cells[start:start + CELLS_AT_ONCE]
+        group = max(1, AT_ONCE // count)
+        for start in range(0, len(cells), group):
+            some = cells[start:start + group]
             logits = harness.predict(fabric, model, Cells(built, some, count), args.batch_size, args.machine.workers)
             for cell, values in zip(some, logits.reshape(len(some), count, -1), strict=True):
                 if fabric.global_rank == 0:

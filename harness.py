@@ -63,7 +63,8 @@ def _collate(items):
 
 def load_batches(fabric, images, batches, workers):
     """Yield (image, index) on the device for every list of indices in `batches`."""
-    loader = DataLoader(images, batch_sampler=batches, num_workers=min(workers, len(batches)), collate_fn=_collate,
+    workers = 0 if images.cached is not None else min(workers, len(batches))  # nothing to decode: no processes for it
+    loader = DataLoader(images, batch_sampler=batches, num_workers=workers, collate_fn=_collate,
                         pin_memory=fabric.device.type == "cuda")
     for image, index in loader:
         if isinstance(image, UserError):

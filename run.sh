@@ -46,10 +46,11 @@ done
 
 data=${FERC_DATA:-data}
 runs=${FERC_RUNS:-runs}
+options=()
 seeds="0 1 2" sets="affectnet affwild rafdb ferplus" losses="ce maxent+mbls" algorithms="baseline SCN DMUE RUL swinv2"
 declare -A title=([affectnet]=AffectNet [affwild]=AffWild [rafdb]=RAF-DB [ferplus]=FERPlus [demo]=Demo)
 if [ -n "$demo" ]; then
-  seeds=0 sets=demo
+  seeds=0 sets=demo options=(--cache "$data/decoded")
 else
   found= looked=
   for name in $sets; do
@@ -88,7 +89,7 @@ for name in $sets; do
     [ -f "train_$algorithm.py" ] || continue
     folder=$runs/$name/$algorithm/$loss/noise0/seed$seed
     scored "$folder" "$data/${title[$name]}-C" && continue
-    do_one "train $folder" "$python" "train_$algorithm.py" --dataset "$name" --root "$data/$name" --loss "$loss" --seed "$seed" --runs "$runs" || continue
+    do_one "train $folder" "$python" "train_$algorithm.py" --dataset "$name" --root "$data/$name" --loss "$loss" --seed "$seed" --runs "$runs" "${options[@]}" || continue
     do_one "score $folder" "$python" evaluate.py "$folder" --set "$data/${title[$name]}-C"
   done; done; done
 done
