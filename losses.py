@@ -50,7 +50,7 @@ def class_weights(labels, num_classes, rule="balanced"):
         raise ValueError(f"unknown rule {rule!r} for class weights; known: balanced, released, none")
     if rule == "none":
         return None
-    labels = torch.as_tensor(np.array(labels))
+    labels = labels.cpu() if torch.is_tensor(labels) else torch.from_numpy(np.array(labels))
     if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
         raise ValueError(f"labels run from {labels.min()} to {labels.max()}, not within 0..{num_classes - 1}")
     count = torch.bincount(labels, minlength=num_classes).double()

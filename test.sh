@@ -10,4 +10,5 @@ for argument in "$@"; do
   if [ "$argument" = --slow ]; then marks=(); else arguments+=("$argument"); fi
 done
 "$python" -m ruff check --quiet . || exit
-exec "$python" -m pytest "${marks[@]}" "${arguments[@]}"
+export OMP_NUM_THREADS=1  # one process per core, a file's tests on one of them
+exec "$python" -m pytest -n auto --dist loadfile "${marks[@]}" "${arguments[@]}"

@@ -37,7 +37,7 @@ def main(args):
         model = ResNet18(run.num_classes, args.run.image_size)
         groups = [{"params": model.parameters()}]
         # --- shared ---
-        optimizer = torch.optim.Adam(groups, lr=args.run.lr, weight_decay=args.run.weight_decay)
+        optimizer = torch.optim.Adam(groups, lr=args.run.lr, weight_decay=args.run.weight_decay, fused=True)
         model, optimizer = run.setup(model, optimizer)
         for epoch in run.epochs():
             model.train()
