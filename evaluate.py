@@ -60,7 +60,7 @@ def main(args):
     precision = harness.precision_of(args.machine)
     fabric = harness.connect(precision)
     held = cli.lock(args.run, "working in") if fabric.global_rank == 0 else None
-    model = fabric.setup_module(model.to(memory_format=torch.channels_last))
+    model = fabric.setup_module(harness.optimised(model, args.machine))
     scores = {}
     for built in sets:
         folder = args.run / "predictions" / built.folder.resolve().name

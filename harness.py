@@ -2,21 +2,18 @@
 
 The scripts keep the loop; this file supplies its nouns. Only this file imports Lightning Fabric; it knows no algorithm.
 """
-import json
 import math
 import os
-import re
-import shutil
 import signal
-import sys
 import threading
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import lightning_fabric
 import numpy as np
 import torch
+from torch.nn.functional import one_hot
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -25,12 +22,15 @@ import losses
 import settings
 from cli import UserError
 from datasets import default_root, fingerprint, keyed_rng, load_split, parse_options
+from datasets.fused import training_neighbours
 from datasets.images import inside, open_cache, read_image
 from datasets.label_noise import add_noise
-from models import pretrained
+from models import checkpoints, pretrained
+from models.augment import flip_crop_erase
 
 SAVE_EVERY = 300  # seconds between checkpoints inside an epoch
 CHECK_EVERY = 50  # steps between looks at the collected losses (a look waits for the device)
+AGREE_EVERY = 10  # steps between agreements of several processes on saving and stopping
 
 
 class Images(Dataset):
@@ -46,9 +46,8 @@ class Images(Dataset):
 
     def __getitem__(self, i):
         try:
-            pixels = self.cached[i].copy() if self.cached is not None else read_image(
-                self.paths[i], self.size, self.boxes[i])
-            return torch.from_numpy(pixels).permute(2, 0, 1), i
+            hwc = read_image(self.paths[i], self.size, self.boxes[i]) if self.cached is None else self.cached[i].copy()
+            return torch.from_numpy(hwc).permute(2, 0, 1), i
         except UserError as error:  # raised in a worker process it would arrive as a page of text
             return error, i
 
@@ -76,10 +75,8 @@ def precision_of(machine):
     """Fabric's name of the precision; `auto` takes bf16 where the hardware multiplies it."""
     if machine.precision != "auto":
         return {"bf16": "bf16-mixed", "32": "32-true"}[machine.precision]
-    if torch.cuda.is_available():
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if torch.cuda.is_available() else (
+        torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
     return "bf16-mixed" if fast else "32-true"
 
 
@@ -90,6 +87,12 @@ def connect(precision):
                                      strategy="ddp" if world > 1 else "auto")
     fabric.launch()
     return fabric
+
+
+def optimised(model, machine):
+    """The model as it runs fastest: channels last; compiled where that is asked for."""
+    model = model.to(memory_format=torch.channels_last)
+    return torch.compile(model) if machine.compile else model
 
 
 @torch.no_grad()
@@ -112,17 +115,6 @@ def seed_torch(*key):
     torch.manual_seed(int(keyed_rng(*key).integers(2**63)))
 
 
-def write_tensors(path, state):
-    """torch.save, whole or not at all; equal states give equal bytes, though pickle looks at which strings are one."""
-    def plain(value):
-        if isinstance(value, dict):
-            return {plain(key): plain(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return type(value)(map(plain, value))
-        return sys.intern(value) if isinstance(value, str) else value
-    cli.write_whole(path, lambda file: torch.save(plain(state), file))
-
-
 def start(args, script):
     """Check the settings. Returns the `Training` that the script's loop talks to, to be entered with `with`."""
     settings.check(args, tuple(losses.LOSSES))
@@ -138,7 +130,7 @@ class Training:
     epoch: int = 0
     step: int = 0  # within the epoch
     labels: torch.Tensor | None = None  # int64 (N,), addressed by the batch's index
-    next_labels: torch.Tensor | None = None  # take the place of `labels` when the epoch ends
+    next_labels: torch.Tensor | None = None  # write to it to relabel; takes the place of `labels` when the epoch ends
     sums: dict = field(default_factory=dict)  # term -> its sum over this epoch's steps, and over how many
     history: list = field(default_factory=list)  # one dict per finished epoch: the rows of metrics.csv
     best: float = -1.0
@@ -150,16 +142,16 @@ class Training:
         self.lead = self.fabric.global_rank == 0
         self.settings = {"script": self.script} | settings.flat(self.args) | {"precision": precision}
         self.folder = run.runs / run.dataset / self.script / run.loss / f"noise{100 * run.noise:g}" / f"seed{run.seed}"
-        self.lock = self.writer = self.stop_signal = None
+        self.lock = self.writer = self.stop_signal = self.fused = self.earlier = None
         self.handlers, self.pending, self.saved_at = {}, [], time.monotonic()
         self.one = torch.ones((), dtype=torch.double, device=self.fabric.device)
         self.together(self.open_folder)
+        self.earlier = self.fabric.broadcast(self.earlier)
         self.finished = not run.fresh and len(cli.read_rows(self.folder / "metrics.csv")) >= run.epochs
         if self.finished:
             self.say(f"{self.folder} is finished ({run.epochs} epochs); --fresh starts over")
         else:
             self.load_data()
-            seed_torch("initialisation", run.seed)
         return self
 
     def __exit__(self, *problem):
@@ -186,12 +178,8 @@ class Training:
 
     def open_folder(self):
         self.lock = cli.lock(self.folder, "working in")
-        settings.refuse_others(self.folder, self.earlier_settings() or self.settings, self.settings)
-
-    def earlier_settings(self):
-        """args.json of an earlier start, None where there was none (or is to be none)."""
-        path = self.folder / "args.json"
-        return json.loads(path.read_text()) if path.exists() and not self.args.run.fresh else None
+        self.earlier = None if self.args.run.fresh else settings.earlier(self.folder)
+        settings.refuse_others(self.folder, self.earlier or self.settings, self.settings)
 
     def load_data(self):
         run = self.args.run
@@ -214,19 +202,28 @@ class Training:
         self.settings |= {"classes": list(train.classes), "train_images": len(clean), "val_images": len(val.frame),
                           "data_sha256": fingerprint(train.frame, val.frame),
                           "noise_realised": float((noisy != clean).mean())}
+        if run.targets == "fused":
+            other, share, self.settings["fused"] = training_neighbours(run, train, root, options)
+            self.fused = [torch.from_numpy(part).float().to(self.fabric.device) for part in (other, share[:, None])]
         self.steps = len(self.plan(0))
-        before = self.earlier_settings()
-        if before and before["data_sha256"] != self.settings["data_sha256"]:
+        seed_torch("initialisation", run.seed)
+        if (before := self.earlier) and before["data_sha256"] != self.settings["data_sha256"]:
             raise UserError(f"{self.folder}: images or labels of {run.dataset} have changed since this run began "
                             f"({before['train_images']} images then, {len(clean)} now). Restore them, or use --fresh.")
 
+    def target(self, index):
+        """What the images of a batch are trained towards: class indices (B,), or distributions (B, K)."""
+        labels = self.labels[index]
+        if self.fused is None:
+            return labels
+        other, share = (tensor[index] for tensor in self.fused)
+        return torch.lerp(other, one_hot(labels, self.num_classes).float(), share)
+
     def criterion(self):
         """The chosen loss with this run's constants and class weights."""
-        name = self.args.run.loss
-        constants = {re.sub("^(mbls|maxent)_", "", key): value for key, value in asdict(self.args.loss).items()}
-        known = {key: value for key, value in constants.items() if key in losses.options(name)}
+        name, constants = self.args.run.loss, self.args.loss.constants(losses.options(self.args.run.loss))
         try:
-            return losses.build(name, self.num_classes, self.class_weights, **known).to(self.fabric.device)
+            return losses.build(name, self.num_classes, self.class_weights, **constants).to(self.fabric.device)
         except ValueError as error:
             raise UserError(f"--loss {name}: {error}") from None
 
@@ -236,12 +233,13 @@ class Training:
         last = self.folder / "last.pt"
         resumes = last.exists() and not self.args.run.fresh
         weights = None if resumes else pretrained.load(model, self.args.run.weights)
-        model, optimizer = self.fabric.setup(model.to(memory_format=torch.channels_last), optimizer)
+        model, optimizer = self.fabric.setup(optimised(model, self.args.machine), optimizer)
         if resumes:
             self.restore(last)
             self.say(f"{self.folder}: going on at epoch {self.epoch + 1}, step {self.step + 1}")
         else:
             self.together(lambda: self.write_settings(weights))
+            self.say(pretrained.summary(weights))
         self.together(self.open_log)
         if threading.current_thread() is threading.main_thread():
             def ask(number, frame):
@@ -250,18 +248,11 @@ class Training:
         return model, optimizer
 
     def write_settings(self, weights):
-        for path in self.folder.iterdir():  # of a run started over, or of one that died before its first checkpoint
-            if path.name != ".lock":
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
         kind, cuda = type(self.module), self.fabric.device.type == "cuda"
         model = {"class": f"{kind.__module__}.{kind.__qualname__}", "arguments": self.module.arguments}
-        environment = {
-            "device": torch.cuda.get_device_name() if cuda else "cpu", "processes": self.fabric.world_size,
-            "threads": torch.get_num_threads(), "weights": weights,
-            "versions": cli.versions("torch", "torchvision", "lightning-fabric", "timm", "numpy"),
-        }
-        cli.write_text(self.folder / "environment.json", json.dumps(environment, indent=1))
-        cli.write_text(self.folder / "args.json", json.dumps(self.settings | {"model": model}, indent=1))
+        environment = {"device": torch.cuda.get_device_name() if cuda else "cpu", "processes": self.fabric.world_size,
+                       "threads": torch.get_num_threads(), "weights": weights}
+        settings.record(self.folder, self.settings | {"model": model}, environment)
 
     def open_log(self):
         if self.args.run.track:
@@ -296,21 +287,23 @@ class Training:
         plan, run = self.plan(epoch), self.args.run
         with tqdm(total=len(plan), initial=self.step, desc=f"epoch {epoch + 1}/{run.epochs}", leave=False,
                   disable=None if self.lead else True) as bar:
-            for batch in load_batches(self.fabric, self.images, plan[self.step:], self.args.machine.workers):
+            for image, index in load_batches(self.fabric, self.images, plan[self.step:], self.args.machine.workers):
                 seed_torch("step", run.seed, self.fabric.global_rank, epoch, self.step)
-                yield batch
+                yield image if run.augment == "none" else flip_crop_erase(image), index
                 bar.update()
 
     def end_step(self, terms):
         """Book the terms; now and then look whether they are finite, save, or stop as a signal has asked for."""
+        terms = {name: value.detach().double() for name, value in terms.items()}
         for name, value in terms.items():  # a term may be absent from some steps
-            self.sums[name] = self.sums.get(name, 0) + torch.stack([value.detach().double(), self.one])
-        self.pending.append({name: value.detach().float() for name, value in terms.items()})
+            self.sums[name] = self.sums.get(name, 0) + torch.stack([value, self.one])
+        self.pending.append(terms)
         self.step += 1
         if self.step % CHECK_EVERY == 0:
             self.check_terms()
         wanted = self.agreed_wish()
         if wanted:
+            self.share_state()
             self.save()
         if wanted > 1:
             self.say(f"stopped at epoch {self.epoch + 1}, step {self.step}; saved")
@@ -320,7 +313,7 @@ class Training:
         """0, 1 to save, or the signal to stop for. All processes have to do it at the same step; asking costs."""
         wanted = self.stop_signal or int(time.monotonic() - self.saved_at > SAVE_EVERY)
         if self.fabric.world_size > 1:
-            if self.step % 10:
+            if self.step % AGREE_EVERY:
                 return 0
             wanted = torch.tensor(wanted, device=self.fabric.device)
             torch.distributed.all_reduce(wanted, torch.distributed.ReduceOp.MAX)
@@ -330,8 +323,7 @@ class Training:
         """Log the terms of the steps since the last look. Raises UserError at the first that is not finite."""
         steps = enumerate(self.pending, self.step - len(self.pending))
         booked = [(at, name, value) for at, terms in steps for name, value in terms.items()]
-        values = torch.stack([value for _, _, value in booked]).tolist() if booked else []
-        self.pending = []
+        values, self.pending = (torch.stack([value for _, _, value in booked]).tolist() if booked else []), []
         for (at, name, _), value in zip(booked, values, strict=True):
             if not math.isfinite(value):
                 last = self.folder / "last.pt"
@@ -352,20 +344,20 @@ class Training:
 
     def end_epoch(self, scores):
         """Write the epoch's row and the checkpoints; the best epoch has the highest validation macro-F1."""
-        run, sums = self.args.run, {name: self.fabric.all_reduce(value).tolist() for name, value in self.sums.items()}
-        train = {name: total / count for name, (total, count) in sums.items()}
+        self.share_state()
+        run, train = self.args.run, {name: float(total / count) for name, (total, count) in self.sums.items()}
         row = ({"epoch": self.epoch} | {f"train_{name}": value for name, value in train.items()}
+               | {"relabelled": int((self.next_labels != self.labels).sum())}
                | {f"val_{name}": value for name, value in scores.items()})
         is_best = scores["macro_f1"] > self.best and (self.epoch > 0 or not run.skip_first_epoch or run.epochs == 1)
         self.best = scores["macro_f1"] if is_best else self.best
         self.history.append(row)
-        self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
-        self.labels = self.next_labels.clone()
+        self.epoch, self.step, self.sums, self.labels = self.epoch + 1, 0, {}, self.next_labels.clone()
         seconds = time.monotonic() - self.began
         if self.lead:
             if is_best:
                 best = {"model": self.module.state_dict(), "epoch": row["epoch"], "scores": scores}
-                write_tensors(self.folder / "best.pt", best)
+                checkpoints.write(self.folder / "best.pt", best)
             self.save()
             for name, value in row.items():
                 self.writer.add_scalar(name.replace("_", "/", 1), value, self.epoch * self.steps)
@@ -377,20 +369,27 @@ class Training:
         self.say(f"epoch {self.epoch}/{run.epochs}  {terms}  val macro-F1 {100 * scores['macro_f1']:.1f}  "
                  f"ECE {100 * scores['ece']:.1f}  {seconds:.0f} s{'  best' if is_best else ''}")
 
+    def share_state(self):
+        """Give every process the sums and new labels of all: each image is in the batches of one of them."""
+        self.sums = {name: self.fabric.all_reduce(value) for name, value in self.sums.items()}
+        if self.fabric.world_size > 1:
+            changed = torch.where(self.next_labels == self.labels, -1, self.next_labels)
+            torch.distributed.all_reduce(changed, torch.distributed.ReduceOp.MAX)
+            self.next_labels = torch.where(changed < 0, self.labels, changed)
+
     def save(self):
         """last.pt: all that a killed run needs to end with the same bytes. No generator state: steps seed torch."""
         self.check_terms()
         self.saved_at = time.monotonic()
-        self.sums = {name: self.fabric.all_reduce(value) for name, value in self.sums.items()}
         if self.lead:
             kept = ("epoch", "step", "labels", "next_labels", "sums", "history", "best")
             state = {name: getattr(self, name) for name in kept}
             state |= {"model": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
-            write_tensors(self.folder / "last.pt", state)
+            checkpoints.write(self.folder / "last.pt", state)
 
     def restore(self, last):
         try:
-            state = torch.load(last, map_location=self.fabric.device, weights_only=True)
+            state = checkpoints.read(last, self.fabric.device)
             self.module.load_state_dict(state.pop("model"))
             self.optimizer.load_state_dict(state.pop("optimizer"))
         except Exception as error:  # what is damaged can fail in any way

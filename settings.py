@@ -4,12 +4,15 @@
 import dataclasses
 import json
 import os
+import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+import cli
 from cli import UserError
 from datasets import DATASETS, RECIPES
 
@@ -55,6 +58,14 @@ class Run:
     """share of training labels made wrong"""
     noise_rule: Literal["exact", "released"] = "exact"
     """exact: that share, seeded with the run. released: with replacement, may keep a label, always seed 0"""
+    augment: Literal["none", "basic"] = "none"
+    """basic: flip, shift and erase training images. FER-C: none"""
+    targets: Literal["onehot", "fused"] = "onehot"
+    """fused: train towards beta * one-hot + (1 - beta) * mixture (or the annotators' distribution). FER-C: onehot"""
+    beta: float = 0.5
+    """share of the given label in fused targets"""
+    gmm: Path | None = None
+    """the mixture of fused targets, gmm.json of a built set (default: fitted on the training split)"""
     skip_first_epoch: bool = False
     """the first epoch cannot be the best one (the release's rule)"""
     runs: Path = Path("runs")
@@ -82,6 +93,11 @@ class Loss:
     detach_multiplier: bool = True
     """no gradient through the MaxEnt multiplier (the release lets it through)"""
 
+    def constants(self, known):
+        """Those of `known`, the options of a loss, by the names that it knows them under."""
+        values = {re.sub("^(mbls|maxent)_", "", key): value for key, value in vars(self).items()}
+        return {key: value for key, value in values.items() if key in known}
+
 
 @dataclass
 class Machine:
@@ -91,6 +107,8 @@ class Machine:
     """auto: bf16 where the hardware multiplies it, else 32"""
     workers: int = min(4, len(os.sched_getaffinity(0)))
     """processes that decode images; 0: none"""
+    compile: bool = False
+    """torch.compile: slow to start, faster steps"""
     cache: Path | None = None
     """folder for decoded images: the first start fills it, after that no epoch decodes anything"""
 
@@ -125,6 +143,8 @@ def check(args, known_losses):
     run.loss = CALIBRATED if run.calib else run.loss
     if run.loss not in known_losses:
         raise UserError(f"unknown loss {run.loss!r}; known: {', '.join(known_losses)}")
+    if not 0 <= run.beta <= 1:
+        raise UserError(f"--beta is a share between 0 and 1, not {run.beta}")
     if not 0 <= run.noise < 1:
         raise UserError(f"--noise is the share of wrong labels, at least 0 and below 1, not {run.noise}")
     values, processes = vars(run) | {"workers": args.machine.workers}, int(os.environ.get("WORLD_SIZE", 1))
@@ -148,6 +168,22 @@ def refuse_others(folder, before, now):
     if differ:
         raise UserError(f"{folder} holds a run with other settings ({differ}). Use another --runs folder, or "
                         f"--fresh to start over.")
+
+
+def earlier(folder):
+    """The settings of the run that `folder` holds, None where there is none."""
+    path = folder / "args.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def record(folder, values, environment):
+    """Begin a run: empty its folder and write args.json and environment.json."""
+    for path in folder.iterdir():  # of a run started over, or of one that died before its first checkpoint
+        if path.name != ".lock":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    environment |= {"versions": cli.versions("torch", "torchvision", "lightning-fabric", "timm", "numpy")}
+    cli.write_text(folder / "environment.json", json.dumps(environment, indent=1))
+    cli.write_text(folder / "args.json", json.dumps(values, indent=1))
 
 
 def differences(before, now):

@@ -21,8 +21,17 @@ RELEASED = {}  # nothing of its own: what --protocol released changes for every 
 
 
 @dataclass
+class Algorithm:
+    """The network."""
+
+    backbone: str = "resnet18"
+    """or any name that timm.list_models() gives (FER-C: resnet18)"""
+
+
+@dataclass
 class Args:
     run: settings.Run
+    algorithm: Algorithm = field(default_factory=Algorithm)
     loss: settings.Loss = field(default_factory=settings.Loss)
     machine: settings.Machine = field(default_factory=settings.Machine)
 # --- shared ---
@@ -34,7 +43,11 @@ def main(args):
             return
         criterion = run.criterion()
         # --- algorithm ---
-        model = ResNet18(run.num_classes, args.run.image_size)
+        if args.algorithm.backbone == "resnet18":
+            model = ResNet18(run.num_classes, args.run.image_size)
+        else:
+            from models.swinv2 import TimmModel  # timm takes seconds to import
+            model = TimmModel(run.num_classes, args.run.image_size, args.algorithm.backbone)
         groups = [{"params": model.parameters()}]
         # --- shared ---
         optimizer = torch.optim.Adam(groups, lr=args.run.lr, weight_decay=args.run.weight_decay, fused=True)
@@ -42,7 +55,7 @@ def main(args):
         for epoch in run.epochs():
             model.train()
             for image, index in run.batches(epoch):
-                target = run.labels[index]
+                target = run.target(index)
                 # --- algorithm ---
                 terms = criterion.terms(model(image), target)
                 # --- shared ---

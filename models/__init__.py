@@ -13,6 +13,9 @@ class Model(nn.Module):
         super().__init__()
         self.arguments = {"num_classes": num_classes, "image_size": image_size, **options}
 
+    def after_loading(self):
+        """Called when weights have been loaded into `self.backbone`."""
+
 
 class Normalize(nn.Module):
     """uint8 (N, 3, H, W) in 0..255 -> float32, (x / 255 - mean) / std per channel, channels last."""

@@ -2,6 +2,8 @@
 import os
 
 import pytest
+import torchvision
+from torch import nn
 
 import make_fer_c
 
@@ -14,6 +16,38 @@ def no_flush(monkeypatch):
     """Tests write gigabytes of checkpoints that need not survive a power cut."""
     monkeypatch.setattr(os, "fsync", lambda file: None)
     monkeypatch.setattr(os, "sync", lambda: None)
+
+
+class SmallResNet(nn.Module):
+    """Stands in for ResNet-18: its parts, their names and shapes of output, at a hundredth of the price."""
+
+    def __init__(self):
+        super().__init__()
+
+        def stage(inputs, outputs, stride):
+            return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(16)
+        self.relu, self.maxpool = nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+        self.layer1, self.layer2, self.layer3 = stage(16, 16, 1), stage(16, 16, 2), stage(16, 16, 2)
+        self.layer4 = stage(16, 512, 2).append(nn.Dropout(0.1))
+        self.fc = None
+
+    def forward(self, x):
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return self.fc(self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def small():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.resnet.resnet18", lambda weights: SmallResNet())
+        yield
+
+
+@pytest.fixture
+def whole(monkeypatch):
+    """The real network again."""
+    monkeypatch.setattr("models.resnet.resnet18", torchvision.models.resnet18)
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import torchvision
-from torch import nn
 from torch.nn import functional as F
 
 import cli
@@ -36,29 +34,7 @@ ROOT = Path(__file__).parent.parent
 MACHINE = settings.Machine(precision="32", workers=0)
 
 
-class Small(nn.Module):
-    """Stands in for ResNet-18's trunk: what is tested here is everything around it."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 16, 5, stride=2, bias=False), nn.BatchNorm2d(16)
-        self.dropout, self.widen, self.fc = nn.Dropout(0.1), nn.Linear(16, 512), None
-
-    def forward(self, x):
-        return self.fc(self.widen(self.dropout(self.bn1(self.conv1(x)).relu().mean((2, 3)))))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.resnet.resnet18", lambda weights: Small())
-        yield
-
-
-@pytest.fixture
-def whole(monkeypatch):
-    """The real network again."""
-    monkeypatch.setattr("models.resnet.resnet18", torchvision.models.resnet18)
+pytestmark = pytest.mark.usefixtures("small")
 
 
 @pytest.fixture

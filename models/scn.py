@@ -1,0 +1,20 @@
+"""SCN's network (Wang et al., CVPR 2020, arXiv:2002.10392): ResNet-18 with logits scaled by attention."""
+from torch import nn
+
+from models.resnet import ResNetModel
+
+
+class SCN(ResNetModel):
+    """z = a (W f + b), a = sigmoid(v . f + c) in (0, 1): one importance a for each image (sections 3.2, 3.3)."""
+
+    def __init__(self, num_classes, image_size):
+        super().__init__(num_classes, image_size)
+        self.attention = nn.Linear(512, 1)
+        self.classifier = nn.Linear(512, num_classes)
+
+    def forward(self, image):
+        """image: uint8 (N, 3, S, S). Returns logits (N, K), in training also the attention weights (N,)."""
+        features = self.backbone(self.normalize(image))
+        attention = self.attention(features).sigmoid()
+        logits = attention * self.classifier(features)
+        return (logits, attention[:, 0]) if self.training else logits

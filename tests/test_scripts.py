@@ -1,0 +1,261 @@
+"""The five training scripts end to end on small demo data: what they share has to hold for each of them."""
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import cli
+import evaluate
+import harness
+import settings
+import soft_labels
+import train_baseline
+import train_DMUE
+import train_RUL
+import train_SCN
+import train_swinv2
+from cli import UserError
+from conftest import OPTIONS, SIZE
+from datasets import load_split
+
+pytestmark = pytest.mark.usefixtures("small")
+
+ROOT = Path(__file__).parent.parent
+MACHINE = settings.Machine(precision="32", workers=0)
+SCRIPTS = {
+    "baseline": (train_baseline, {}), "SCN": (train_SCN, {"relabel_epoch": 0, "relabel_margin": 0.0}),
+    "DMUE": (train_DMUE, {}), "RUL": (train_RUL, {}), "swinv2": (train_swinv2, {"backbone": "test_vit"}),
+}
+
+
+@pytest.fixture
+def start(demo_root, tmp_path):
+    """`start(name, algorithm options, **changes of Run)` trains and returns the run's folder."""
+    def build(name, own=None, machine=MACHINE, **changes):
+        module, usual = SCRIPTS[name]
+        common = dict(dataset="demo", root=demo_root, data=OPTIONS, image_size=SIZE, epochs=2, batch_size=32,
+                      weights="none", runs=tmp_path / "runs")
+        algorithm = module.Algorithm(**usual | (own or {}))
+        run = settings.Run(**common | changes)
+        module.main(module.Args(run, algorithm, machine=machine))
+        return run.runs / "demo" / name / run.loss / f"noise{100 * run.noise:g}" / "seed0"
+    return build
+
+
+def stop_after(patch, steps):
+    """Ctrl-C after that many steps of the whole run."""
+    end_step, count = harness.Training.end_step, []
+
+    def stopping(run, terms):
+        count.append(1)
+        if len(count) == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+        end_step(run, terms)
+
+    patch.setattr(harness.Training, "end_step", stopping)
+
+
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "baseline"])  # that one: test_training.py
+def test_resumed_equals_uninterrupted(start, tmp_path, monkeypatch, name):
+    """Calibrated, on noisy labels; stopped between the epochs and inside the second."""
+    options = dict(calib=True, noise=0.25)
+    whole = start(name, runs=tmp_path / "whole", **options)
+    for step in (4, 7):
+        with monkeypatch.context() as patch:
+            stop_after(patch, step)
+            with pytest.raises(KeyboardInterrupt):
+                start(name, runs=tmp_path / str(step), **options)
+        resumed = start(name, runs=tmp_path / str(step), **options)
+        for file in ("last.pt", "best.pt", "metrics.csv"):
+            assert (resumed / file).read_bytes() == (whole / file).read_bytes(), (step, file)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_run_is_scored(start, built, name):
+    folder = start(name, epochs=1)
+    row = pd.read_csv(folder / "metrics.csv").iloc[0]
+    own = {"SCN": ["rank"], "DMUE": ["latent", "similarity", "auxiliary"]}.get(name, [])
+    assert [key for key in row.index if key.startswith("train_")] == [f"train_{term}" for term in ["ce", *own]]
+    evaluate.main(evaluate.Args(folder, set=(built,), limit=2, machine=MACHINE))
+    assert np.isfinite(pd.read_csv(folder / "scores.csv")["value"]).any()
+    settings_of = json.loads((folder / "args.json").read_text())
+    module, usual = SCRIPTS[name]
+    assert settings_of.items() >= usual.items() and settings_of["script"] == name
+    assert settings_of["model"]["class"].startswith("models.")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_released_protocol_reaches_every_option(name):
+    """Everything in RELEASED is an option, and what is typed goes over it."""
+    module, _ = SCRIPTS[name]
+    line = ["--dataset", "ferplus"]
+    paper, released = (settings.flat(cli.parse(module.Args, settings.recipe(module.RELEASED), line + more))
+                       for more in ([], ["--protocol", "released"]))
+    for key, value in (settings.RELEASED | module.RELEASED).items():
+        if key != "class_weights":  # the recipe of FER+
+            assert released[key] == value != paper[key], key
+    assert released.keys() == paper.keys()
+
+
+def test_settings_of_the_published_recipes():
+    def parsed(name, line):
+        module, _ = SCRIPTS[name]
+        return settings.flat(cli.parse(module.Args, settings.recipe(module.RELEASED), line.split()))
+
+    assert [parsed(name, "--dataset affectnet")["batch_size"] for name in SCRIPTS] == [256, 256, 128, 256, 32]
+    assert [parsed(name, "--dataset affectnet")["lr"] for name in SCRIPTS] == [2.5e-4] * 4 + [5e-5]
+    assert {parsed(name, "--dataset demo")["batch_size"] for name in SCRIPTS} == {32}
+    assert parsed("SCN", "--dataset affwild --protocol released")["relabel_epoch"] == 15
+    assert parsed("SCN", "--dataset rafdb --protocol released")["relabel_epoch"] == 2
+    assert parsed("SCN", "--dataset rafdb --protocol released --relabel-epoch 7")["relabel_epoch"] == 7
+
+
+def test_no_two_options_share_a_name():
+    """args.json is flat."""
+    for module, _ in SCRIPTS.values():
+        args = module.Args(module.Args.__annotations__["run"]("demo"))
+        assert len(settings.flat(args)) == sum(len(vars(group)) for group in vars(args).values())
+
+
+def test_relabelling_takes_effect_in_the_next_epoch(start, monkeypatch):
+    seen = []
+    target = harness.Training.target
+
+    def watched(run, index):
+        seen.append((run.epoch, run.labels.clone(), run.next_labels.clone()))
+        return target(run, index)
+
+    monkeypatch.setattr(harness.Training, "target", watched)
+    folder = start("SCN", epochs=3, machine=replace(MACHINE, workers=2))
+    first = [labels for epoch, labels, _ in seen if epoch == 0]
+    assert all((labels == first[0]).all() for labels in first)
+    second = next(labels for epoch, labels, _ in seen if epoch == 1)
+    counts = pd.read_csv(folder / "metrics.csv")["relabelled"]
+    assert counts[0] == (second != first[0]).sum() > 0
+    assert (torch.load(folder / "last.pt", weights_only=True)["labels"] != first[0]).any()
+
+
+def test_relabelling_waits_for_its_epoch(start):
+    cases = {"later": {"relabel_epoch": None}, "few": {"relabel_scope": "low"}, "all": {}}
+    count = {case: pd.read_csv(start("SCN", own, epochs=1, fresh=True) / "metrics.csv")["relabelled"][0]
+             for case, own in cases.items()}
+    assert 0 == count["later"] < count["few"] < count["all"]
+
+
+def test_confidence_stays_as_it_was_when_it_is_not_trained(start):
+    for trained in (True, False):
+        folder = start("DMUE", {"train_confidence": trained}, epochs=2, fresh=True)
+        state = torch.load(folder / "last.pt", weights_only=True)["model"]
+        assert (state["confidence.1.weight"].item() != 0.25) == trained  # PReLU's initial slope
+
+
+def test_stem_of_other_weights_is_refused(start):
+    with pytest.raises(UserError, match="--stem dmue belongs to"):
+        start("DMUE", {"stem": "dmue"}, weights="imagenet")
+
+
+def test_unknown_backbone_is_refused(start):
+    for name in ("baseline", "swinv2"):
+        with pytest.raises(UserError, match="timm has no network 'resnet_18'"):
+            start(name, {"backbone": "resnet_18"})
+
+
+def test_any_backbone(start, built):
+    folder = start("baseline", {"backbone": "test_resnet"}, epochs=1)
+    assert json.loads((folder / "args.json").read_text())["model"]["arguments"]["backbone"] == "test_resnet"
+    evaluate.main(evaluate.Args(folder, set=(built,), limit=2, machine=MACHINE))
+
+
+@pytest.mark.parametrize("name", ["baseline", "RUL"])
+def test_fused_targets(start, demo_root, monkeypatch, name):
+    options = {key: value for key, value in (option.split("=") for option in OPTIONS)}
+    frame = load_split("demo", demo_root, "train", **options).frame
+    va = frame[["valence", "arousal"]].to_numpy()
+    gmm = soft_labels.fit_gmm(va, frame["expression"], 8)
+    expected = soft_labels.fuse(frame["expression"], gmm.posterior(va), 0.7)
+    seen, target = [], harness.Training.target
+
+    def watched(run, index):
+        seen.append((index, target(run, index)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(harness.Training, "target", watched)
+    folder = start(name, epochs=1, targets="fused", beta=0.7)
+    for index, value in seen:
+        np.testing.assert_allclose(value, expected[index], atol=1e-6)
+    assert "fitted on the training split" in json.loads((folder / "args.json").read_text())["fused"]["mixture"]
+
+
+@pytest.mark.parametrize("name", ["baseline", "DMUE"])
+def test_augmented(start, name):
+    plain, augmented = (pd.read_csv(start(name, epochs=1, fresh=True, augment=kind) / "metrics.csv")["train_ce"][0]
+                        for kind in ("none", "basic"))
+    assert plain != augmented
+
+
+# ---- several processes (gloo)
+
+def torchrun(arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+                          timeout=900)
+
+
+TWO_PROCESSES = """
+import sys
+sys.path[:0] = [{root!r}, {tests!r}]
+import os, signal
+from pathlib import Path
+import torch
+import conftest, harness, models.resnet, settings, train_{name} as script
+models.resnet.resnet18 = lambda weights: conftest.SmallResNet()
+harness.AGREE_EVERY = 1
+stop, end_step, end_epoch, steps = {stop}, harness.Training.end_step, harness.Training.end_epoch, []
+def stopping(run, terms):
+    steps.append(1)
+    if len(steps) == stop:
+        run.stop_signal = signal.SIGTERM
+    end_step(run, terms)
+def told(run, scores):
+    end_epoch(run, scores)
+    torch.save(run.labels, run.folder / f"labels-{{run.fabric.global_rank}}-{{run.epoch}}.pt")
+harness.Training.end_step, harness.Training.end_epoch = stopping, told
+run = settings.Run(dataset="demo", root=Path({data!r}), data={options}, image_size={size}, epochs=3, batch_size=32,
+                   weights="none", noise=.25, runs=Path({runs!r}))
+script.main(script.Args(run, script.Algorithm(**{own}), machine=settings.Machine(precision="32", workers=0)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SCN", "DMUE"])
+def test_two_processes_agree_and_resume(demo_root, tmp_path, name):
+    """Two gloo processes hold the same labels after every epoch, and end with the same bytes if stopped on the way."""
+    folders = []
+    for stop in (None, 6):
+        file = tmp_path / f"{name}{stop}.py"
+        file.write_text(TWO_PROCESSES.format(
+            root=str(ROOT), tests=str(ROOT / "tests"), name=name, stop=stop, data=str(demo_root), options=OPTIONS,
+            size=SIZE, runs=str(tmp_path / str(stop)), own=SCRIPTS[name][1]))
+        done = torchrun([str(file)])
+        if stop:
+            assert done.returncode
+            file.write_text(file.read_text().replace(f"= {stop}, harness", "= None, harness"))
+            done = torchrun([str(file)])
+            assert "going on at epoch 2, step 3" in done.stdout, done.stdout + done.stderr
+        assert done.returncode == 0, done.stderr
+        folders.append(tmp_path / str(stop) / "demo" / name / "ce/noise25/seed0")
+    for epoch in (2, 3):
+        one, two = (torch.load(folders[1] / f"labels-{rank}-{epoch}.pt") for rank in (0, 1))
+        assert (one == two).all()
+    if name == "SCN":
+        assert pd.read_csv(folders[0] / "metrics.csv")["relabelled"].sum() > 0
+    for file in ("last.pt", "metrics.csv"):
+        assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes()
