@@ -11,7 +11,6 @@ ramps that are over after one epoch, and the stem of the release's MS-Celeb weig
   python train_DMUE.py --dataset demo                           no data, no GPU: some minutes on two CPU cores
 """
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 
@@ -21,6 +20,7 @@ import metrics
 import settings
 # --- algorithm ---
 import math
+from typing import Literal
 
 from torch.nn import functional as F
 

@@ -10,7 +10,6 @@ dropout and with one learning rate. Its weights were those of a face network: gi
   python train_RUL.py --dataset demo                            no data, no GPU: about a minute on two CPU cores
 """
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 
@@ -19,6 +18,8 @@ import harness
 import metrics
 import settings
 # --- algorithm ---
+from typing import Literal
+
 from models.rul import RUL
 
 RELEASED = {"mixture_loss": "own", "dropout": 0.0, "classifier_lr_factor": 1.0, "lr": 2e-4}

@@ -9,7 +9,6 @@ batch, as in the authors' code. --protocol released: margin .9, from epoch 2 on 
   python train_SCN.py --dataset demo                            no data, no GPU: about a minute on two CPU cores
 """
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 
@@ -18,6 +17,8 @@ import harness
 import metrics
 import settings
 # --- algorithm ---
+from typing import Literal
+
 from models.scn import SCN
 
 RELEASED = {"relabel_margin": 0.9, "relabel_epoch": 2}

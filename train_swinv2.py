@@ -9,7 +9,6 @@ inside the model, stochastic depth .1, learning rate 5e-5, batches of 32; no wei
   python train_swinv2.py --dataset demo                         no data, no GPU: some minutes on two CPU cores
 """
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 
@@ -18,6 +17,8 @@ import harness
 import metrics
 import settings
 # --- algorithm ---
+from typing import Literal
+
 from models.swinv2 import TimmModel
 
 RELEASED = {"head": "imagenet_logits", "decay_all": True}

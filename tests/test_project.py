@@ -4,8 +4,10 @@ import importlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -142,24 +144,37 @@ def test_run_lists_one_command_a_line(tmp_path):
     done = bash("--demo", "--list", FERC_DATA=str(tmp_path), FERC_RUNS=str(tmp_path))
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and lines[0].split()[1] == "make_fer_c.py"
-    assert sum("train_baseline.py" in line for line in lines) == 2 == sum("evaluate.py" in line and "baseline" in line
-                                                                          for line in lines)
-    (tmp_path / "ferplus").mkdir()
-    lines = bash("--list", FERC_DATA=str(tmp_path), FERC_RUNS=str(tmp_path)).stdout.splitlines()
-    assert len(lines) == 1 + 2 * 3 * 2 * len(SCRIPTS)
+    assert len(lines) == 1 + 2 * len(SCRIPTS) and all("train_" in x and "&&" in x and "evaluate.py" in x
+                                                      for x in lines[1:])
     spaced = tmp_path / "a b"
-    (spaced / "ferplus").mkdir(parents=True)
-    lines = bash("--list", FERC_DATA=str(spaced), FERC_RUNS=str(spaced), FERC_PYTHON="true").stdout.splitlines()
+    (spaced / "rafdb").mkdir(parents=True)
+
+    def listed(*options):
+        return bash("--list", *options, FERC_DATA=str(spaced), FERC_RUNS=str(spaced), FERC_PYTHON="true"
+                    ).stdout.splitlines()
+
+    lines = listed()
+    assert len(lines) == 1 + 3 * 2 * len(SCRIPTS)
     assert all(subprocess.run(["bash", "-c", line], cwd=ROOT).returncode == 0 for line in lines[:3])
     assert lines[0].startswith("true make_fer_c.py") and "a\\ b" in lines[0]
     assert sum("--seed 2" in line for line in lines) == 2 * len(SCRIPTS)
+    assert len(listed("--noise")) == 1 + 4 * 3 * 2 * len(SCRIPTS)
+    assert len(listed("--ablation")) == 1 + 3 * 4 * len(SCRIPTS)
+    assert len(listed("--noise", "--ablation")) == 1 + 3 * (4 + 3 * 2) * len(SCRIPTS)
+    some = listed("--noise", "--only", "SCN/ce/noise[23]0", "--seeds", "7", "--image-size", "48", "--", "--epochs", "5")
+    assert len(some) == 3 and all("--seed 7" in x and "--image-size 48 --epochs 5" in x for x in some[1:])
+    assert some[0].endswith("--image-size 48 ") and "--noise 0.20" in some[1] and "--noise 0.30" in some[2]
+    assert len(listed("ferplus", "demo")) == 2 + 2 * 3 * 2 * len(SCRIPTS)
 
 
 def test_run_without_data_says_where_it_looked(tmp_path):
     done = bash(FERC_DATA=str(tmp_path))
-    assert done.returncode == 2 and f"{tmp_path}/ferplus" in done.stderr and "--demo" in done.stderr
-    done = bash("--demmo")
-    assert done.returncode == 2 and "unknown option --demmo" in done.stderr
+    assert done.returncode == 2 and f"{tmp_path}/rafdb" in done.stderr and "--demo" in done.stderr
+    for wrong, message in (("--demmo", "unknown option --demmo"), ("rafbd", "unknown data set rafbd"),
+                           ("--only", "takes a value"), ("--jobs=2", "unknown option")):
+        done = bash(wrong)
+        assert done.returncode == 2 and message in done.stderr
+    assert "from 1 on, not 0" in bash("--jobs", "0", "--demo").stderr
 
 
 def test_a_failing_run_does_not_stop_the_rest(tmp_path):
@@ -172,6 +187,30 @@ def test_a_failing_run_does_not_stop_the_rest(tmp_path):
     assert done.returncode == 1
     assert sum(line.startswith("train_") for line in called) == 2 * len(SCRIPTS) and called[-1].startswith("report.py")
     assert f"failed ({2 * len(SCRIPTS)}):" in done.stderr and not any(line.startswith("evaluate") for line in called)
+    count = 2 * len(SCRIPTS)
+    assert f"[{count}/{count}] " in done.stdout and done.stdout.count("FAILED") == count
+
+
+def test_stopping_reaches_every_job(tmp_path):
+    """Ctrl-C at run.sh: its jobs get SIGTERM, which training answers with a checkpoint, and nothing is left behind."""
+    fake = tmp_path / "python"
+    fake.write_text('''#!/bin/bash
+[[ $1 == train_* ]] || exit 0
+trap 'echo saved >>"$FERC_RUNS/called"; exit 143' TERM
+echo started >>"$FERC_RUNS/called"
+while :; do sleep 0.05; done
+''')
+    fake.chmod(0o755)
+    places = {"FERC_PYTHON": str(fake), "FERC_DATA": str(tmp_path), "FERC_RUNS": str(tmp_path)}
+    sweep = subprocess.Popen(["bash", "run.sh", "--demo", "--jobs", "3"], cwd=ROOT, env=os.environ | places,
+                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    called = tmp_path / "called"
+    give_up = time.monotonic() + 60
+    while time.monotonic() < give_up and not (called.exists() and called.read_text().count("started") == 3):
+        time.sleep(0.05)
+    sweep.send_signal(signal.SIGINT)
+    assert "goes on from here" in sweep.communicate(timeout=60)[1] and sweep.returncode == 130
+    assert sorted(called.read_text().split()) == ["saved"] * 3 + ["started"] * 3
 
 
 def test_what_is_scored_is_skipped_and_nothing_else_is(tmp_path):

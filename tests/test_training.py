@@ -386,7 +386,7 @@ def test_weights_from_a_file(train_args, tmp_path):
         run.setup(model, torch.optim.Adam(model.parameters()))
         torch.testing.assert_close(dict(model.backbone.state_dict()), dict(source))
         recorded = json.loads((run.folder / "environment.json").read_text())["weights"]
-    assert recorded["name"] == "weights.pt" and recorded["loaded"] == len(source) and len(recorded["sha256"]) == 64
+    assert recorded["name"] == "weights.pt" and len(recorded["loaded"]) == len(source) and len(recorded["sha256"]) == 64
 
 
 @pytest.mark.parametrize("content, message", [
