@@ -72,7 +72,7 @@ def main(args):
         for epoch in run.epochs():
             model.train()
             for image, index in run.batches(epoch):
-                target = run.labels[index]
+                target = run.target(index)
                 # --- algorithm ---
                 terms = criterion.terms(model(image), target)
                 # --- shared ---
