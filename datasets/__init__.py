@@ -69,10 +69,49 @@ def keyed_rng(*key):
     return np.random.Generator(np.random.SFC64(int.from_bytes(digest, "little")))
 
 
-def note(notes, what, example):
-    """Count `what` under a text that carries its first example."""
-    key = next((key for key in notes if key.startswith(what)), f"{what} (for example {example})")
-    notes[key] = notes.get(key, 0) + 1
+def note(notes, what, example, number=1):
+    """Count `what`, `number` times, under a text that carries its first example; bytes that are no text spelt out."""
+    start = f"{what} (for example "
+    key = next((key for key in notes if key.startswith(start)), f"{start}{spelt(example)})")
+    notes[key] = notes.get(key, 0) + number
+
+
+def note_all(notes, what, names):
+    """As `note`, for all of `names`; nothing where there are none."""
+    if len(names):
+        note(notes, what, names[0], len(names))
+
+
+def note_missing(notes, names):
+    """Files that a list names and that are not there: up to ten are named, of more the first."""
+    if len(names):
+        named = ", ".join(names) if len(names) <= 10 else f"for example {names[0]}"
+        notes[f"listed but not on disk ({spelt(named)})"] = len(names)
+
+
+def spelt(text):
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def found_in(folder):
+    """What a folder holds, in a few words for an error."""
+    if not folder.is_dir():
+        return "no such folder"
+    return spelt(", ".join(sorted(path.name for path in folder.iterdir())[:5])) or "nothing"
+
+
+def read_text(path):
+    """A text file of unknown make. Raises UserError where it cannot be read."""
+    try:
+        return path.read_bytes().decode("utf-8-sig", "replace").replace("\0", "")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+
+
+def frame_of(**columns):
+    """The frame of a split from the columns that it has: no box, no valence and arousal, no identity by default."""
+    frame, blank = pd.DataFrame(columns), dict.fromkeys(COLUMNS, np.nan) | {"identity": ""}
+    return frame.assign(**{name: blank[name] for name in COLUMNS if name not in frame})[list(COLUMNS)]
 
 
 def hold_out(labels, num_classes):
@@ -119,15 +158,17 @@ def load_split(name, root, split, **options):
     if unknown:
         known = ", ".join(f"{key} ({text})" for key, text in module.OPTIONS.items()) or "none"
         raise UserError(f"{name} has no option {', '.join(unknown)}; its options: {known}")
-    return _checked(module.load(Path(root), split, **options), f"{name} {split}")
+    return _checked(module.load(Path(root), split, **options), name, split)
 
 
-def _checked(data, what):
-    frame, classes = data.frame, data.classes
+def _checked(data, name, split):
+    frame, classes, what = data.frame, data.classes, f"{name} {split}"
+    said = "; ".join(f"{reason}: {count}" for reason, count in data.notes.items()) or "nothing was found"
     if tuple(frame.columns) != COLUMNS:
         raise AssertionError(f"{what}: columns are {tuple(frame.columns)}, not {COLUMNS}")
     if frame.empty:
-        raise UserError(f"{what}: no usable image ({data.notes or 'nothing was found'})")
+        rule = ". Without an official list it is a tenth of each class of train" if split == "val" else ""
+        raise UserError(f"{what}: no usable image ({said}){rule}")
     bad = [i for i in frame["id"] if not SAFE_ID.fullmatch(i)]
     if bad:
         raise UserError(f"{what}: {len(bad)} ids cannot be file names, for example {bad[0]!r}")
@@ -138,6 +179,11 @@ def _checked(data, what):
     if len(outside):
         first = outside.iloc[0]
         raise UserError(f"{what}: label {first['expression']} of {first['id']} is not in 0..{len(classes) - 1}")
+    empty = ", ".join(np.array(classes)[np.bincount(frame["expression"], minlength=len(classes)) == 0])
+    if empty and split == "train":
+        raise UserError(f"{what}: no usable image of {empty} ({said}). An incomplete copy?")
+    if empty:
+        data.notes["classes without an image"] = empty
     if data.distribution is not None:
         if data.distribution.shape != (len(frame), len(classes)) or not np.allclose(data.distribution.sum(1), 1):
             raise AssertionError(f"{what}: the label distribution does not fit the frame")

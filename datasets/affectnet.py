@@ -6,12 +6,15 @@ Layouts: the old distribution, Manually_Annotated/Manually_Annotated_Images/<sub
 training.csv and validation.csv in any of `LIST_PLACES`; or that of March 2021, {train_set,val_set}/images/<id>.jpg
 (224x224, cropped) with annotations/<id>_{exp,val,aro}.npy. The scan of the latter's many files is kept beside them.
 """
-import csv
 import hashlib
 import os
 import re
+from array import array
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +23,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from cli import UserError, write_text
-from datasets import COLUMNS, Split, hold_out, keyed_rng
-from datasets.images import MAX_PIXELS
+from datasets import Split, found_in, frame_of, hold_out, keyed_rng, note, note_all, note_missing
+from datasets.images import MAX_PIXELS, on_disk
 
 CLASSES = ("Neutral", "Happy", "Sad", "Surprise", "Fear", "Disgust", "Anger", "Contempt")
 OPTIONS = {
@@ -50,6 +53,7 @@ BOX = ["face_x", "face_y", "face_width", "face_height"]
 HEADER = ["subDirectory_filePath", *BOX, "facial_landmarks", "expression", "valence", "arousal"]
 NUMBERS = [*BOX, "expression", "valence", "arousal"]
 BLANKS = ' "\t\n'  # around a cell; copies saved by other programs quote the text
+PLAIN_NUMBER = re.compile(r"[-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?")
 LONGEST_SIDE = 65535  # pixels, of a JPEG file: a box beyond it is no box
 
 # --- the distribution of March 2021 ---
@@ -61,8 +65,7 @@ BATCH = 500  # ids a thread takes at once
 
 def load(root, split, classes="8", crop="xywh", layout=""):
     """One split; the options are those of `OPTIONS`. Notes of train and val count what the whole training list lost.
-    Raises UserError where neither distribution is found, a list cannot be read or leads out of the root, or the
-    training split has no image of some class."""
+    Raises UserError where neither distribution is found, or a list cannot be read or leads out of the root."""
     for name, value, known in (("classes", classes, ("8", "7")), ("crop", crop, ("xywh", "legacy")),
                                ("layout", layout, ("", "old", "2021"))):
         if str(value) not in known:
@@ -78,9 +81,7 @@ def load(root, split, classes="8", crop="xywh", layout=""):
         held = hold_out(table["expression"], count)
         table = table[held if split == "val" else ~held]
     table = _boxes(table, crop, notes)  # after the draw of val, so that both crops hold out the same images
-    _name_empty_classes(root, table["expression"], split, CLASSES[:count], notes)
-    table = table.assign(id=_ids(table["name"]), identity="").reset_index(drop=True)
-    return Split(table[list(COLUMNS)], None, CLASSES[:count], notes)
+    return Split(frame_of(id=_ids(table.pop("name")), **table.reset_index(drop=True)), None, CLASSES[:count], notes)
 
 
 def _distribution(root, wanted, notes):
@@ -90,7 +91,7 @@ def _distribution(root, wanted, notes):
     old += [f"{place}/{name}" for name in set(LISTS.values()) if (place := _list_place(root, name))]
     if not wanted and not new and not old:
         raise UserError(f"{root}: AffectNet is either Manually_Annotated/Manually_Annotated_Images with training.csv "
-                        f"and validation.csv, or train_set and val_set; found: {_found(root)}. "
+                        f"and validation.csv, or train_set and val_set; found: {found_in(root)}. "
                         f"--root should be the folder that holds them.")
     if wanted == "old" or not wanted and not new:
         notes["layout"] = "AffectNet, old distribution"
@@ -99,13 +100,6 @@ def _distribution(root, wanted, notes):
     if not wanted and old:
         notes["layout"] += " (the old one is here too: layout=old reads it)"
     return "2021"
-
-
-def _found(folder):
-    """What a folder holds, in a few words for an error."""
-    if not folder.is_dir():
-        return "no such folder"
-    return ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
 
 
 def _list_place(root, name):
@@ -119,7 +113,7 @@ def _from_list(root, split, notes):
     name = LISTS[split]
     place = _list_place(root, name)
     if place is None:
-        raise UserError(f"{root}: no {name} here, nor in {', '.join(LIST_PLACES[:-1])}; found: {_found(root)}. "
+        raise UserError(f"{root}: no {name} here, nor in {', '.join(LIST_PLACES[:-1])}; found: {found_in(root)}. "
                         f"--root should be the folder that holds Manually_Annotated.")
     images = next((place for place in IMAGE_PLACES if (root / place).is_dir()), None)
     if images is None:
@@ -137,51 +131,58 @@ def _from_list(root, split, notes):
 
 
 def _read_list(path):
-    """A list of the old distribution, and whether it has a header. Numbers are NaN where a cell holds none.
-    The file has 400,000 lines of 1 kB, nearly all of it landmarks, which are never made into text."""
+    """A list of the old distribution, and whether it has a header. Numbers are NaN where a cell holds none, and in rows
+    with another number of cells. Not by pandas: of 400,000 lines of 1 kB, nearly all of it landmarks, it takes its time
+    over every character. No cell of the release holds a comma, so a stray quotation mark cannot swallow lines."""
+    names, numbers, no_numbers = [], array("d"), (np.nan,) * len(NUMBERS)
     try:
         with open(path, encoding="utf-8-sig", errors="replace") as file:
-            first = [cell.strip(BLANKS) for cell in file.readline(10_000).split(",")]
-        headed = HEADER[0] in first
-        header = first if headed else HEADER
-        wanted = [name for name in HEADER if name != "facial_landmarks"]
-        missing = [name for name in wanted if name not in header]
-        if missing:
-            raise UserError(f"{path}: no column {', '.join(missing)}; found: {', '.join(header)[:200]}")
-        at = {name: header.index(name) for name in wanted}
-        # Without quoting a stray quotation mark cannot swallow the lines after it; no official cell holds a comma.
-        cells = pd.read_csv(path, header=None, names=range(len(header)), usecols=list(at.values()), na_filter=False,
-                            skiprows=int(headed), dtype=object, quoting=csv.QUOTE_NONE, encoding="utf-8-sig",
-                            encoding_errors="replace")
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        raise UserError(f"{path}: not a list of {', '.join(HEADER)} ({str(error)[:100].strip()})") from None
-    if cells.empty:
+            first = file.readline()
+            header = [cell.strip(BLANKS) for cell in first.split(",")]
+            headed = HEADER[0] in header
+            header = header if headed else HEADER
+            missing = [name for name in HEADER if name not in header and name != "facial_landmarks"]
+            if missing:
+                raise UserError(f"{path}: no column {', '.join(missing)}; found: {', '.join(header)[:200]}")
+            name, some = header.index(HEADER[0]), itemgetter(*(header.index(number) for number in NUMBERS))
+            for line in file if headed else chain([first], file):
+                cells = line.split(",")
+                whole = len(cells) == len(header)
+                if whole or line.strip(BLANKS):
+                    names.append("".join(cells[name:name + 1]).strip(BLANKS).replace("\\", "/"))
+                    numbers.extend(map(_cell_number, some(cells)) if whole else no_numbers)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    if not names:
         raise UserError(f"{path}: no row in it; an incomplete copy?")
-    names = cells[at[HEADER[0]]].astype(str).str.strip(BLANKS).str.replace("\\", "/", regex=False)
-    return pd.DataFrame({"name": names} | {name: _to_numbers(cells[at[name]]) for name in NUMBERS}), headed
+    table = pd.DataFrame(np.frombuffer(numbers).reshape(-1, len(NUMBERS)), columns=NUMBERS)
+    if table.isna().all(axis=None):
+        raise UserError(f"{path}: not a list of {', '.join(HEADER)}: no row has such cells")
+    return table.assign(name=pd.Series(names, dtype=object)), headed
 
 
-def _to_numbers(cells):
-    """Text to float64, NaN where it is no number; quoted numbers are looked at only where there are some."""
-    numbers = pd.to_numeric(cells, errors="coerce").astype(np.float64)
-    none = numbers.isna()
-    numbers[none] = pd.to_numeric(cells[none].astype(str).str.strip(BLANKS), errors="coerce").astype(np.float64)
-    return numbers
+def _cell_number(cell):
+    """Text to a number, NaN where it is none."""
+    try:
+        return float(cell)
+    except ValueError:
+        cell = cell.strip(BLANKS)  # quotes
+        return float(cell) if PLAIN_NUMBER.fullmatch(cell) else np.nan
 
 
 def _from_annotations(root, folder, notes):
     for part in ("annotations", "images"):
         if not (root / folder / part).is_dir():
-            raise UserError(f"{root}: AffectNet of March 2021 needs {folder}/{part}; found: {_found(root / folder)}. "
+            raise UserError(f"{root}: AffectNet of March 2021 needs {folder}/{part}; found: {found_in(root / folder)}. "
                             f"--root should be the folder that holds train_set and val_set.")
     notes["layout"] += f": {folder}"
     table = _annotations(root, folder, notes)
     table["path"] = f"{folder}/images/" + table["name"] + ".jpg"
     readable = table["expression"].notna()
-    images = {name.removesuffix(".jpg") for name in _files(root / folder / "images") if name.endswith(".jpg")}
+    images = {name.removesuffix(".jpg") for name in os.listdir(root / folder / "images") if name.endswith(".jpg")}
     without = images - set(table["name"][readable])
     if without:
-        notes[f"image without a readable expression (for example {min(without)}.jpg)"] = len(without)
+        note(notes, "image without a readable expression", f"{min(without)}.jpg", len(without))
     return table[readable]
 
 
@@ -192,7 +193,7 @@ def _annotations(root, folder, notes):
     the annotations folder has as many files and the same date; files changed in place go unseen."""
     annotations = root / folder / "annotations"
     changed = annotations.stat().st_mtime_ns
-    files = _files(annotations)
+    files = os.listdir(annotations)
     stamp = f"# FER-C scan 1, {len(files)} files, changed {changed}\n"
     places = _cache_places(root, folder)
     for what, path in places.items():
@@ -266,14 +267,13 @@ def _read_number(path):
 
 # --- both ---
 
-PLAIN = re.compile(r"(?:[A-Za-z0-9]+/)?[A-Za-z0-9]+(?:\.[A-Za-z]+)?")  # the names of the releases
+PLAIN = re.compile(r"((?:[A-Za-z0-9]+/)?[A-Za-z0-9]+)(?:\.[A-Za-z]+)?")  # the names of the releases
+LEADS_OUT = re.compile(r"^/|^[A-Za-z]:|(?:^|/)\.\.(?:/|$)")
 
 
 def _keep(table, good, why, notes):
     """The good rows; the others are counted under `why` with the first as example."""
-    bad = table["name"][~good]
-    if len(bad):
-        notes[f"{why} (for example {bad.iloc[0][:80] or 'row without a path'})"] = len(bad)
+    note_all(notes, why, (table["name"][~good].str[:80].replace("", "row without a path")).tolist())
     return table[good]
 
 
@@ -286,38 +286,25 @@ def _labelled(table, count, notes):
     for name in ("valence", "arousal"):
         table[name] = table[name].where(table[name].between(-1, 1))
     unknown = table["name"][table[["valence", "arousal"]].isna().any(axis=1)]
-    if len(unknown):
-        notes[f"kept without valence or arousal (for example {unknown.iloc[0][:80]})"] = len(unknown)
+    note_all(notes, "kept without valence or arousal", unknown.str[:80].tolist())
     return table
 
 
-def _files(folder):
-    """The names of the files in a folder; none where it is absent or its name cannot be one."""
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_file()}
-    except (OSError, ValueError):  # ValueError: a name from a label file that holds a NUL
-        return set()
-
-
 def _on_disk(root, table, notes):
-    """Rows whose image exists, by listing every folder once: a look at each of 300,000 files would take minutes."""
-    odd = table["name"][~table["name"].str.fullmatch(PLAIN)]
-    leads_out = odd[odd.str.contains(r"^/|^[A-Za-z]:|(?:^|/)\.\.(?:/|$)")]
-    if len(leads_out):
-        raise UserError(f"{leads_out.iloc[0]!r} leads out of the data folder {root}; label files may only name files "
-                        f"below it")
-    folders = table["path"].str.rpartition("/")[0].unique() if len(table) else []
-    there = {f"{folder}/{name}" for folder in folders for name in _files(f"{root}/{folder}")}
-    return _keep(table, table["path"].isin(there), "listed but not on disk", notes)
+    """Rows whose image exists; the others are noted."""
+    leads_out = next((name for name in table["name"] if not PLAIN.fullmatch(name) and LEADS_OUT.search(name)), None)
+    if leads_out is not None:
+        raise UserError(f"{leads_out!r} leads out of the data folder {root}; label files may only name files below it")
+    there = on_disk(root, table["path"])
+    note_missing(notes, table["name"][~there].str[:80].tolist())
+    return table[there]
 
 
 def _boxes(table, crop, notes):
-    """The columns left, top, right, bottom; NaN where the images are cropped already."""
-    sides = ["left", "top", "right", "bottom"]
+    """The columns left, top, right, bottom in place of `BOX`; none where the images are cropped already."""
     if BOX[0] not in table:
-        return table.assign(**dict.fromkeys(sides, np.nan))
-    x, y, width, height = (table[name] for name in BOX)
+        return table
+    x, y, width, height = (table.pop(name) for name in BOX)
     if crop == "xywh":
         return table.assign(left=x, top=y, right=x + width, bottom=y + height)
     notes["layout"] += ", legacy crop"
@@ -325,24 +312,18 @@ def _boxes(table, crop, notes):
     return _keep(table, (width > x) & (height > y), "legacy crop is empty", notes)
 
 
-def _name_empty_classes(root, labels, split, classes, notes):
-    empty = [name for k, name in enumerate(classes) if not (labels == k).any()]
-    if empty and split == "train":
-        raise UserError(f"{root}: no usable training image of {', '.join(empty)} ({notes}). An incomplete copy? "
-                        f"--data classes=7 does without Contempt.")
-    if empty:
-        notes["classes without an image"] = ", ".join(empty)
-
-
 def _ids(names):
     """`103/29a3...jpg` -> `103_29a3...`. A name of another form, or two that differ in their suffix only, get a digest
     of the whole name behind a dash, which plain ones never hold: ids are unique where names are."""
-    ids = names.str.replace(r"\.[A-Za-z]+$", "", regex=True).str.replace("/", "_", regex=False)
-    odd = ~names.str.fullmatch(PLAIN)
-    odd |= ids.mask(odd).duplicated(keep=False)
-    digests = [hashlib.sha256(name.encode()).hexdigest()[:16] for name in names[odd]]
-    ids[odd] = "_" + ids[odd].str.replace(r"[^A-Za-z0-9._-]", "_", regex=True).str[:80] + "-" + digests
-    return ids
+    plain = [PLAIN.fullmatch(name) for name in names]
+    ids = [match[1].replace("/", "_") if match else None for match in plain]
+    often = Counter(ids)
+    return [i if match and often[i] == 1 else _odd_id(name) for i, match, name in zip(ids, plain, names, strict=True)]
+
+
+def _odd_id(name):
+    stem = re.sub(r"[^A-Za-z0-9._-]", "_", re.sub(r"\.[A-Za-z]+$", "", name))[:80]
+    return f"_{stem}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 # --- drawn faces in the two layouts ---

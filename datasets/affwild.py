@@ -26,8 +26,8 @@ import pandas as pd
 from PIL import Image
 
 from cli import UserError, write_text
-from datasets import COLUMNS, SPLITS, Split, keyed_rng
-from datasets.images import inside
+from datasets import SPLITS, Split, found_in, frame_of, keyed_rng, note, note_all, note_missing, read_text
+from datasets.images import inside, on_disk
 
 CLASSES = ("Neutral", "Happy", "Sad", "Surprise", "Fear", "Disgust", "Anger")
 LIST_NAME = "affwild_split.csv"
@@ -79,9 +79,9 @@ def load(root, split, edition="", frames="240", split_seed="0", split_file="", w
         if split_file:
             if edition or write_split or (frames, split_seed) != (240, 0):
                 raise UserError("split_file= determines the frames by itself: leave out the other options")
-            return _as_split(_read_list(root, split_file, split, notes), split, notes)
+            return _as_split(_read_list(root, split_file, split, notes), notes)
         table = _draw_list(root, split, edition, frames, split_seed, notes)
-        data = _as_split(table[table["split"] == split], split, notes)
+        data = _as_split(table[table["split"] == split], notes)
         _write_list(root, table, write_split, notes)
         return data
     except OSError as error:
@@ -95,32 +95,13 @@ def _whole_number(name, value, least):
     return int(text)
 
 
-def _as_split(table, split, notes):
-    """The rows of one split in the common form, with the classes and the missing VA counted."""
-    counts = np.bincount(table["expression"], minlength=len(CLASSES))
-    absent = [name for name, count in zip(CLASSES, counts, strict=True) if not count]
-    if absent and len(table) and split == "train":
-        raise UserError(f"no training frame shows {', '.join(absent)}; found: {notes['layout']}")
-    for name in absent:
-        _count(notes, f"no image of a class in {split}", name)
-    _count(notes, "frame without valence and arousal", table["path"].iloc[0] if len(table) else "",
-           int(table["valence"].isna().sum()))
-    frame = pd.DataFrame({
-        "id": _ids(table["path"].tolist()), "path": table["path"].to_numpy(object),
-        **{side: np.full(len(table), np.nan) for side in ("left", "top", "right", "bottom")},
-        "expression": table["expression"].to_numpy(np.int64),
-        "valence": table["valence"].to_numpy(float), "arousal": table["arousal"].to_numpy(float),
-        "identity": table["identity"].to_numpy(object),
-    }, columns=list(COLUMNS))
+def _as_split(table, notes):
+    """The rows of one split in the common form, with the missing VA counted."""
+    note_all(notes, "frame without valence and arousal", table["path"][table["valence"].isna()].tolist())
+    frame = frame_of(id=_ids(table["path"].tolist()), path=table["path"].to_numpy(object),
+                     expression=table["expression"].to_numpy(np.int64), valence=table["valence"].to_numpy(float),
+                     arousal=table["arousal"].to_numpy(float), identity=table["identity"].to_numpy(object))
     return Split(frame, None, CLASSES, notes)
-
-
-def _count(notes, what, example, number=1):
-    """As `datasets.note`, for many at once, and with names that are no text spelt out."""
-    if number:
-        example = example.encode("utf-8", "backslashreplace").decode()
-        key = next((key for key in notes if key.startswith(what)), f"{what} (for example {example})")
-        notes[key] = notes.get(key, 0) + number
 
 
 def _ids(paths):
@@ -172,7 +153,7 @@ def _choose(root, editions, wanted):
     listed = "; ".join(name or "the root" for name in usable)
     if not usable:
         raise UserError(f"{root}: no expression labels: looked for EXPR*/Train_Set/*.txt (or Training_Set) in any depth"
-                        f"; found: {_listing(root)}. --root should be the folder that holds Aff-Wild2's annotations and"
+                        f"; found: {found_in(root)}. --root should be the folder that holds Aff-Wild2's annotations and"
                         " cropped_aligned" + (". Aff-Wild (2017) has valence and arousal only and cannot serve alone"
                                               if (root / "annotations/train/valence").is_dir() else ""))
     chosen = [name for name in usable if wanted.lower() in name.lower()]
@@ -188,10 +169,6 @@ def _choose(root, editions, wanted):
     return first, other, text + ("" if other is None else "beside" if other == first else f"of {other or 'the root'}")
 
 
-def _listing(root):
-    return ", ".join(sorted(path.name for path in root.iterdir())[:5]) or "nothing"
-
-
 def _video_folders(root, pictures, notes):
     """{video: its folder below the root}; cropped_aligned/cropped_aligned (unzipped into a folder) is one of them."""
     found, queue = {}, list(pictures)
@@ -202,7 +179,7 @@ def _video_folders(root, pictures, notes):
         queue += [f"{folder}/{name}" for name in names if IMAGES.match(name)]
         for name in names:
             if name in found:
-                _count(notes, "video in two image folders, the first one taken", f"{name} in {folder}")
+                note(notes, "video in two image folders, the first one taken", f"{name} in {folder}")
             found.setdefault(name, f"{folder}/{name}")
     return found
 
@@ -216,7 +193,7 @@ def _files(root, folder):
 
 def _lines(path):
     """The lines of a text file of unknown make. Only line ends count: a lost line would shift all frames behind it."""
-    text = path.read_bytes().decode("utf-8-sig", "replace").replace("\r\n", "\n").replace("\r", "\n")
+    text = read_text(path).replace("\r\n", "\n").replace("\r", "\n")
     return text.rstrip().split("\n")
 
 
@@ -271,7 +248,7 @@ def _draw_list(root, split, edition, frames, seed, notes):
     editions, pictures = _survey(root)
     expressions, others, layout = _choose(root, editions, edition)
     if not pictures:
-        raise UserError(f"{root}: no images: looked for a folder cropped_aligned; found: {_listing(root)}. "
+        raise UserError(f"{root}: no images: looked for a folder cropped_aligned; found: {found_in(root)}. "
                         "Unpack cropped_aligned beside the annotations")
     folders = _video_folders(root, pictures, notes)
     va_files = {} if others is None else editions[others]["VA"]
@@ -285,7 +262,7 @@ def _draw_list(root, split, edition, frames, seed, notes):
     for video, counts in dropped.items():
         if parts.get(video, split) == split:
             for (what, example), number in counts.items():
-                _count(notes, what, example, number)
+                note(notes, what, example, number)
     if len(set(parts.values())) < len(SPLITS):
         reasons = {what: number for what, number in notes.items() if number}
         raise UserError(f"{root}: {len(videos)} usable videos do not give a training, a validation and a test split "
@@ -417,9 +394,8 @@ def _read_list(root, name, split, notes):
     path = next((path for path in (Path(name), root / name) if path.is_file()), None)
     if path is None:
         raise UserError(f"split_file={name}: no such file, neither here nor in {root}")
-    text = path.read_bytes().decode("utf-8-sig", "replace").replace("\0", "")
     try:
-        header, *rows = [row for row in csv.reader(io.StringIO(text)) if row] or [[]]
+        header, *rows = [row for row in csv.reader(io.StringIO(read_text(path))) if row] or [[]]
     except csv.Error as error:
         raise UserError(f"{path}: not a CSV file ({error})") from None
     missing = [column for column in LIST_COLUMNS if header.count(column) != 1]
@@ -432,12 +408,10 @@ def _read_list(root, name, split, notes):
     table = pd.DataFrame(rows, columns=header, dtype=object)[list(LIST_COLUMNS)]
     table = _valid(path, table)
     whole = table.groupby(table["identity"].map(_group))["split"].nunique()
-    for group in whole.index[whole > 1]:
-        _count(notes, "identity in more than one split", group)
+    note_all(notes, "identity in more than one split", whole.index[whole > 1].tolist())
     table = table[table["split"] == split]
-    present = _on_disk(root, table["path"].tolist())
-    for lost in table["path"][~present]:
-        _count(notes, "listed but not on disk", lost)
+    present = on_disk(root, table["path"])
+    note_missing(notes, table["path"][~present].tolist())
     notes["layout"] = f"Aff-Wild2, frames listed in {path.name} ({len(table)} of {split})"
     return table[present]
 
@@ -466,20 +440,6 @@ def _valid(path, table):
     unknown = np.isnan(values["valence"]) | np.isnan(values["arousal"])
     return table.assign(expression=labels.to_numpy(np.int64),
                         **{column: np.where(unknown, np.nan, numbers) for column, numbers in values.items()})
-
-
-def _on_disk(root, paths):
-    """bool (N,): which of these files are there, by one listing of each folder."""
-    listings, present = {}, np.zeros(len(paths), bool)
-    for i, path in enumerate(paths):
-        folder, _, name = path.rpartition("/")
-        if folder not in listings:
-            try:
-                listings[folder] = _files(root, folder)
-            except OSError:
-                listings[folder] = set()
-        present[i] = name in listings[folder]
-    return present
 
 
 # --- drawn faces in this layout ---

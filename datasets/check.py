@@ -105,29 +105,39 @@ def table_of(found):
     classes = list(next(iter(columns.values())))
     for name, official in found["official"].items():
         parts = [columns[part] for part in name.split("+")]
-        columns[f"{name}, official"] = dict(zip(classes, official, strict=True)) if isinstance(official, tuple) else {}
-        here = sum(sum(part.values()) for part in parts)
-        wanted = sum(official) if isinstance(official, tuple) else official
+        by_class = isinstance(official, tuple)
+        if by_class:
+            columns[f"{name}, official"] = dict(zip(classes, official, strict=True))
+        here, wanted = sum(sum(part.values()) for part in parts), sum(official) if by_class else official
         more = f" ({here - wanted:+d})" if here != wanted else ""
-        yield f"\n{name}: {here} images here, {wanted} in the official release{more}"
-    yield "\n" + " " * 12 + "".join(f"{name:>18}" for name in columns)
+        yield f"\n{name}: {here} images here, {wanted} officially{more}"
+    wide = 2 + max(map(len, columns))
+    yield "\n" + " " * 12 + "".join(f"{name:>{wide}}" for name in columns)
     for label in classes:
-        yield f"{label:12}" + "".join(f"{counts.get(label, ''):>18}" for counts in columns.values())
+        yield f"{label:12}" + "".join(f"{counts.get(label, ''):>{wide}}" for counts in columns.values())
 
 
 def lines_of(found):
     """The report for people."""
+    said = {}
     yield f"{found['dataset']} in {found['root']}"
     for name, facts in found["splits"].items():
         who = f"; {facts['identities']} identities" if facts["identities"] else ""
-        yield f"\n{name}: {facts['images']} images; {facts['layout']}; labels: {facts['labels']}{who}"
+        layout = f"; {facts['layout']}" if facts["layout"] else ""
+        yield f"\n{name}: {facts['images']} images{layout}; labels: {facts['labels']}{who}"
         for axis, (low, high) in facts["ranges"].items():
             yield f"  {axis} from {low:.3f} to {high:.3f}" + ("" if -1 <= low and high <= 1 else "   (outside -1..1)")
-        for reason, count in facts["noticed"].items():
-            yield f"  {reason}: {count}"
+        noticed = {reason: count for reason, count in facts["noticed"].items() if reason != "cache"}
+        if noticed and noticed in said.values():  # val is often a part of train's list
+            yield f"  left out: as in {next(split for split in said if said[split] == noticed)}"
+        else:
+            yield from (f"  {reason}: {count}" for reason, count in facts["noticed"].items())
+        said[name] = noticed
     yield from table_of(found)
     for where, some in found["duplicates"].items():
-        yield f"\nequal pictures {where}: {some['groups']} groups, for example {' = '.join(some['examples'][0])}"
+        first, more = some["examples"][0], len(some["examples"][0]) - 3
+        more = f" and {more} more" if more > 0 else ""
+        yield f"\nequal pictures {where}: {some['groups']} groups, for example {' = '.join(first[:3])}{more}"
     yield ""
     if found["usable"]:
         yield "usable"

@@ -11,6 +11,7 @@ begins with the smaller one. `load` draws what is missing.
 """
 import importlib
 import os
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -672,6 +673,7 @@ LAYOUTS = {
     "affectnet-old": "datasets.affectnet", "affectnet-2021": "datasets.affectnet", "affwild2": "datasets.affwild",
     "rafdb": "datasets.rafdb", "raf-ml": "datasets.rafdb", "ferplus": "datasets.ferplus",
 }
+BESIDE = {"rafdb": {"RAF-ML"}, "raf-ml": {"basic"}}  # two releases, one data set: one may be written beside the other
 
 
 @dataclass
@@ -679,20 +681,26 @@ class Args:
     layout: str
     """affectnet-old, affectnet-2021, affwild2, rafdb, raf-ml or ferplus"""
     out: Path
-    """a new folder for it"""
+    """a new folder for it (raf-ml may go beside rafdb)"""
 
 
 def main(args):
     """Write demo faces in exactly the layout of an official release, its known quirks included."""
     if args.layout not in LAYOUTS:
         raise UserError(f"unknown layout {args.layout!r}; known: {', '.join(LAYOUTS)}")
-    if args.out.exists() and any(args.out.iterdir()):
-        raise UserError(f"{args.out} is not empty; give a new folder")
-    module = importlib.import_module(LAYOUTS[args.layout])
+    module, temporary = importlib.import_module(LAYOUTS[args.layout]), args.out.with_name(f".{args.out.name}.tmp")
     try:
-        module.LAYOUTS[args.layout](args.out, faces)
+        if args.out.exists() and {path.name for path in args.out.iterdir()} - BESIDE.get(args.layout, set()):
+            raise UserError(f"{args.out} is not empty; give a new folder")
+        shutil.rmtree(temporary, ignore_errors=True)  # of a killed start
+        module.LAYOUTS[args.layout](temporary, faces)
+        args.out.mkdir(parents=True, exist_ok=True)
+        for part in temporary.iterdir():
+            part.rename(args.out / part.name)
     except OSError as error:
         raise UserError(f"cannot write {args.out}: {error.strerror}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     print(f"wrote the layout {args.layout} to {args.out}")
 
 

@@ -8,15 +8,20 @@ import io
 import os
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 
 from cli import UserError, write_text
-from datasets import COLUMNS, Split, keyed_rng, note
-from datasets.images import inside
+from datasets import Split, found_in, frame_of, keyed_rng, note, note_all, note_missing, read_text
+from datasets.images import on_disk
 
 CLASSES = ("Neutral", "Happiness", "Surprise", "Sadness", "Anger", "Disgust", "Fear", "Contempt")
 OPTIONS = {"labels": "distribution (default: the votes) or majority (one class above half of the votes, one-hot)"}
+
+
+def official(**options):
+    """Image counts of FER2013 (Kaggle's Usage column), before rows without enough votes are left out."""
+    return {"train": 28_709, "val": 3_589, "test": 3_589}
+
 
 FOLDERS = {"train": "FER2013Train", "val": "FER2013Valid", "test": "FER2013Test"}
 USAGES = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
@@ -36,9 +41,8 @@ def load(root, split, labels="distribution"):
         _unpack_kaggle(root)
         names, votes = _from_folder(root, split, notes)
     else:
-        found = ", ".join(sorted(path.name for path in root.iterdir())[:5]) if root.is_dir() else "no such folder"
         raise UserError(f"{root}: FER+ needs the folder {FOLDERS[split]} with label.csv (or fer2013new.csv above it), "
-                        f"or Kaggle's fer2013.csv; found: {found or 'nothing'}. Point --root at the folder above.")
+                        f"or Kaggle's fer2013.csv; found: {found_in(root)}. Point --root at the folder above.")
     frame, distribution = _labelled(root, FOLDERS[split], names, votes, labels, notes)
     return Split(frame, distribution, CLASSES, notes)
 
@@ -138,9 +142,8 @@ def _unpack_kaggle(root):
 
 def _rows(path):
     """The rows of a small CSV file of unknown make, as lists of text."""
-    text = path.read_bytes().decode("utf-8-sig", "replace").replace("\0", "")
     try:
-        return [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text)) if row]
+        return [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(read_text(path))) if row]
     except csv.Error as error:
         raise UserError(f"{path}: not a CSV file ({error})") from None
 
@@ -154,23 +157,14 @@ def _labelled(root, folder, names, votes, rule, notes):
     if rule == "majority":
         usable = (kept > 0) & (faces.max(1, initial=0) > votes.sum(1) / 2)
     reason = "no expression with half of the votes" if rule == "majority" else "fewer than half of the votes left"
-    for name in np.asarray(names, object)[~usable]:
-        note(notes, reason, name)
-    present = np.array([inside(root, f"{folder}/{name}").is_file() for name in names], bool).reshape(-1)
-    for name in np.asarray(names, object)[usable & ~present]:
-        note(notes, "listed but not on disk", name)
+    names = np.array(names, object)
+    note_all(notes, reason, names[~usable])
+    present = on_disk(root, [f"{folder}/{name}" for name in names])
+    note_missing(notes, names[usable & ~present])
     usable &= present
-    names = [name for name, keep in zip(names, usable, strict=True) if keep]
-    distribution = faces[usable] / np.maximum(kept[usable, None], 1)
+    names, distribution = names[usable].tolist(), faces[usable] / np.maximum(kept[usable, None], 1)
     if rule == "majority":
         distribution = np.eye(len(CLASSES))[distribution.argmax(1)]
-    count = len(names)
-    frame = pd.DataFrame({
-        "id": [name.rsplit("/", 1)[-1].rsplit(".", 1)[0] for name in names],
-        "path": [f"{folder}/{name}" for name in names],
-        **{side: np.full(count, np.nan) for side in ("left", "top", "right", "bottom")},
-        "expression": distribution.argmax(1).astype(np.int64) if count else np.zeros(0, np.int64),
-        "valence": np.full(count, np.nan), "arousal": np.full(count, np.nan),
-        "identity": [""] * count,
-    }, columns=list(COLUMNS))
+    frame = frame_of(id=[name.rsplit("/", 1)[-1].rsplit(".", 1)[0] for name in names],
+                     path=[f"{folder}/{name}" for name in names], expression=distribution.argmax(1).astype(np.int64))
     return frame, distribution

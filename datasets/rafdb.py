@@ -20,7 +20,7 @@ import pandas as pd
 from PIL import Image
 
 from cli import UserError, write_text
-from datasets import COLUMNS, Split, hold_out, keyed_rng, note
+from datasets import Split, found_in, frame_of, hold_out, keyed_rng, note, note_all, note_missing, read_text
 from datasets.images import inside
 
 CLASSES = ("Surprise", "Fear", "Disgust", "Happiness", "Sadness", "Anger")
@@ -73,7 +73,7 @@ def load(root, split, classes="6", parts=None, basic_labels=None, labels="list")
     `distribution` is one-hot for RAF-DB basic (or its votes, see `OPTIONS`) and RAF-ML's own shares; `expression` is
     the list's label and, for RAF-ML, the class of the largest share. Notes on dropped rows of train and val are counted
     over the official training rows, of which val is a part. Raises UserError on unknown or contradicting options, on a
-    folder without the files, on labels out of range, and where a class is without any training image.
+    folder without the files, and on labels out of range.
     """
     wanted, basic_labels = _choices(classes, parts, basic_labels, labels)
     names = SEVEN if classes == "7" else CLASSES
@@ -93,7 +93,11 @@ def load(root, split, classes="6", parts=None, basic_labels=None, labels="list")
     notes["layout"] = " and ".join(part.layout for part in found)
     if "ml" in wanted and not with_ml:
         notes["layout"] += "; without RAF-ML, which is not below the root: smaller than FER-C's RAF-DB"
-    return _split(found, split, names, notes)
+    ids, paths, expression, distribution = (np.concatenate(column) for column in list(zip(*found, strict=True))[1:])
+    if split != "test":
+        mine = hold_out(expression, len(names)) == (split == "val")
+        ids, paths, expression, distribution = ids[mine], paths[mine], expression[mine], distribution[mine]
+    return Split(frame_of(id=ids, path=paths, expression=expression), distribution, names, notes)
 
 
 def _choices(classes, parts, basic_labels, labels):
@@ -114,28 +118,6 @@ def _choices(classes, parts, basic_labels, labels):
     return wanted, basic_labels or ("votes" if labels == "mivia" else "onehot")
 
 
-def _split(found, split, classes, notes):
-    """Join the parts; divide the training rows into train and val."""
-    ids, paths, expression, distribution = (np.concatenate(column) for column in list(zip(*found, strict=True))[1:])
-    if split != "test":
-        mine = hold_out(expression, len(classes)) == (split == "val")
-        ids, paths, expression, distribution = ids[mine], paths[mine], expression[mine], distribution[mine]
-    counts = np.bincount(expression, minlength=len(classes))
-    empty = [name for name, count in zip(classes, counts, strict=True) if not count]
-    if empty and split == "train":
-        left_out = "; ".join(f"{count} {what}" for what, count in notes.items() if what != "layout")
-        raise UserError(f"rafdb: no training image of {', '.join(empty)} in {notes['layout']}; left out: "
-                        f"{left_out or 'nothing'}. Are all files unpacked?")
-    for name in empty:
-        note(notes, "class without an image", name)
-    unknown = np.full(len(ids), np.nan)
-    frame = pd.DataFrame({
-        "id": ids, "path": paths, **dict.fromkeys(("left", "top", "right", "bottom"), unknown),
-        "expression": expression, "valence": unknown, "arousal": unknown, "identity": [""] * len(ids),
-    }, columns=list(COLUMNS))
-    return Split(frame, distribution, classes, notes)
-
-
 # --- where the files are ---
 
 def _find(root, folders, names):
@@ -153,9 +135,8 @@ def _half_there(root):
 
 
 def _missing(root, what, hint):
-    names = sorted(path.name for path in root.iterdir())[:5] if root.is_dir() else ["no such folder"]
     hint = hint or "--root should be the folder that holds basic (and RAF-ML beside it), or basic itself"
-    return UserError(f"{root}: {what}; found: {', '.join(names) or 'nothing'}. {hint}")
+    return UserError(f"{root}: {what}; found: {found_in(root)}. {hint}")
 
 
 def _usable(root, folder, ids, keep, notes):
@@ -176,7 +157,7 @@ def _usable(root, folder, ids, keep, notes):
                         f"unpack the release's archive of aligned images there")
     files = pd.Series(ids, dtype=object) + "_aligned.jpg"
     present = files.isin(there).to_numpy(bool)
-    _count(notes, "listed but not on disk", ids[keep & ~present])
+    note_missing(notes, ids[keep & ~present])
     return keep & present, (images + "/" + files).to_numpy(object), images
 
 
@@ -195,14 +176,14 @@ def _basic(root, found, test, num_classes, basic_labels, mivia, notes):
     tests = pd.Series(ids).str.startswith("test").to_numpy(bool)
     mine = tests == test
     keep = mine & (labels < num_classes)
-    _count(notes, "Neutral, none of the six classes", ids[mine & ~keep])
+    note_all(notes, "Neutral, none of the six classes", ids[mine & ~keep])
     distribution = np.eye(len(SEVEN))[labels]
     source = "one-hot labels"
     if mivia or basic_labels == "votes":
         votes, source = _votes(root, folder, ids, tests), f"votes from {VOTES}"
         if mivia:
             votes, clear = vote_filter(votes)
-            _count(notes, "ambiguous votes (MIVIA's filter)", ids[keep & ~clear])
+            note_all(notes, "ambiguous votes (MIVIA's filter)", ids[keep & ~clear])
             keep &= clear
             source += ", MIVIA's filter"
         if basic_labels == "votes":
@@ -212,7 +193,7 @@ def _basic(root, found, test, num_classes, basic_labels, mivia, notes):
     keep, paths, images = _usable(root, folder, ids, keep, notes)
     labels = labels[keep]
     distribution, replaced = _agreeing(distribution[keep, :num_classes], labels)
-    _count(notes, "one-hot, for the votes do not favour the list's label", ids[keep][replaced])
+    note_all(notes, "one-hot, for the votes do not favour the list's label", ids[keep][replaced])
     return Part(f"RAF-DB basic ({name}, {images}, {source})", ids[keep], paths[keep], labels, distribution)
 
 
@@ -248,7 +229,7 @@ def _votes(root, folder, ids, tests):
     if path is None:
         raise UserError(f"{places[0]}: no such file, nor in the folders above. The package has no votes: "
                         f"use basic_labels=onehot and labels=list, or put {VOTES} there")
-    rows = [line.split(",") for line in _text(path).splitlines() if line.strip()]
+    rows = [line.split(",") for line in read_text(path).splitlines() if line.strip()]
     if rows and all(_numbers([cell], 1) is None for cell in rows[0]):
         rows = rows[1:]  # a header
     votes = [_numbers(row, len(SEVEN)) for row in rows]
@@ -278,14 +259,14 @@ def _ml(root, found, test, notes):
         raise UserError(f"{labels}/partition_label.txt: {flags[wrong][0, 0]:g} for {listed[wrong][0]} is neither 0 "
                         f"(train) nor 1 (test)")
     flag = pd.Series(flags[:, 0], index=listed).reindex(ids).to_numpy()
-    _count(notes, "not in partition_label.txt", ids[np.isnan(flag)])
-    _count(notes, "in partition_label.txt, not in distribution.txt", listed[~pd.Index(listed).isin(ids)])
+    note_all(notes, "not in partition_label.txt", ids[np.isnan(flag)])
+    note_all(notes, "in partition_label.txt, not in distribution.txt", listed[~pd.Index(listed).isin(ids)])
     keep, total = flag == test, shares.sum(1)
-    _count(notes, "no share of any class (RAF-ML)", ids[keep & (total <= 0)])
+    note_all(notes, "no share of any class (RAF-ML)", ids[keep & (total <= 0)])
     keep, paths, images = _usable(root, folder, ids, keep & (total > 0), notes)
     distribution = shares[keep] / total[keep, None]
     level = (distribution == distribution.max(1, keepdims=True, initial=0)).sum(1) > 1
-    _count(notes, "level largest shares, the first class taken (RAF-ML)", ids[keep][level])
+    note_all(notes, "level largest shares, the first class taken (RAF-ML)", ids[keep][level])
     return Part(f"RAF-ML ({name}, {images})", ids[keep], paths[keep], distribution.argmax(1), distribution)
 
 
@@ -297,7 +278,7 @@ def _named_rows(path, width, pattern, example, notes):
     Rows of another form and names that are none of the set's are counted in `notes`. Raises UserError on a name that
     leads out of the folder, one that appears twice, and a file without any row of this form."""
     names, values = [], []
-    for line in _text(path).splitlines():
+    for line in read_text(path).splitlines():
         cells = line.split()
         numbers = _numbers(cells[1:], width)
         if numbers is not None:
@@ -311,7 +292,7 @@ def _named_rows(path, width, pattern, example, notes):
         raise UserError(f"{path}: {outside.iloc[0][:SHOWN]!r} leads out of the data folder; label files may only name "
                         f"files below it")
     good = names.str.fullmatch(pattern + r"(?:\.jpg)?").to_numpy(bool)
-    _count(notes, f"no image name in {path.name}", [name[:SHOWN] for name in names[~good]])
+    note_all(notes, f"no image name in {path.name}", [name[:SHOWN] for name in names[~good]])
     names = names[good].str.removesuffix(".jpg").to_numpy(object)
     if not len(names):
         raise UserError(f"{path}: no row of the form {example!r}")
@@ -319,13 +300,6 @@ def _named_rows(path, width, pattern, example, notes):
     if len(twice):
         raise UserError(f"{path}: {len(twice)} names appear twice, for example {twice[0]}")
     return names, values[good]
-
-
-def _text(path):
-    try:
-        return path.read_bytes().decode("utf-8-sig", "replace").replace("\0", "")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
 
 
 def _numbers(cells, width):
@@ -337,11 +311,6 @@ def _numbers(cells, width):
     except ValueError:
         return None
     return numbers if all(0 <= number <= 1e6 for number in numbers) else None
-
-
-def _count(notes, what, names):
-    for name in names:
-        note(notes, what, name)
 
 
 # --- the same layouts, with drawn faces ---

@@ -1,21 +1,42 @@
-"""The report on a data folder, and the cache of decoded pictures."""
+"""The report on a data folder, the README's commands for every data set, and the cache of decoded pictures."""
 import json
+import re
+import shlex
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import cli
+import evaluate
+import make_fer_c
+import settings
+import train_baseline
 from cli import UserError
-from datasets import check, demo, images
+from datasets import check, demo, images, keyed_rng
 from datasets.images import open_cache, read_image
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def drawn(split, count):
+    """Stand-ins for the drawn faces: their points, labels and identities, but noise for a picture."""
+    for i in range(count):
+        person, label, point = demo._who_feels_what(0, split, i)
+        image = keyed_rng("picture", split, i).integers(0, 256, (28, 28, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+        yield demo.Face(image, demo.CLASSES[label], *map(float, point), f"{split}-person-{person:04d}")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Drawn faces in the layout of FER+."""
+    """The layout of FER+."""
     out = tmp_path_factory.mktemp("check") / "ferplus"
-    demo.main(demo.Args("ferplus", out))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "faces", drawn)
+        demo.main(demo.Args("ferplus", out))
     return out
 
 
@@ -29,7 +50,25 @@ def test_a_usable_folder(folder, capsys):
     assert code == 0 and text.rstrip().endswith("usable") and "not usable" not in text
     assert "train: 318 images; FER+ folders of PNG files, votes from FER2013Train/label.csv; labels: distrib" in text
     assert "fewer than half of the votes left (for example fer0000005.png): 2" in text
-    assert "Happiness                   40                 9                12" in text
+    assert "Happiness        40      9     12" in text and "train: 318 images here, 28709 officially (-28391)" in text
+
+
+def test_counts_stand_below_their_names_and_val_repeats_nothing():
+    """A data set whose val is held out of train and whose classes have official counts."""
+    notes = {"cache": "kept", "listed but not on disk (a.jpg)": 1}
+    facts = {"images": 3, "layout": "as released", "labels": "one class each", "identities": 0, "ranges": {},
+             "counts": {"Sad": 1, "Anger": 2}}
+    found = {"dataset": "any", "root": "here", "official": {"train+val": (2, 9), "test": (1, 2)}, "duplicates": {},
+             "usable": True, "splits": {"train": facts | {"noticed": notes}, "val": facts | {"noticed": notes},
+                                        "test": facts | {"noticed": {"face box without area (for example b)": 2}}}}
+    text = "\n".join(check.lines_of(found))
+    assert "val: 3 images; as released; labels: one class each\n  left out: as in train\n" in text
+    assert text.count("(a.jpg): 1") == text.count("without area (for example b): 2") == 1
+    assert "train+val: 6 images here, 11 officially (-5)" in text and "test: 3 images here, 3 officially\n" in text
+    names, sad, anger = text.splitlines()[-5:-2]
+    assert len(names) == len(sad) == len(anger) and sad.split() == ["Sad", "1", "1", "1", "2", "1"]
+    assert [names.index(name) + len(name) for name in ("train+val, official", "test, official")] == [
+        anger.index("  9") + 3, len(anger)]
 
 
 def test_json_says_the_same(folder, capsys):
@@ -46,13 +85,14 @@ def test_broken_missing_and_doubled_pictures_are_named(folder, capsys, tmp_path)
     test[0].write_bytes(b"no picture")
     test[1].unlink()
     shutil.copy(train[10], test[2])
-    shutil.copy(test[10], test[11])
+    for other in test[11:15]:
+        shutil.copy(test[10], other)
     code, text = report(root, capsys)
     assert code == 2
     assert f"problem: {test[0]}: not a readable image" in text and "not usable: 1 problems" in text
-    assert f"listed but not on disk (for example {test[1].name}): 1" in text
+    assert f"listed but not on disk ({test[1].name}): 1" in text
     assert f"equal pictures train, test: 1 groups, for example FER2013Train/{train[10].name}" in text
-    assert "equal pictures within test: 1 groups" in text
+    assert "equal pictures within test: 1 groups" in text and f"{test[12].name} and 2 more\n" in text
 
 
 def test_a_wrong_folder_is_not_usable(tmp_path, capsys):
@@ -60,11 +100,95 @@ def test_a_wrong_folder_is_not_usable(tmp_path, capsys):
     assert code == 2 and "FER+ needs the folder FER2013Test" in text
 
 
-def test_layouts_go_to_new_folders_only(folder):
+def test_layouts_go_to_new_folders_only(folder, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="not empty"):
         demo.main(demo.Args("ferplus", folder))
+    monkeypatch.setattr(demo, "faces", drawn)
+    for layout in ("raf-ml", "rafdb"):  # one beside the other
+        demo.main(demo.Args(layout, tmp_path / "rafdb"))
+    assert sorted(path.name for path in (tmp_path / "rafdb").iterdir()) == ["RAF-ML", "basic"]
+    with pytest.raises(UserError, match="not empty"):
+        demo.main(demo.Args("raf-ml", tmp_path / "rafdb"))
+
+
+def test_a_layout_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    def fail(split, count):
+        yield from drawn(split, 5)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(demo, "faces", fail)
+    with pytest.raises(UserError, match="No space left"):
+        demo.main(demo.Args("ferplus", tmp_path / "ferplus"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_layouts_list_the_known(folder):
     with pytest.raises(UserError, match="known: .*ferplus"):
         demo.main(demo.Args("ferminus", folder))
+
+
+# ---- what the README says, as typed, in small
+
+COMMANDS = {  # what runs a command, what makes its defaults, what is added to it
+    "datasets.demo": (demo, None, ""), "datasets.check": (check, None, ""),
+    "make_fer_c.py": (make_fer_c, make_fer_c.settle, "--limit 2 --image-size 32 --workers 1"),
+    "train_baseline.py": (train_baseline, settings.recipe(train_baseline.RELEASED),
+                          "--epochs 1 --weights none --image-size 32 --batch-size 64 --workers 0"),
+    "evaluate.py": (evaluate, None, "--limit 2 --workers 0"),
+}
+
+
+def blocks():
+    """{heading: lines of its commands} of the section "With your data"."""
+    section = README.split("## With your data")[1].split("\n## ")[0]
+    parts = [part.split("\n", 1) for part in section.split("\n### ")[1:]]
+    return {heading: re.findall(r"^python .*", text, re.M) for heading, text in parts}
+
+
+class Tiny(torch.nn.Module):
+    """Stands in for ResNet-18's trunk."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.fc = torch.nn.Conv2d(3, 512, 8, 8), None
+
+    def forward(self, x):
+        return self.fc(self.conv1(x).relu().mean((2, 3)))
+
+
+def run(line, folder):
+    """A line of the README in this process, its folder for trials replaced. Returns what its main returns."""
+    words = shlex.split(line.replace(" try/", f" {folder}/").replace("${FERC_DATA:-data}", str(folder)), comments=True)
+    name, *words = words[2:] if words[1] == "-m" else words[1:]
+    module, settle, more = COMMANDS[name]
+    return module.main(cli.parse(module.Args, settle, [*words, *more.split()]))
+
+
+def test_every_set_has_its_commands():
+    assert {heading: len(lines) for heading, lines in blocks().items()} == {
+        "AffectNet": 5, "AffWild (Aff-Wild2)": 5, "RAF-DB": 6, "FER+": 5, "Demo": 4}
+
+
+@pytest.mark.parametrize("heading, layout", [("AffectNet", "affectnet-2021")] + [
+    pytest.param(heading, "", marks=pytest.mark.slow) for heading in ("AffectNet", "RAF-DB", "FER+")])
+def test_the_readmes_commands_work(heading, layout, tmp_path, monkeypatch, capsys):
+    """Layout, check, build, training and scoring of a set; after AffectNet the same of AffWild with its mixture."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FERC_DATA", str(tmp_path))
+    monkeypatch.setattr(demo, "faces", drawn)
+    monkeypatch.setattr(make_fer_c, "CALIBRATION_IMAGES", 2)
+    monkeypatch.setattr("models.resnet.resnet18", lambda weights: Tiny())
+    lines = blocks()[heading] + (blocks()["AffWild (Aff-Wild2)"] if layout else [])
+    for line in lines:
+        if layout and "--layout affectnet-old" in line:
+            line = line.replace("affectnet-old", layout)
+        assert not run(line, tmp_path), line
+    assert "usable" in capsys.readouterr().out
+    runs = sorted(path.relative_to(tmp_path).parts[1] for path in tmp_path.glob("runs/*/baseline/*/*/*/scores.csv"))
+    assert len(runs) == 1 + bool(layout)
+    if layout:
+        manifest = json.loads((tmp_path / "AffWild-C/manifest.json").read_text())
+        assert manifest["notes"]["mixture"].startswith("given")
 
 
 # ---- the cache

@@ -11,7 +11,7 @@ from PIL import Image
 
 import datasets
 from cli import UserError
-from datasets import keyed_rng, load_split, parse_options
+from datasets import frame_of, images, keyed_rng, load_split, note, note_all, note_missing, parse_options
 from datasets.ferplus import CLASSES
 from datasets.images import inside, read_image
 from datasets.label_noise import add_noise
@@ -46,6 +46,56 @@ def test_hold_out_takes_a_tenth_of_every_class_at_most_250():
     held = datasets.hold_out(labels, 4)
     assert np.bincount(labels[held], minlength=4).tolist() == [250, 10, 0, 4]
     np.testing.assert_array_equal(held, datasets.hold_out(labels, 4))
+
+
+def test_notes_count_and_carry_an_example():
+    notes = {}
+    for what, example, number in (("row", "a", 2), ("row of b", "c", 1), ("row", "d", 1), ("name", "\udcff", 1)):
+        note(notes, what, example, number)
+    note_all(notes, "box", np.array(["x", "y"], object))
+    note_all(notes, "nothing", [])
+    assert notes == {"row (for example a)": 3, "row of b (for example c)": 1, "name (for example \\udcff)": 1,
+                     "box (for example x)": 2}
+
+
+@pytest.mark.parametrize("count, text", [(0, None), (2, "n0, n1"), (10, ", ".join(f"n{i}" for i in range(10))),
+                                         (11, "for example n0")])
+def test_up_to_ten_missing_files_are_all_named(count, text):
+    notes = {}
+    note_missing(notes, [f"n{i}" for i in range(count)])
+    assert notes == ({f"listed but not on disk ({text})": count} if count else {})
+
+
+def test_on_disk_looks_for_files_below_the_root(tmp_path, monkeypatch):
+    for name in ("a/x.jpg", "a/b/y.jpg", "z.jpg"):
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / name).touch()
+    (tmp_path / "secret.jpg").touch()
+    paths = ["a/x.jpg", "a/b", "a/b/y.jpg", "z.jpg", "a/x.JPG", "no/x.jpg", "a/x.jpg/x", "a/\0/x", "a/b/../x.jpg", ""]
+    there = images.on_disk(tmp_path / "root", paths)
+    assert there.tolist() == [True, False, True, True, False, False, False, False, True, False]
+    assert images.on_disk(tmp_path / "root", []).shape == (0,)
+    with pytest.raises(UserError, match="leads out of the data folder"):
+        images.on_disk(tmp_path / "root", ["../secret.jpg"])
+
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(images.os, "scandir", refuse)
+    with pytest.raises(UserError, match="root/a: Permission denied"):
+        images.on_disk(tmp_path / "root", paths)
+
+
+def test_frames_have_every_column():
+    frame = frame_of(id=["a"], path=["a.jpg"], expression=np.array([2]))
+    assert tuple(frame.columns) == datasets.COLUMNS and frame["identity"].tolist() == [""]
+    assert frame[["left", "top", "right", "bottom", "valence", "arousal"]].isna().all(axis=None)
+    assert frame[["left", "arousal"]].dtypes.tolist() == [np.float64] * 2
+
+
+def test_a_class_without_a_training_image_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="ferplus train: no usable image of Sadness, Anger, Disgust, Fear, Contempt"):
+        load_split("ferplus", write_ferplus(tmp_path), "train")
 
 
 def test_recipes_name_settings_and_sets():
@@ -104,7 +154,8 @@ def test_ferplus_distribution(tmp_path):
     assert data.frame["path"].iloc[0] == "FER2013Test/fer0000000.png"
     assert data.frame["valence"].isna().all()
     assert data.notes == {"layout": "FER+ folders of PNG files, votes from FER2013Test/label.csv",
-                          "fewer than half of the votes left (for example fer0000002.png)": 2}
+                          "fewer than half of the votes left (for example fer0000002.png)": 2,
+                          "classes without an image": "Sadness, Anger, Disgust, Fear, Contempt"}
 
 
 def test_ferplus_majority(tmp_path):
@@ -130,7 +181,7 @@ def test_ferplus_names_what_it_leaves_out(tmp_path):
     with open(root / "FER2013Test/label.csv", "a") as file:
         file.write('fer0000009.png,"(0, 0, 48, 48)",a,b\n,"(0, 0, 48, 48)",10,0,0,0,0,0,0,0,0,0\n')
     notes = load_split("ferplus", root, "test").notes
-    assert notes["listed but not on disk (for example fer0000001.png)"] == 1
+    assert notes["listed but not on disk (fer0000001.png)"] == 1
     assert notes['malformed row (for example fer0000009.png,(0, 0, 48, 48),a,b)'] == 1
     assert sum(count for what, count in notes.items() if what.startswith("row without an image name")) == 1
 
