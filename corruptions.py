@@ -5,16 +5,17 @@ and Perturbations, ICLR 2019, arXiv 1903.12261); motion blur follows ImageMagick
 Images are uint8, H x W x 3, RGB; below, x is the image over 255. A result is clipped to [0, 1], multiplied by 255 and
 truncated, not rounded: rounding shifts every image by half a grey level.
 
-Everything random comes from `rng`, a numpy Generator, in the order that each function's docstring gives. The constants
+Everything random comes from `rng`, a numpy Generator, in the order that each function's docstring gives; what is called
+words and normals there is drawn by `_words` and `_normals`, in half the time of the Generator or less. The constants
 come in presets, see `PRESETS`; those in pixels scale with the short side of the image over 224, see `constants`.
 
 Add a corruption: a function `(image, rng, *constants) -> image`, its row in `CORRUPTIONS` and in each preset.
 """
 import functools
 import inspect
-import io
 import math
 import operator
+import statistics
 
 import cv2
 import numpy as np
@@ -144,39 +145,30 @@ def _arguments(function):
 
 
 def gaussian_noise(image, rng, sd):
-    """x + N(0, sd) for every value. Draws float32 standard normals (H, W, 3)."""
-    noise = rng.standard_normal(image.shape, dtype=np.float32)
-    noise *= 255 * sd
-    noise += image
-    return _truncate(noise)
+    """x + N(0, sd) for every value. Draws normals (H, W, 3)."""
+    return _noisy(image, _normals(rng, image.shape), 255 * sd, 0)
 
 
 def shot_noise(image, rng, photons):
-    """Poisson(x photons) / photons. Draws float32 uniforms (H, W, 3): the count is the smallest whose cumulated
-    probability exceeds the uniform."""
+    """Poisson(x photons) / photons. Draws words (H, W, 3): the count is the smallest whose cumulated probability
+    exceeds the word over 2**32."""
     # there are only 256 rates: tables are an order of magnitude faster than the Generator's own sampler
-    uniform = rng.random(image.shape, dtype=np.float32)
     out = np.empty_like(image)
-    _compiled(_invert)(image.ravel(), uniform.ravel(), *_poisson_tables(photons), out.ravel())
+    _compiled(_invert)(image.ravel(), _words(rng, image.size), *_poisson_tables(photons), out.ravel())
     return out
 
 
 def impulse_noise(image, rng, amount):
-    """Values replaced by 0 or 255. Draws float32 uniforms (H, W, 3): below amount / 2 is 0, up to amount is 255."""
-    uniform = rng.random(image.shape, dtype=np.float32)
-    out = image.copy()
-    np.copyto(out, 255, where=uniform < amount)
-    np.copyto(out, 0, where=uniform < amount / 2)
+    """Values replaced by 0 or 255. Draws words (H, W, 3): over 2**32, below amount / 2 is 0, up to amount is 255."""
+    black, white = (math.ceil(share * 2 ** 32) for share in (amount / 2, amount))
+    out = np.empty_like(image)
+    _compiled(_replace)(image.ravel(), _words(rng, image.size), black, white, out.ravel())
     return out
 
 
 def speckle_noise(image, rng, sd):
-    """x + x N(0, sd). Draws float32 standard normals (H, W, 3)."""
-    noise = rng.standard_normal(image.shape, dtype=np.float32)
-    noise *= sd
-    noise += 1
-    noise *= image
-    return _truncate(noise)
+    """x + x N(0, sd). Draws normals (H, W, 3)."""
+    return _noisy(image, _normals(rng, image.shape), 0, sd)
 
 
 # --- blur ---
@@ -194,7 +186,8 @@ def defocus_blur(image, rng, radius, alias):
     disk = (squares[:, None] + squares <= radius ** 2).astype(np.float64)
     edge = cv2.getGaussianKernel(width, alias)
     disk = cv2.sepFilter2D(disk / disk.sum(), -1, edge, edge, borderType=cv2.BORDER_REFLECT_101)
-    used = np.flatnonzero(disk.max(0) > 1e-9)[0]  # a frame of zeros costs time only
+    disk[disk < 1e-9] = 0  # an edge hardly smoothed leaves subnormal numbers, on which processors crawl
+    used = np.flatnonzero(disk.max(0))[0]  # a frame of zeros costs time only
     disk = disk[used:len(disk) - used, used:len(disk) - used]
     return _truncate(cv2.filter2D(image.astype(np.float32), -1, disk, borderType=cv2.BORDER_REFLECT_101))
 
@@ -215,11 +208,14 @@ def glass_blur(image, rng, sigma, distance, passes, border):
 
 def zoom_blur(image, rng, step, count):
     """The mean of the image and of `count` enlargements by 1, 1 + step, 1 + 2 step, ... Draws nothing."""
-    values = image.astype(np.float32)
-    total = _zooms(values, tuple(1 + step * i for i in range(count)))
-    total += values
-    total *= 1 / (count + 1)
-    return _truncate(total)
+    factors = [1 + step * i for i in range(1, count)]
+    out = []
+    for plane in cv2.split(image.astype(np.float32)):
+        total = _zooms(plane, factors)
+        total += 2 * plane  # itself and the factor 1
+        total *= 1 / (count + 1)
+        out.append(_truncate(total))
+    return cv2.merge(out)
 
 
 def gaussian_blur(image, rng, sigma):
@@ -233,35 +229,26 @@ def gaussian_blur(image, rng, sigma):
 def snow(image, rng, loc, sd, zoom, threshold, reach, sigma, mix):
     """A whitened image under two layers of smeared flakes, one the other turned by 180 degrees.
 
-    Draws float32 standard normals (H, W), the flakes, then the angle in degrees, U(-135, -45).
+    Draws normals (H, W), the flakes, then the angle in degrees, U(-135, -45).
     """
-    flakes = rng.standard_normal(image.shape[:2], dtype=np.float32) * np.float32(sd) + np.float32(loc)
-    flakes = _zooms(flakes[..., None], (zoom,))[..., 0]
-    flakes[flakes < threshold] = 0
-    layer = _smear(_truncate(flakes * 255), rng.uniform(-135, -45), reach, sigma).astype(np.float32)
-    layer += layer[::-1, ::-1].copy()
-    values = image.astype(np.float32)
-    white = cv2.cvtColor(values, cv2.COLOR_RGB2GRAY) * np.float32(1.5) + np.float32(127.5)
-    white = cv2.max(values, cv2.cvtColor(white, cv2.COLOR_GRAY2RGB))
-    out = cv2.addWeighted(values, mix, white, 1 - mix, 0)
-    return _truncate(cv2.add(out, cv2.cvtColor(layer, cv2.COLOR_GRAY2RGB)))
+    flakes = _normals(rng, image.shape[:2]) * np.float32(sd) + np.float32(loc)
+    flakes = _zooms(flakes, [zoom])
+    layer = _smear(_spots(flakes, threshold), rng.uniform(-135, -45), reach, sigma)
+    return _on_planes(_whiten, image, layer.ravel(), np.float32(mix))
 
 
 def spatter(image, rng, loc, sd, sigma, threshold, strength, mud):
-    """Drops of water (pale turquoise, shaded along their edges) or of mud. Draws float32 standard normals (H, W).
+    """Drops of water (pale turquoise, shaded along their edges) or of mud. Draws normals (H, W).
 
     strength: the opacity of water, the sigma that smooths the spots of mud.
     """
-    liquid = rng.standard_normal(image.shape[:2], dtype=np.float32) * np.float32(sd) + np.float32(loc)
+    liquid = _normals(rng, image.shape[:2]) * np.float32(sd) + np.float32(loc)
     liquid = _gaussian(liquid, sigma)
-    liquid[liquid < threshold] = 0
-    values = image.astype(np.float32)
     if mud:
         cover = _gaussian((liquid > threshold).astype(np.float32), strength)
-        cover[cover < .8] = 0
-        values *= cv2.cvtColor(1 - cover, cv2.COLOR_GRAY2RGB)
-        return _truncate(values + _tinted(cover, (63, 42, 20)))
-    liquid = _truncate(liquid * 255)
+        _, cover = cv2.threshold(cover, .8, 0, cv2.THRESH_TOZERO)
+        return _tinted(image, cover, (63, 42, 20), 1)
+    liquid = _spots(liquid, threshold)
     depth = cv2.distanceTransform(255 - cv2.Canny(liquid, 50, 150), cv2.DIST_L2, 5)
     depth = cv2.equalizeHist(cv2.blur(np.minimum(depth, 20), (3, 3)).astype(np.uint8))
     relief = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
@@ -269,13 +256,12 @@ def spatter(image, rng, loc, sd, sigma, threshold, strength, mud):
     most = cover.max()
     if most == 0:  # no drop; the published code divides by zero
         return image
-    cover *= strength / most
-    return _truncate(values + _tinted(cover, (175, 238, 238)))
+    return _tinted(image, cover * (strength / most), (175, 238, 238), 0)
 
 
 def brightness(image, rng, amount):
     """V + amount in HSV. Draws nothing."""
-    return _adjust(image, 1., 0., amount)
+    return _on_planes(_adjust_hsv, image, 1., 0., float(amount))
 
 
 # --- digital ---
@@ -292,8 +278,8 @@ def contrast(image, rng, factor):
 def elastic_transform(image, rng, alpha, sigma, jitter):
     """An affine map, then a smooth random displacement of every pixel.
 
-    Draws the moves (x, y) of three points, U(-jitter, jitter), shape (3, 2), then, unless alpha is 0, float32 uniforms
-    (2, H, W): dx, dy, brought to [-1, 1).
+    Draws the moves (x, y) of three points, U(-jitter, jitter), shape (3, 2), then, unless alpha is 0, words (2, H, W):
+    dx, dy, brought to [-1, 1).
     """
     height, width = image.shape[:2]
     arm = min(height, width) // 3
@@ -303,7 +289,9 @@ def elastic_transform(image, rng, alpha, sigma, jitter):
     values = cv2.warpAffine(image.astype(np.float32), source, (width, height),
                             flags=cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     if alpha:
-        fields = 2 * rng.random((2, height, width), dtype=np.float32) - 1
+        fields = _words(rng, 2 * height * width).reshape(2, height, width).astype(np.float32)
+        fields *= np.float32(2 ** -31)
+        fields -= 1
         dx, dy = (_smooth(field, sigma) * np.float32(alpha) for field in fields)
         dx += np.arange(width, dtype=np.float32)
         dy += np.arange(height, dtype=np.float32)[:, None]
@@ -314,21 +302,25 @@ def elastic_transform(image, rng, alpha, sigma, jitter):
 def pixelate(image, rng, ratio):
     """Pillow's box filter to int(ratio) of the size, and back. Draws nothing."""
     height, width = image.shape[:2]
-    small = Image.fromarray(image).resize((int(width * ratio), int(height * ratio)), Image.Resampling.BOX)
-    return np.array(small.resize((width, height), Image.Resampling.BOX))
+    small = np.asarray(Image.fromarray(image).resize((int(width * ratio), int(height * ratio)), Image.Resampling.BOX))
+    rows, columns = (((np.arange(size) + .5) * (less / size)).astype(np.uint32)  # the box filter's, when it enlarges
+                     for size, less in zip(image.shape, small.shape[:2], strict=False))
+    out = np.empty_like(image)
+    _compiled(_repeat)(small, rows, columns, out)
+    return out
 
 
 def jpeg_compression(image, rng, quality):
-    """To JPEG by Pillow (colour at half the resolution) and back. Draws nothing."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
-    with Image.open(buffer) as decoded:
-        return np.array(decoded)
+    """To JPEG and back with Pillow's defaults: colour at half the resolution. Draws nothing."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality,  # the library is Pillow's; called from OpenCV it takes two thirds
+               cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
+    _, coded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    return cv2.imdecode(coded, cv2.IMREAD_COLOR_RGB)
 
 
 def saturate(image, rng, factor, amount):
     """S factor + amount in HSV. Draws nothing."""
-    return _adjust(image, factor, amount, 0.)
+    return _on_planes(_adjust_hsv, image, float(factor), float(amount), 0.)
 
 
 CORRUPTIONS = {
@@ -355,15 +347,66 @@ CORRUPTIONS = {
 # --- what several of them need ---
 
 
+def _words(rng, count):
+    """`count` uniform uint32: the halves of uint64 from the Generator, the low one first."""
+    return rng.integers(0, 2 ** 64, -(-count // 2), dtype=np.uint64).view(np.uint32)[:count]
+
+
+def _normals(rng, shape):
+    """Standard normals, float32, by inversion. Draws as many words as there are values; of a word as int32 plus .5, the
+    sign is the normal's and the size, over 2**32, the probability of what lies further out."""
+    out = np.empty(shape, np.float32)
+    _compiled(_to_normals)(_words(rng, out.size).view(np.int32), *_normal_table(), out.ravel())
+    return out
+
+
+@functools.cache
+def _normal_table():
+    """For tails from 2**-1 to 2**31 over 2**32, each octave in 512 steps (float32's leading bits): the quantile, and
+    its slope to the next. Straight lines between are 5e-7 off at most."""
+    edges = np.ldexp(1 + np.arange(512) / 512, np.arange(-1, 31)[:, None]).ravel()
+    normal = statistics.NormalDist()
+    quantiles = np.array([-normal.inv_cdf(edge / 2 ** 32) for edge in [*edges, 2 ** 31]])
+    slopes = np.append(np.diff(quantiles), 0) / 2 ** 14
+    return quantiles.astype(np.float32), slopes.astype(np.float32)
+
+
+def _noisy(image, noise, constant, proportional):
+    """image + noise (constant + proportional image)."""
+    out = np.empty_like(image)
+    _compiled(_add_noise)(image.ravel(), noise.ravel(), np.float32(constant), np.float32(proportional), out.ravel())
+    return out
+
+
 def _truncate(values):
-    """Floats on the scale of 0 to 255, which it overwrites, -> uint8, towards zero. What is whole in exact arithmetic
-    may be 1e-4 less in float32: without the added 1/2048 it would lose a level."""
-    values += 1 / 2048 if values.dtype == np.float32 else 1e-9
-    return np.clip(values, 0, 255, out=values).astype(np.uint8)
+    """Floats on the scale of 0 to 255 -> uint8, towards zero. What is whole in exact arithmetic may be 1e-4 less in
+    float32: without the added 1/2048 it would lose a level."""
+    out = np.empty(values.shape, np.uint8)
+    more = np.float32(1 / 2048) if values.dtype == np.float32 else 1e-9
+    _compiled(_to_levels)(values.ravel(), more, out.ravel())
+    return out
 
 
-def _tinted(cover, colour):
-    return cv2.merge([cover * np.float32(channel) for channel in colour])  # broadcasting is ten times slower
+def _spots(values, threshold):
+    """Floats on the scale of 0 to 1 -> uint8, 0 below the threshold. Random, so never whole: nothing to add before they
+    are truncated, and of liquid a level more might move an edge."""
+    _, values = cv2.threshold(values, threshold, 0, cv2.THRESH_TOZERO)
+    return np.minimum(values * 255, 255).astype(np.uint8)
+
+
+def _on_planes(kernel, image, *arguments):
+    """A compiled loop over red, green and blue, each apart: processors work on many equal neighbours at once."""
+    planes, out = cv2.split(image), np.empty((3, *image.shape[:2]), np.uint8)
+    _compiled(kernel)(*(plane.ravel() for plane in planes), *arguments, *out.reshape(3, -1))
+    return cv2.merge(list(out))
+
+
+def _tinted(image, cover, colour, opacity):
+    """image (1 - cover opacity) + cover colour."""
+    planes, out = cv2.split(image), np.empty((3, *cover.shape), np.uint8)
+    for plane, level, result in zip(planes, colour, out, strict=True):
+        _compiled(_add_cover)(plane.ravel(), cover.ravel(), np.float32(level), np.float32(opacity), result.ravel())
+    return cv2.merge(list(out))
 
 
 def _gaussian_kernel(sigma, truncate):
@@ -401,30 +444,27 @@ def _cosine_response(size, sigma):
     return (np.cos(np.pi / size * np.outer(np.arange(size), offsets)) @ kernel).astype(np.float32)
 
 
-def _zooms(values, factors):
+def _zooms(plane, factors):
     """The sum over `factors` of: the centre cut out and enlarged back by the factor, bilinear, corner pixels on corner
-    pixels. values: float32 (H, W, C)."""
-    height, width, channels = values.shape
-    rows, row_weights = _zoom_table(height, 1, factors)
-    columns, column_weights = _zoom_table(width, channels, factors)
-    out = np.empty((height, width * channels), np.float32)
-    _compiled(_add_zooms)(values.reshape(height, -1), rows, row_weights, columns, column_weights, channels, out)
-    return out.reshape(values.shape)
-
-
-@functools.lru_cache(maxsize=64)
-def _zoom_table(size, channels, factors):
-    """For every factor and output value along one axis: the place of the first of two input values, and the weight of
-    the second, which lies `channels` further on."""
-    places, weights = [], []
+    pixels. plane: float32 (H, W)."""
+    height, width = plane.shape
+    mixed, turned = np.empty((height, width), np.float32), np.empty((width, height), np.float32)
+    total = np.zeros((width, height), np.float32)
+    mix_rows = _compiled(_mix_rows)  # whole rows are quick to mix: so the columns are turned into rows
     for factor in factors:
-        cut = math.ceil(size / factor)
-        enlarged = round(cut * factor)
-        place = (np.arange(size) + (enlarged - size) // 2) * (cut - 1) / (enlarged - 1)
-        whole = np.minimum(place.astype(np.int64), cut - 2)
-        places.append(((whole + (size - cut) // 2)[:, None] * channels + np.arange(channels)).ravel())
-        weights.append(np.repeat(place - whole, channels))
-    return np.array(places, np.int32), np.array(weights, np.float32)
+        mix_rows(plane, *_zoom_table(height, factor), False, mixed)
+        mix_rows(cv2.transpose(mixed, turned), *_zoom_table(width, factor), True, total)
+    return cv2.transpose(total)
+
+
+@functools.lru_cache(maxsize=512)
+def _zoom_table(size, factor):
+    """For every output place along one axis: the first of two input places, and the weight of the second."""
+    cut = math.ceil(size / factor)
+    enlarged = round(cut * factor)
+    place = (np.arange(size) + (enlarged - size) // 2) * (cut - 1) / (enlarged - 1)
+    whole = np.minimum(place.astype(np.int64), cut - 2)
+    return (whole + (size - cut) // 2).astype(np.uint32), (place - whole).astype(np.float32)
 
 
 def _smear(image, angle, reach, sigma):
@@ -447,30 +487,26 @@ def _smear(image, angle, reach, sigma):
     return _truncate(out).reshape(image.shape)
 
 
-def _adjust(image, factor, more_saturation, more_value):
-    out = np.empty_like(image)
-    _compiled(_adjust_hsv)(image.reshape(-1, 3), float(factor), float(more_saturation), float(more_value),
-                           out.reshape(-1, 3))
-    return out
-
-
 @functools.lru_cache(maxsize=16)
 def _poisson_tables(photons):
-    """For every grey level, the distribution of its count (up to full white: more look the same) and, for 1024 equal
-    slices of the uniform, the first count in it; for every count, its grey level."""
+    """For every grey level, the last word of each count (up to full white: more look the same) and, for 512 equal
+    slices of the words, the first count in it; for every count, its grey level."""
     counts = np.arange(math.ceil(photons) + 1)
     rates = np.arange(1, 256)[:, None] / 255 * photons
     log_factorial = np.array([math.lgamma(count + 1) for count in counts])
     distribution = np.ones((256, len(counts)))  # the rate 0 counts 0
     distribution[1:] = np.exp(counts * np.log(rates) - rates - log_factorial).cumsum(1)
     distribution[:, -1] = 1
-    slices = np.arange(1024) / 1024
-    first = np.array([np.searchsorted(row, slices, side="right") for row in distribution]).astype(np.uint16)
+    last = np.clip(np.ceil(distribution * 2. ** 32) - 1, 0, 2 ** 32 - 1).astype(np.uint32)
+    slices = np.arange(512, dtype=np.uint32) << 23
+    first = np.array([np.searchsorted(row, slices) for row in last]).astype(np.uint16)
     levels = (np.minimum(counts / photons, 1) * 255).astype(np.uint8)
-    return distribution, first, levels
+    return last, first, levels
 
 
 # --- compiled loops ---
+
+BLACK, WHITE = np.int32([0, 255])  # numba takes 0 and 255 for 64 bits, of which half as many are worked on at once
 
 
 @functools.cache
@@ -479,16 +515,42 @@ def _compiled(kernel):
     import numba
 
     try:
-        return numba.njit(cache=True, nogil=True)(kernel)
+        return numba.njit(cache=True, nogil=True, error_model="numpy")(kernel)
     except RuntimeError:  # no folder where its cache could be written
-        return numba.njit(nogil=True)(kernel)
+        return numba.njit(nogil=True, error_model="numpy")(kernel)
 
 
-def _invert(image, uniform, distribution, first, levels, out):
+def _to_levels(values, more, out):
+    for i in range(values.size):
+        out[i] = min(max(np.int32(values[i] + more), BLACK), WHITE)
+
+
+def _to_normals(words, quantiles, slopes, out):
+    for i in range(words.size):
+        further = np.float32(words[i]) + np.float32(.5)
+        bits = np.uint32(np.float32(abs(further)).view(np.int32) - (126 << 23))  # .5 is the table's first
+        step, rest = bits >> np.uint32(14), np.float32(np.int32(bits & np.uint32(2 ** 14 - 1)))
+        value = quantiles[step] + slopes[step] * rest
+        out[i] = value if further > 0 else -value
+
+
+def _add_noise(image, noise, constant, proportional, out):
     for i in range(image.size):
-        rate, u = image[i], uniform[i]
-        count = first[rate, int(u * 1024)]
-        while u >= distribution[rate, count]:
+        value = np.float32(image[i])
+        value += noise[i] * (constant + proportional * value) + np.float32(1 / 2048)  # as in _truncate
+        out[i] = min(max(np.int32(value), BLACK), WHITE)
+
+
+def _replace(image, words, black, white, out):
+    for i in range(image.size):
+        out[i] = 0 if words[i] < black else 255 if words[i] < white else image[i]
+
+
+def _invert(image, words, last, first, levels, out):
+    for i in range(image.size):
+        rate, word = image[i], words[i]
+        count = first[rate, word >> 23]
+        while word > last[rate, count]:
             count += 1
         out[i] = levels[count]
 
@@ -505,20 +567,23 @@ def _shuffle(image, moves, distance):
                     image[y, x, channel] = image[from_y, from_x, channel]
 
 
-def _add_zooms(values, rows, row_weights, columns, column_weights, channels, out):
-    factors, width = columns.shape
-    mixed = np.empty(width, np.float32)
+def _repeat(small, rows, columns, out):
+    for y in range(rows.size):
+        line, wide = small[rows[y]], out[y]
+        for x in range(columns.size):
+            for channel in range(3):
+                wide[x, channel] = line[columns[x], channel]
+
+
+def _mix_rows(values, first, weights, add, out):
     for y in range(out.shape[0]):
-        line = out[y]
-        line[:] = 0
-        for n in range(factors):
-            upper, lower, down = values[rows[n, y]], values[rows[n, y] + 1], row_weights[n, y]
-            for x in range(width):
-                mixed[x] = upper[x] + down * (lower[x] - upper[x])
-            places, across = columns[n], column_weights[n]
-            for x in range(width):
-                left = mixed[places[x]]
-                line[x] += left + across[x] * (mixed[places[x] + channels] - left)
+        upper, lower, weight, line = values[first[y]], values[first[y] + np.uint32(1)], weights[y], out[y]
+        if add:
+            for x in range(line.size):
+                line[x] += upper[x] + weight * (lower[x] - upper[x])
+        else:
+            for x in range(line.size):
+                line[x] = upper[x] + weight * (lower[x] - upper[x])
 
 
 def _add_shifted(padded, down, right, weights, out):
@@ -532,41 +597,49 @@ def _add_shifted(padded, down, right, weights, out):
                 line[x] += weight * shifted[x]
 
 
-def _adjust_hsv(pixels, factor, more_saturation, more_value, out):
-    # in float64 and in this order of operations, since many results are whole numbers but for their rounding error
-    for i in range(pixels.shape[0]):
-        red, green, blue = pixels[i, 0] / 255, pixels[i, 1] / 255, pixels[i, 2] / 255
+def _add_cover(plane, cover, level, opacity, out):
+    for i in range(plane.size):
+        value = np.float32(plane[i])
+        value += cover[i] * (level - opacity * value) + np.float32(1 / 2048)  # as in _truncate
+        out[i] = min(max(np.int32(value), BLACK), WHITE)
+
+
+def _whiten(reds, greens, blues, flakes, mix, red_out, green_out, blue_out):
+    for i in range(reds.size):
+        red, green, blue = np.float32(reds[i]), np.float32(greens[i]), np.float32(blues[i])
+        white = np.float32(1.5) * (np.float32(.299) * red + np.float32(.587) * green + np.float32(.114) * blue)
+        white += np.float32(127.5)
+        more = np.float32(flakes[i]) + np.float32(flakes[flakes.size - 1 - i]) + np.float32(1 / 2048)  # as in _truncate
+        rest = np.float32(1) - mix
+        red_out[i] = min(np.int32(mix * red + rest * max(red, white) + more), WHITE)
+        green_out[i] = min(np.int32(mix * green + rest * max(green, white) + more), WHITE)
+        blue_out[i] = min(np.int32(mix * blue + rest * max(blue, white) + more), WHITE)
+
+
+def _adjust_hsv(reds, greens, blues, factor, more_saturation, more_value, red_out, green_out, blue_out):
+    # in float64 and in this order of operations, since many results are whole numbers but for their rounding error;
+    # choices, not branches, so that several pixels are computed at once
+    for i in range(reds.size):
+        red, green, blue = reds[i] / 255, greens[i] / 255, blues[i] / 255
         value = max(red, green, blue)
         delta = value - min(red, green, blue)
-        hue = saturation = 0.
-        if delta > 0:
-            saturation = delta / value
-            if blue == value:
-                hue = 4 + (red - green) / delta
-            elif green == value:
-                hue = 2 + (blue - red) / delta
-            else:
-                hue = (green - blue) / delta
-            hue = (hue / 6 + (hue < 0)) * 6
-        saturation = min(saturation * factor + more_saturation, 1.)
+        grey = delta == 0
+        by = 1. if grey else delta
+        corner = 4. if blue == value else 2. if green == value else 0.
+        beyond = red - green if blue == value else blue - red if green == value else green - blue
+        hue = corner + beyond / by
+        hue = (hue / 6 + (1. if hue < 0 else 0.)) * 6
+        hue = 0. if grey else hue
+        saturation = min((0. if grey else delta / value) * factor + more_saturation, 1.)
         value = min(value + more_value, 1.)
-        sector = int(hue)
+        sector = np.int32(hue)
         part = hue - sector
         low = value * (1 - saturation)
         falling = value * (1 - part * saturation)
         rising = value * (1 - (1 - part) * saturation)
-        if sector == 0:
-            red, green, blue = value, rising, low
-        elif sector == 1:
-            red, green, blue = falling, value, low
-        elif sector == 2:
-            red, green, blue = low, value, rising
-        elif sector == 3:
-            red, green, blue = low, falling, value
-        elif sector == 4:
-            red, green, blue = rising, low, value
-        else:
-            red, green, blue = value, low, falling
-        out[i, 0] = int(red * 255)
-        out[i, 1] = int(green * 255)
-        out[i, 2] = int(blue * 255)
+        red = (value if (sector == 0) | (sector == 5) else falling if sector == 1 else rising if sector == 4 else low)
+        green = (value if (sector == 1) | (sector == 2) else rising if sector == 0 else falling if sector == 3 else low)
+        blue = (value if (sector == 3) | (sector == 4) else rising if sector == 2 else falling if sector == 5 else low)
+        red_out[i] = np.int32(red * 255)
+        green_out[i] = np.int32(green * 255)
+        blue_out[i] = np.int32(blue * 255)
