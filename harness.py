@@ -186,6 +186,7 @@ class Training:
         root, options = run.root or default_root(run.dataset), parse_options(run.data)
         train, val = (load_split(run.dataset, root, split, **options) for split in ("train", "val"))
         self.num_classes = len(train.classes)
+        self.say(f"{root}: {train.notes.get('layout', run.dataset)}; {len(train.frame)} training images")
         clean = train.frame["expression"].to_numpy(np.int64)
         noise_seed = 0 if run.noise_rule == "released" else run.seed
         noisy = add_noise(clean, run.noise, self.num_classes, noise_seed, run.noise_rule)

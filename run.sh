@@ -65,6 +65,7 @@ done
 data=${FERC_DATA:-data}
 runs=${FERC_RUNS:-runs}
 algorithms="baseline SCN DMUE RUL swinv2"
+declare -A mixture=([affwild]=AffectNet)  # labelled with the mixture of another set, where that is at hand
 declare -A title=([affectnet]=AffectNet [affwild]=AffWild [rafdb]=RAF-DB [ferplus]=FERPlus [demo]=Demo)
 if [ -n "$demo" ]; then
   sets=demo seeds=0 jobs=${jobs:-2} options=(--cache "$data/decoded" "${options[@]}")
@@ -92,8 +93,12 @@ python=${FERC_PYTHON:-.venv/bin/python}
 builds=() names=() commands=()
 for name in $sets; do
   root=$data/$name set=$data/${title[$name]}-C
+  other=${mixture[$name]:-} gmm=()
+  if [ -n "$other" ] && [[ -f "$data/$other-C/gmm.json" || " $sets " == *" ${other,,} "* ]]; then
+    gmm=(--gmm "$data/$other-C/gmm.json")
+  fi
   [ -f "$set/manifest.json" ] ||
-    builds+=("$(quoted "$python" make_fer_c.py --dataset "$name" --root "$root" --out "$set" "${size[@]}")")
+    builds+=("$(quoted "$python" make_fer_c.py --dataset "$name" --root "$root" --out "$set" "${gmm[@]}" "${size[@]}")")
   losses="ce maxent+mbls" levels=0
   [ -z "$ablation" ] || losses="ce focal maxent maxent+mbls"
   [ -z "$noise" ] || levels="0 10 20 30"
