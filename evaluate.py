@@ -4,7 +4,8 @@
   python evaluate.py runs/ferplus/baseline/ce/noise0/seed0 --set data/FERPlus-C data/Demo-C
 
 Writes logits to predictions/<set>/ in the run's folder, one file per cell (interrupted, it goes on by cell), and
-scores.csv, always computed from these files. Trains nothing. Images come from the set: the data set is not needed.
+scores.csv, always computed from these files. Trains nothing. Images come from the set: the data set is not needed. With
+--on-the-fly only its clean ones are read, and the corrupted ones made in memory.
 """
 import hashlib
 import importlib
@@ -27,6 +28,7 @@ import metrics
 from cli import UserError
 from datasets import default_set
 from datasets.fer_c import CELLS, SEVERITIES, open_set
+from datasets.images import read_image
 from settings import Machine
 
 AT_ONCE = 8192  # images, whole cells of them, between two starts of the worker processes
@@ -41,6 +43,8 @@ class Args:
     """built sets (default: data/<Title>-C of the run's data set)"""
     limit: int | None = None
     """only the first images of the set: a quick look, no benchmark score"""
+    on_the_fly: bool = False
+    """make the corrupted images in memory, bit by bit those of the files: for sets built with --no-images"""
     batch_size: int = 256
     """images at once"""
     force: bool = False
@@ -55,6 +59,10 @@ def main(args):
     sets = [open_set(folder) for folder in args.set or (default_set(settings["dataset"]),)]
     for built in sets:
         check_match(args, settings, built)
+        if args.on_the_fly:
+            built.check_images()
+        elif not built.has_images:
+            raise UserError(f"{built.folder} was built with --no-images: add --on-the-fly")
     if len({built.folder.resolve().name for built in sets}) < len(sets):
         raise UserError("two of the sets have the same name; score them one after the other from runs of their own")
     precision = harness.precision_of(args.machine)
@@ -132,24 +140,24 @@ def predictions_file(folder, cell):
 
 
 class Cells(torch.utils.data.Dataset):
-    """All images of some cells, one cell after the other, as harness.Images gives them."""
+    """All images of some cells, one cell after the other, as harness.Images gives them; from files or made here."""
 
     cached = None
 
-    def __init__(self, built, cells, count):
-        self.count, self.frame, self.size = count, built.frame, built.made_with["size"]
-        self.parts = [self._images(built, cell) for cell in cells]
-
-    def _images(self, built, cell):
-        paths = [built.image_path(i, *(cell or ())).relative_to(built.folder) for i in range(self.count)]
-        whole = dict.fromkeys(("left", "top", "right", "bottom"), np.nan)
-        return harness.Images(built.folder, pd.DataFrame({"path": paths}).assign(**whole), self.size)
+    def __init__(self, built, cells, count, on_the_fly):
+        self.built, self.cells, self.count, self.on_the_fly = built, cells, count, on_the_fly
 
     def __len__(self):
-        return self.count * len(self.parts)
+        return self.count * len(self.cells)
 
     def __getitem__(self, i):
-        return self.parts[i // self.count][i % self.count][0], i
+        which = i % self.count, *(self.cells[i // self.count] or ())
+        try:
+            pixels = self.built.image(*which) if self.on_the_fly else read_image(
+                self.built.image_path(*which), self.built.made_with["size"])
+        except UserError as error:  # raised in a worker process it would arrive as a page of text
+            return error, i
+        return torch.from_numpy(pixels).permute(2, 0, 1), i
 
 
 def predict_cells(fabric, model, built, folder, args):
@@ -161,7 +169,8 @@ def predict_cells(fabric, model, built, folder, args):
         group = max(1, AT_ONCE // count)
         for start in range(0, len(cells), group):
             some = cells[start:start + group]
-            logits = harness.predict(fabric, model, Cells(built, some, count), args.batch_size, args.machine.workers)
+            images = Cells(built, some, count, args.on_the_fly)
+            logits = harness.predict(fabric, model, images, args.batch_size, args.machine.workers)
             for cell, values in zip(some, logits.reshape(len(some), count, -1), strict=True):
                 if fabric.global_rank == 0:
                     cli.write_whole(predictions_file(folder, cell), lambda file, v=values: np.save(file, v))

@@ -2,6 +2,8 @@
 
   python make_fer_c.py --dataset demo                          faces drawn on the spot, nothing to fetch
   python make_fer_c.py --dataset ferplus --root DIR --workers 8
+  python make_fer_c.py --dataset ferplus --dry-run             how many images, bytes and minutes it would be
+  python make_fer_c.py --dataset ferplus --shard 2/8           a share of it, on any machine; then, for all: --merge
   python make_fer_c.py --dataset ferplus --verify              re-hash a finished set
 
 The set grows in DIR.partial and moves to DIR when it is whole. Killed, the same command goes on and ends with the same
@@ -11,11 +13,13 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import select
 import shutil
 import signal
 import sys
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -32,13 +36,17 @@ from tqdm import tqdm
 import cli
 import soft_labels
 from cli import UserError
-from corruptions import CORRUPTIONS, PRESETS, constants, corrupt
+from corruptions import CORRUPTIONS, PRESETS, constants
 from datasets import GMM_FROM, RECIPES, TITLES, default_root, default_set, keyed_rng, load_split, parse_options
-from datasets.fer_c import CELLS, FORMAT, SEVERITIES, open_set, partial_of, read_manifest
+from datasets.fer_c import (
+    CELLS, ENCODER, FOLDERS, FORMAT, Job, damage, digest, journal_of, make_chunk, make_forms, open_set, partial_of,
+    read_manifest, seal, software, take_chunk, verify, write_tables)
 from datasets.images import inside, read_image
 
 CALIBRATION_IMAGES = 100  # D_worst is the largest mean difference over these (FER-C section 4.2.3)
 CHUNK = 4  # source images (344 files) between two entries of the journal
+MEASURED = 8  # source images, and seconds at most, that --dry-run measures
+ALL, FEW = "all", "no images/"  # which files are kept
 RELEASED = {"corruptions": "fer-c-released", "visibility": "l2-uint8"}  # what the published sets were made with
 
 
@@ -59,7 +67,7 @@ class Args:
     image_size: int = 224
     """side of the canonical image in pixels: resized first, corrupted after (demo: 48)"""
     format: Literal["png", "jpg", "webp"] = "png"
-    """png keeps every value; jpg and webp are smaller and change the benchmark"""
+    """of the corrupted images: png keeps every value; jpg and webp are smaller and change the benchmark"""
     quality: int = 95
     """of jpg and webp"""
     limit: int | None = None
@@ -80,6 +88,14 @@ class Args:
     """take the mixture over valence and arousal from this file (gmm.json of a built set) instead of fitting one"""
     skip_bad: bool = False
     """leave out source images that cannot be read, instead of stopping; they are named in the manifest"""
+    images: bool = True
+    """--no-images: keep all but images/; evaluate.py --on-the-fly makes them in memory, bit by bit the same"""
+    shard: str | None = None
+    """i/n, i from 1 to n: build only this share, into a folder of its own beside --out, for --merge"""
+    merge: bool = False
+    """check the shares beside --out and join them to the set; removes them"""
+    dry_run: bool = False
+    """build nothing: say how many images, bytes and minutes it would be, from a few made in memory"""
     verify: bool = False
     """build nothing: re-hash the set and name what is missing, changed or extra"""
     gallery: Path | None = None
@@ -106,20 +122,23 @@ def main(args):
         raise UserError("--beta lies between 0 and 1, --exponent above 0, --quality between 1 and 100")
     if args.gallery and args.gallery.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"--gallery {args.gallery}: give a file name that ends in .png, .svg or .pdf")
+    share = read_share(args.shard)
+    if share and (args.merge or args.verify or args.gallery):
+        raise UserError("--shard builds a share and nothing else; --merge, --verify and --gallery are for whole sets")
     out = args.out or default_set(args.dataset)
     if args.verify:
         return verify(out, args.workers)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; the set needs a folder")
+    if args.dry_run:
+        return estimate(args, out, share)
     plan = make_plan(args)
-    if (out / "manifest.json").exists():
-        refuse_if_different(read_manifest(out)["made_with"], plan.made_with, out)
-        shutil.rmtree(partial_of(out), ignore_errors=True)  # the last build may have died just before doing so
-        print(f"{out} is already built with these settings ({plan.made_with['images']} images x 85)")
-    elif out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} exists and is no FER-C set (no manifest.json); choose another --out")
-    else:
-        build(plan, out, args.workers)
+    if not is_built(plan, out):
+        if out.exists() and any(out.iterdir()):
+            raise UserError(f"{out} exists and is no FER-C set (no manifest.json); choose another --out")
+        build(plan, out, args.workers, share, find_shares(out) if args.merge else ())
+        if share:
+            return
     if args.gallery:
         draw_gallery(open_set(out), args.gallery)
         print(f"gallery: {args.gallery}")
@@ -138,6 +157,19 @@ class Plan:
     made_with: dict  # settings and digests: two builds with equal ones give equal bytes
     facts: dict  # for the manifest only
     gmm: soft_labels.GMM | None
+    images: bool  # whether images/ is kept
+
+    @property
+    def state(self):
+        """What an unfinished set or a share was made with."""
+        return self.made_with | {"files": ALL if self.images else FEW}
+
+    @property
+    def chunks(self):
+        """[(number, rows)]: all source images, those only D_worst is estimated on last, with `kept` False."""
+        outside = self.calibration[~self.calibration["id"].isin(self.frame["id"])]
+        rows = pd.concat([self.frame.assign(kept=True), outside.assign(kept=False)], ignore_index=True)
+        return [(number, rows.iloc[start:start + CHUNK]) for number, start in enumerate(range(0, len(rows), CHUNK))]
 
 
 def make_plan(args):
@@ -145,10 +177,7 @@ def make_plan(args):
     options = parse_options(args.data)
     split = load_split(args.dataset, root, "test", **options)
     label, gmm, notes = fused_labels(args, root, options, split)
-    count = len(split.frame)
-    wanted = np.unique(np.linspace(0, count - 1, min(args.limit or count, count)).round().astype(int))
-    order = keyed_rng("D_worst", args.seed).permutation(count)  # of the full split, so that --limit does not change it
-    sample = order[:CALIBRATION_IMAGES]
+    wanted, sample = chosen(args, len(split.frame))
     with ThreadPoolExecutor(args.workers) as pool:  # every source is decoded once before the first byte is written
         needed = np.union1d(wanted, sample)
         found = pool.map(lambda i: source_digest(root, split.frame.iloc[i]), needed)
@@ -165,7 +194,8 @@ def make_plan(args):
         raise UserError(f"no readable image is left in {root}")
 
     skipped = [split.frame["id"].iloc[i] for i in bad]
-    frame = split.frame.iloc[wanted].reset_index(drop=True)
+    every = split.frame.assign(sha256=pd.Series({i: sha256 for i, (sha256, _) in digests.items()}))
+    frame = every.iloc[wanted].reset_index(drop=True)
     label = label[wanted]
     softening = {name: getattr(args, name) for name in ("beta", "exponent", "visibility", "visibility_per")}
     identity = {
@@ -176,7 +206,7 @@ def make_plan(args):
     }
     made_with = identity | {
         "options": options, "protocol": args.protocol, "preset": args.corruptions, "limit": args.limit,
-        "images": len(frame), "sources": digest(digests[i][0] for i in wanted + sample),
+        "images": len(frame), "sources": digest(digests[i][0] for i in wanted + sample), "encoder": ENCODER,
     }
     facts = {
         "set_version": hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
@@ -185,7 +215,25 @@ def make_plan(args):
         "notes": {key: value for key, value in split.notes.items() if key != "cache"} | notes
         | ({"unreadable, skipped": skipped} if skipped else {}),
     }
-    return Plan(frame, label, split.frame.iloc[sample], root, made_with, facts, gmm)
+    return Plan(frame, label, every.iloc[sample], root, made_with, facts, gmm, args.images)
+
+
+def chosen(args, count):
+    """Row numbers of a split of `count` images: those of the set, and those D_worst is estimated on, which are of the
+    full split, so that --limit does not change it."""
+    wanted = np.unique(np.linspace(0, count - 1, min(args.limit or count, count)).round().astype(int))
+    return wanted, keyed_rng("D_worst", args.seed).permutation(count)[:CALIBRATION_IMAGES]
+
+
+def is_built(plan, out):
+    """Whether the set is there, built with these settings. Raises UserError when it is there with others."""
+    if not (out / "manifest.json").exists():
+        return False
+    there = read_manifest(out)["made_with"] | {"files": ALL if (out / "images").exists() else FEW}
+    refuse_if_different(there, plan.state, out)
+    shutil.rmtree(partial_of(out), ignore_errors=True)  # the last build may have died just before doing so
+    print(f"{out} is already built with these settings ({plan.made_with['images']} images x {len(CELLS)})")
+    return True
 
 
 def fused_labels(args, root, options, split):
@@ -244,14 +292,6 @@ def source_digest(root, row):
         return None, error
 
 
-def digest(texts):
-    """One sha256 over a sequence of texts."""
-    whole = hashlib.sha256()
-    for text in texts:
-        whole.update(text.encode() + b"\n")
-    return whole.hexdigest()
-
-
 def refuse_if_different(before, now, where):
     """Raises UserError naming the settings in which a set that is there differs from the one asked for."""
     before, now = ({**made, **made["softening"], "softening": None} for made in (before, now))
@@ -269,58 +309,60 @@ def shorten(value):
 
 # ---- building
 
-@dataclass(frozen=True)
-class Recipe:
-    """What a worker has to know to make the forms of one image; small, so that it travels to other processes."""
-
-    root: Path
-    work: Path
-    size: int
-    seed: int
-    preset: str
-    measure: str
-    image_format: str
-    quality: int | None
-
-
-def build(plan, out, workers):
-    """Make the set in `<out>.partial`, then move it to `out`."""
-    work, made = partial_of(out), plan.made_with
-    recipe = Recipe(plan.root, work, made["size"], made["seed"], made["preset"], made["softening"]["visibility"],
-                    made["image_format"], made["quality"])
+def build(plan, out, workers, share=None, shares=()):
+    """Make the set in `<out>.partial`, then move it to `out`. share: (i, n), only that part, to `share_of(out, i, n)`;
+    shares: folders of all n, whose files are taken."""
+    goal = share_of(out, *share) if share else out
+    work, made = partial_of(goal), plan.made_with
+    job = Job(plan.root, work, made, plan.images, shares)
+    for folder in shares:
+        refuse_if_different(read_state(folder), plan.state, folder)
+    if (goal / "build.json").exists():
+        refuse_if_different(read_state(goal), plan.state, goal)
+        print(f"{goal} is already built with these settings; --merge joins the shares")
+        return
     try:
         with cli.lock(work, "building"):
+            if is_built(plan, out):  # by another process, while this one read the sources
+                return
             for left in (work / "set").glob(".*.tmp"):
                 left.unlink()
             if (work / "build.json").exists():
-                refuse_if_different(json.loads((work / "build.json").read_text()), made, work)
+                refuse_if_different(read_state(work), plan.state, work)
             else:
-                cli.write_text(work / "build.json", json.dumps(made))
-            for folder in ("temporary", "journal", "set/clean", *(f"set/images/{name}/{s}" for name, s in CELLS)):
+                cli.write_text(work / "build.json", json.dumps(plan.state))
+            for folder in ("journal", *(f"set/{folder}" for folder in FOLDERS[:None if plan.images else 1])):
                 (work / folder).mkdir(parents=True, exist_ok=True)
-            chunks = [(number, plan.frame.iloc[start:start + CHUNK])
-                      for number, start in enumerate(range(0, len(plan.frame), CHUNK))]
-            extra = plan.calibration[~plan.calibration["id"].isin(plan.frame["id"])]
-            extra = [extra.iloc[i:i + 1] for i in range(len(extra))]
+            chunks = plan.chunks[share[0] - 1::share[1]] if share else plan.chunks
             with workers_of(workers) as submit:
-                todo = [chunks[n] for n, whole in enumerate(run_all(submit, is_whole, recipe, chunks)) if not whole]
-                kept = len(plan.frame) - sum(len(rows) for _, rows in todo)
-                bar = tqdm(total=len(plan.frame) * len(CELLS), initial=kept * len(CELLS), unit=" images",
-                           smoothing=0.05, disable=None, desc=made["dataset"])
-                with bar:
-                    run_all(submit, make_chunk, recipe, todo, lambda chunk: bar.update(len(chunk[1]) * len(CELLS)))
-                outside = run_all(submit, measure_only, recipe, extra)
-            finish(plan, work, len(chunks), {key: value for part in outside for key, value in part.items()})
-            if out.exists():
-                out.rmdir()  # empty, or main would have refused
-            (work / "set").rename(out)
-            shutil.rmtree(work)
+                wrong = run_all(submit, damage, job, chunks)
+                todo = [chunk for chunk, what in zip(chunks, wrong, strict=True) if what]
+                count, left = (sum(len(rows) for _, rows in some) * len(CELLS) for some in (chunks, todo))
+                with tqdm(total=count, initial=count - left, unit=" images", smoothing=0.05, disable=None,
+                          desc=made["dataset"]) as bar:
+                    run_all(submit, take_chunk if shares else make_chunk, job, todo,
+                            lambda chunk: bar.update(len(chunk[1]) * len(CELLS)))
+            if share is None:
+                finish(plan, work, len(chunks))
+            os.sync()  # what has its final name survives a power cut
+            if share:
+                work.rename(goal)
+            else:
+                if out.exists():
+                    out.rmdir()  # empty, or main would have refused
+                (work / "set").rename(out)
+                for folder in (work, *shares):
+                    shutil.rmtree(folder, ignore_errors=True)
     except BrokenProcessPool:
         raise UserError(f"a worker process died (out of memory?); what is done is kept in {work}: start again, perhaps "
                         f"with fewer --workers") from None
     except OSError as error:
         raise UserError(f"cannot write {error.filename or work}: {error.strerror}; what is done is kept in {work}: "
                         f"mend it and start again") from None
+    if share:
+        own = sum(int(rows["kept"].sum()) for _, rows in chunks)
+        print(f"built {goal}: {own} of {len(plan.frame)} images x {len(CELLS)} forms; --merge joins the shares")
+        return
     print(f"built {out}: {len(plan.frame)} images x {len(CELLS)} forms, set version {plan.facts['set_version'][:12]}")
     print_confidence(open_set(out))
 
@@ -369,112 +411,106 @@ def run_all(submit, work_on, recipe, items, done=lambda item: None):
     return [future.result() for future in futures]
 
 
-def journal_of(work, number):
-    return work / "journal" / f"{number}.json"
+# ---- shares of a set, built on several machines
+
+def read_share(text):
+    """"2/8" -> (2, 8); None stays None."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(f"--shard takes i/n with i from 1 to n, for example 2/8, not {text!r}")
+    return int(match[1]), int(match[2])
 
 
-def is_whole(recipe, chunk):
-    """Whether an earlier run finished this chunk and its files still are what it wrote."""
+def share_of(out, i, n):
+    return out.with_name(f"{out.name}.shard-{i}-of-{n}")
+
+
+def find_shares(out):
+    """The folders of all n shares beside `out`, in order. Raises UserError naming what is missing or does not fit."""
+    pattern = re.compile(re.escape(out.name) + r"\.shard-(\d+)-of-(\d+)(\.partial)?")
+    found = [match for match in map(pattern.fullmatch, os.listdir(out.parent) if out.parent.exists() else ()) if match]
+    counts = sorted({int(match[2]) for match in found})
+    if len(counts) != 1:
+        what = f"shares of several divisions (n = {', '.join(map(str, counts))})" if counts else "no shares"
+        raise UserError(f"--merge found {what} in {out.parent}, named {out.name}.shard-<i>-of-<n>; it needs all of one")
+    shares = [share_of(out, i, counts[0]) for i in range(1, counts[0] + 1)]
+    missing = [i for i, folder in enumerate(shares, 1) if not (folder / "build.json").exists()]
+    if missing:
+        named = ", ".join(f"{i}/{counts[0]}" + (" (begun)" if partial_of(shares[i - 1]).exists() else "")
+                          for i in missing[:20])
+        raise UserError(f"--merge: {len(missing)} of {counts[0]} shares are missing: {named}. Build them with --shard")
+    return tuple(shares)
+
+
+def read_state(folder):
+    """What a share or an unfinished set was made with."""
     try:
-        entry = json.loads(journal_of(recipe.work, chunk[0]).read_text())
-        return all(hashlib.sha256((recipe.work / "set" / name).read_bytes()).hexdigest() == wanted
-                   for name, wanted in entry["files"].items())
-    except (FileNotFoundError, ValueError, KeyError):
-        return False
+        return json.loads((folder / "build.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}/build.json is damaged ({cli.first_line(error)}); remove {folder}") from None
 
 
-def make_chunk(recipe, chunk):
-    """All files of a few source images, then one entry in the journal."""
-    number, rows = chunk
-    entry = {"files": {}, "difference": {}}
-    for row in rows.itertuples():
-        def keep(name, image, row=row):
-            path = f"{name}/{row.id}.{recipe.image_format}"
-            entry["files"][path] = write_image(recipe, path, image)
+# ---- what it would cost
 
-        entry["difference"][row.id] = make_forms(recipe, row, keep)
-    cli.write_text(journal_of(recipe.work, number), json.dumps(entry))
-
-
-def measure_only(recipe, rows):
-    """{id: differences} of images that D_worst is estimated on but that are not part of the set."""
-    return {row.id: make_forms(recipe, row, lambda name, image: None) for row in rows.itertuples()}
-
-
-def make_forms(recipe, row, keep):
-    """The clean image and its 85 forms to `keep(folder, image)`; returns the differences to the clean one, by cell.
-
-    Every form draws from a generator of its own, keyed by seed, image, corruption and severity."""
-    clean = read_image(inside(recipe.root, row.path), recipe.size, (row.left, row.top, row.right, row.bottom))
-    keep("clean", clean)
-    differences = []
-    for name, severity in CELLS:
-        rng = keyed_rng(recipe.seed, row.id, name, severity)
-        form = corrupt(clean, name, severity, rng, recipe.preset)
-        keep(f"images/{name}/{severity}", form)
-        differences.append(soft_labels.difference(clean, form, recipe.measure))
-    return differences
-
-
-def write_image(recipe, name, image):
-    """Encode, write under a temporary name, rename; returns the sha256 of the file's bytes."""
-    options = {"png": [], "jpg": [cv2.IMWRITE_JPEG_QUALITY, recipe.quality],
-               "webp": [cv2.IMWRITE_WEBP_QUALITY, recipe.quality]}[recipe.image_format]
-    data = cv2.imencode(f".{recipe.image_format}", image[..., ::-1], options)[1]
-    temporary = recipe.work / "temporary" / str(os.getpid())
-    temporary.write_bytes(data)
-    temporary.replace(recipe.work / "set" / name)
-    return hashlib.sha256(data).hexdigest()
+def estimate(args, out, share):
+    """Print images, bytes and minutes of a build, from making the forms of a few images in memory."""
+    root = args.root or default_root(args.dataset)
+    split = load_split(args.dataset, root, "test", **parse_options(args.data))
+    wanted, sample = chosen(args, len(split.frame))
+    part = 1 / share[1] if share else 1
+    images, outside = len(wanted) * part, len(set(sample) - set(wanted)) * part
+    made = {"size": args.image_size, "seed": args.seed, "preset": args.corruptions, "image_format": args.format,
+            "quality": args.quality, "softening": {"visibility": args.visibility}}
+    job, sizes, seconds = Job(root, out, made, args.images), [], []
+    few = split.frame.iloc[wanted[np.unique(np.linspace(0, len(wanted) - 1, MEASURED).astype(int))]]
+    sums = [source_digest(root, row)[0] for row in few.itertuples()]
+    few = few.assign(kept=True, sha256=sums).dropna(subset="sha256")
+    for row in (*few[:1].itertuples(), *few.itertuples()):  # the first once more: what it takes to compile is left out
+        began = time.perf_counter()
+        sizes.append([])
+        make_forms(job, row, lambda data: sizes[-1].append(len(data)))
+        seconds.append(time.perf_counter() - began)
+        if sum(seconds[1:]) > MEASURED:
+            break
+    if not sizes:
+        raise UserError(f"none of {MEASURED} images of {root} can be read")
+    each = np.mean([sum(files[:None if args.images else 1]) for files in sizes])
+    needed = images * (each + len(CELLS) * 4 * (len(split.classes) + 1) + len(FOLDERS) * 110)  # arrays, checksums
+    there = next(folder for folder in out.absolute().parents if folder.exists())
+    free = shutil.disk_usage(there).free
+    minutes = (images + outside) * np.mean(seconds[1:]) / min(args.workers, os.cpu_count()) / 60
+    print(f"{share_of(out, *share) if share else out}: {images:,.0f} images x {len(CELLS)} forms, about "
+          f"{needed / 1e9:.3g} GB and {minutes:.2g} minutes with {args.workers} workers ({len(seconds) - 1} images "
+          f"measured). {free / 1e9:.3g} GB are free in {there}{': TOO LITTLE' if needed > free else ''}")
 
 
 # ---- finishing
 
-def finish(plan, work, chunks, outside):
+def finish(plan, work, chunks):
     """Soft labels from the differences, then the tables, the checksums and the manifest."""
-    entries = [json.loads(journal_of(work, number).read_text()) for number in range(chunks)]
-    differences = {key: value for entry in entries for key, value in entry["difference"].items()}
-    shape = (len(CORRUPTIONS), len(SEVERITIES), -1)
-    of_set = np.array([differences[i] for i in plan.frame["id"]]).T.reshape(shape)
-    of_sample = np.array([(differences | outside)[i] for i in plan.calibration["id"]]).T.reshape(shape).mean(-1)
+    sums, differences = {}, {}
+    for number in range(chunks):
+        for key, entry in json.loads(journal_of(work, number).read_text()).items():
+            sums |= {key: bytes.fromhex("".join(entry["sha256"]))} if entry["sha256"] else {}
+            differences[key] = np.array(entry["difference"])
+    of_set, of_sample = (np.stack([differences[i] for i in rows["id"]], 1) for rows in (plan.frame, plan.calibration))
+    of_sample = of_sample.mean(1)
     worst = float(of_sample.max())
     visible = soft_labels.visibility(of_set, worst)
-    if plan.made_with["softening"]["visibility_per"] == "mean":
-        visible = np.broadcast_to(visible.mean(-1, keepdims=True), visible.shape)
-    soft = soft_labels.soften(plan.label, visible, plan.made_with["softening"]["exponent"])
-
-    folder = work / "set"
-    fused = pd.DataFrame(plan.label, columns=[f"t_{k}" for k in range(plan.label.shape[1])])
-    parts = [plan.frame[["id", "path", "expression"]], fused, plan.frame[["valence", "arousal", "identity"]]]
-    cli.write_text(folder / "labels.csv", pd.concat(parts, axis=1).to_csv(index=False))
-    cli.write_whole(folder / "soft_labels.npy", lambda file: np.save(file, soft.astype(np.float32)))
-    cli.write_whole(folder / "visibility.npy", lambda file: np.save(file, visible.astype(np.float32)))
-    means = pd.DataFrame(visible.mean(-1), index=pd.Index(CORRUPTIONS, name="corruption"), columns=SEVERITIES)
-    cli.write_text(folder / "visibility_mean.csv", means.to_csv(float_format="%.6f"))
-    if plan.gmm is not None:
-        named = json.loads(plan.gmm.to_json()) | {"classes": plan.facts["classes"]}
-        cli.write_text(folder / "gmm.json", json.dumps(named, indent=1))
-
-    sums = {name: value for entry in entries for name, value in entry["files"].items()}
-    tables = ("labels.csv", "soft_labels.npy", "visibility.npy", "visibility_mean.csv", "gmm.json")
-    sums |= {table: hashlib.sha256((folder / table).read_bytes()).hexdigest() for table in tables
-             if (folder / table).exists()}
+    softening = plan.made_with["softening"]
+    if softening["visibility_per"] == "mean":
+        visible = np.broadcast_to(visible.mean(1, keepdims=True), visible.shape)
+    gmm = plan.gmm and json.dumps(json.loads(plan.gmm.to_json()) | {"classes": plan.facts["classes"]}, indent=1)
+    write_tables(work / "set", plan.frame, plan.label, visible, softening["exponent"], gmm)
     name, severity = CELLS[int(of_sample.argmax())]
     manifest = plan.facts | {
-        "made_with": plan.made_with, "content": content_hash(sums),
+        "made_with": plan.made_with, "software": software(),
         "worst": {"difference": worst, "corruption": name, "severity": severity,
                   "images": plan.calibration["id"].tolist()},
-        "software": cli.versions("numpy", "opencv-python-headless", "pillow", "scipy", "numba"),
     }
-    text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
-    sums["manifest.json"] = hashlib.sha256(text.encode()).hexdigest()
-    cli.write_text(folder / "checksums.sha256", "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
-    cli.write_text(folder / "manifest.json", text)
-    os.sync()  # a set that has its final name survives a power cut
-
-
-def content_hash(sums):
-    """One hash over all files but the manifest, which holds it."""
-    return digest(f"{sums[name]}  {name}" for name in sorted(sums) if name != "manifest.json")
+    seal(work / "set", manifest, sums, plan.made_with["image_format"], plan.images)
 
 
 def print_confidence(built):
@@ -486,48 +522,18 @@ def print_confidence(built):
         print(f"  {name:18}" + "".join(f"{100 * value:7.1f}" for value in row))
 
 
-def verify(out, workers):
-    """Re-hash every file of a set. Prints what is missing, changed or extra; raises UserError if anything is."""
-    manifest = read_manifest(out)
-    try:
-        lines = (out / "checksums.sha256").read_text().splitlines()
-        sums = {name: value for value, name in (line.split("  ", 1) for line in lines)}
-    except (FileNotFoundError, ValueError):
-        raise UserError(f"{out}/checksums.sha256 is missing or not in sha256sum's form") from None
-
-    def state(name):
-        try:
-            return None if hashlib.sha256(inside(out, name).read_bytes()).hexdigest() == sums[name] else "changed"
-        except OSError:
-            return "missing"
-
-    with ThreadPoolExecutor(workers) as pool:
-        bar = tqdm(pool.map(state, sums), total=len(sums), unit=" files", disable=None, desc="verify")
-        wrong = [(what, name) for what, name in zip(bar, sums, strict=True) if what]
-    present = {str(path.relative_to(out)) for path in out.rglob("*") if not path.is_dir()}
-    wrong += [("extra", name) for name in sorted(present - set(sums) - {"checksums.sha256"})]
-    if content_hash(sums) != manifest["content"]:
-        wrong.append(("changed", "checksums.sha256 (does not give the manifest's content hash)"))
-    for what, name in wrong[:50]:
-        print(f"{what}: {name}")
-    if wrong:
-        raise UserError(f"{out}: {len(wrong)} files are not as built. Remove the folder and build it again, or restore "
-                        f"them from another copy.")
-    print(f"{out}: {len(sums)} files as built, set version {manifest['set_version'][:12]}")
-
-
 def draw_gallery(built, file):
     """Figure 2: one image in all 17 corruptions at severity 5, each over the bars of its soft label."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 5.2), layout="constrained")
     panels = figure.subplots(6, 6, gridspec_kw={"height_ratios": (3, 1) * 3})
-    shown = [("original", built.image_path(0), built.label[0])]
-    shown += [(name.replace("_", " "), built.image_path(0, name, 5), built.soft_labels[c, 4, 0])
+    shown = [("original", built.image(0), built.label[0])]
+    shown += [(name.replace("_", " "), built.image(0, name, 5), built.soft_labels[c, 4, 0])
               for c, name in enumerate(CORRUPTIONS)]
-    for i, (title, path, label) in enumerate(shown):
+    for i, (title, image, label) in enumerate(shown):
         picture, bars = panels[2 * (i // 6), i % 6], panels[2 * (i // 6) + 1, i % 6]
-        picture.imshow(read_image(path, built.made_with["size"]))
+        picture.imshow(image)
         picture.set_title(title, fontsize=8, pad=2)
         picture.axis("off")
         bars.bar(range(len(label)), label, color="#0072B2")

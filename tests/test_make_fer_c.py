@@ -1,11 +1,13 @@
 """The build: what a set holds, the same bytes by every way to them, and clear refusals."""
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -19,7 +21,7 @@ import soft_labels
 from cli import UserError
 from conftest import OPTIONS, SIZE
 from corruptions import CORRUPTIONS, corrupt
-from datasets import keyed_rng, load_split
+from datasets import fer_c, keyed_rng, load_split
 from datasets.fer_c import CELLS, open_set
 from datasets.images import read_image
 
@@ -105,23 +107,23 @@ def test_two_workers_give_the_same_bytes(built, build_args, tmp_path):
 
 def test_interrupted_build_ends_with_the_same_bytes(built, build_args, tmp_path, monkeypatch):
     """Stop in the middle of a chunk, damage a finished file and a journal entry, go on."""
-    out, write, written = tmp_path / "Demo-C", make_fer_c.write_image, []
+    out, write, written = tmp_path / "Demo-C", fer_c.write_file, []
 
     def stopping(*arguments):
         if len(written) == 500:
             raise KeyboardInterrupt
-        written.append(arguments[1])
+        written.append(arguments[0])
         return write(*arguments)
 
-    monkeypatch.setattr(make_fer_c, "write_image", stopping)
+    monkeypatch.setattr(fer_c, "write_file", stopping)
     with pytest.raises(KeyboardInterrupt):
         make_fer_c.main(build_args(out=out))
     assert not out.exists()
     with pytest.raises(UserError, match="is not finished .*Demo-C.partial.*start it again"):
         open_set(out)
     assert len(list((tmp_path / "Demo-C.partial/journal").iterdir())) == 1
-    (tmp_path / "Demo-C.partial/set" / written[5]).write_bytes(b"torn")
-    monkeypatch.setattr(make_fer_c, "write_image", write)
+    written[5].write_bytes(b"torn")
+    monkeypatch.setattr(fer_c, "write_file", write)
     make_fer_c.main(build_args(out=out))
     assert sums(out) == sums(built)
     assert not (tmp_path / "Demo-C.partial").exists()
@@ -146,19 +148,15 @@ def test_finished_chunks_are_not_made_again(build_args, tmp_path, monkeypatch):
 
 def test_kill_9_and_start_again(built, demo_root, tmp_path):
     out = tmp_path / "Demo-C"
-    command = [sys.executable, "make_fer_c.py", "--dataset", "demo", "--root", str(demo_root), "--out", str(out),
-               "--image-size", str(SIZE), "--workers", "2"]
-    for option in OPTIONS:
-        command += ["--data", option]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               start_new_session=True)
+    process = subprocess.Popen(command(demo_root, out), cwd=ROOT, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, start_new_session=True)
     give_up = time.monotonic() + 120
     while process.poll() is None and not list(tmp_path.glob("*.partial/set/images/*/*/*")):
         assert time.monotonic() < give_up
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command(demo_root, out), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert sums(out) == sums(built)
 
@@ -185,9 +183,9 @@ def test_settings_change_what_they_say(built, build_args, tmp_path):
     assert len(versions) == 1 + len(changes)
     per_mean = np.load(tmp_path / "visibility_per/visibility.npy")
     assert (per_mean[..., 0] == per_mean[..., 1]).all()
-    assert (tmp_path / "format/images/snow/1").is_dir() and list((tmp_path / "format/clean").glob("*.jpg"))
+    assert list((tmp_path / "format/images/snow/1").glob("*.jpg")) and list((tmp_path / "format/clean").glob("*.png"))
     make_fer_c.main(build_args(out=tmp_path / "webp", limit=1, format="webp"))
-    assert len(list((tmp_path / "webp").rglob("*.webp"))) == 86
+    assert len(list((tmp_path / "webp").rglob("*.webp"))) == 85
 
 
 def test_protocol_and_recipe_fill_in_what_is_not_typed():
@@ -333,11 +331,8 @@ def test_what_a_killed_build_left_half_written_is_removed(built, build_args, tmp
 
 @pytest.mark.slow
 def test_workers_go_with_their_builder(demo_root, tmp_path):
-    command = [sys.executable, "make_fer_c.py", "--dataset", "demo", "--root", str(demo_root), "--image-size", "128",
-               "--out", str(tmp_path / "x"), "--workers", "2"]
-    for option in OPTIONS:
-        command += ["--data", option]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command(demo_root, tmp_path / "x", size=128), cwd=ROOT, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
     while not list(tmp_path.glob("*.partial/set/images/*/*/*")):
         time.sleep(0.05)
     process.kill()
@@ -352,7 +347,7 @@ def test_workers_go_with_their_builder(demo_root, tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_resumable(built, build_args, tmp_path, monkeypatch):
-    write, count = make_fer_c.write_image, []
+    write, count = fer_c.write_file, []
 
     def full(*arguments):
         count.append(1)
@@ -360,10 +355,10 @@ def test_a_full_disk_is_one_line_and_resumable(built, build_args, tmp_path, monk
             raise OSError(28, "No space left on device", "somewhere.png")
         return write(*arguments)
 
-    monkeypatch.setattr(make_fer_c, "write_image", full)
+    monkeypatch.setattr(fer_c, "write_file", full)
     with pytest.raises(UserError, match="cannot write somewhere.png: No space left on device; what is done is kept"):
         make_fer_c.main(build_args(out=tmp_path / "x"))
-    monkeypatch.setattr(make_fer_c, "write_image", write)
+    monkeypatch.setattr(fer_c, "write_file", write)
     make_fer_c.main(build_args(out=tmp_path / "x"))
     assert sums(tmp_path / "x") == sums(built)
 
@@ -442,3 +437,395 @@ def test_sets_without_valence_and_arousal_take_the_annotators_labels(tmp_path):
     data = open_set(tmp_path / "x")
     np.testing.assert_allclose(data.label[0], [0.5, 0, 0, 0.5, 0, 0, 0, 0])
     assert not (tmp_path / "x/gmm.json").exists()
+
+
+# ---- images in memory
+
+def test_sets_without_images_are_the_same_set(built, build_args, tmp_path, capsys):
+    out = tmp_path / "Demo-C"
+    make_fer_c.main(build_args(out=out, images=False))
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        [path.name for path in built.iterdir() if path.name != "images"] + ["images.sha256"])
+    for name in ("manifest.json", "labels.csv", "soft_labels.npy", "visibility.npy"):
+        assert (out / name).read_bytes() == (built / name).read_bytes(), name
+    assert set((out / "images.sha256").read_text().splitlines()) < set(sums(built).splitlines())
+    make_fer_c.main(build_args(out=out, images=False, verify=True))
+    assert "23 files as built" in capsys.readouterr().out
+    with pytest.raises(UserError, match='files: "no images/" there, "all" asked for'):
+        make_fer_c.main(build_args(out=out))
+    data = open_set(out)
+    assert not data.has_images and open_set(built).has_images
+    data.check_images()
+    for cell in ((), *CELLS[::9]):
+        np.testing.assert_array_equal(data.image(5, *cell), read(open_set(built).image_path(5, *cell)))
+    make_fer_c.main(build_args(out=out, images=False, gallery=tmp_path / "gallery.png"))
+    text = (out / "images.sha256").read_text()
+    (out / "images.sha256").write_text(text.replace(text[:64], "0" * 64))
+    with pytest.raises(UserError, match="2 files are not as built"):
+        make_fer_c.main(build_args(out=out, images=False, verify=True))
+
+
+@pytest.mark.parametrize("kind", ["jpg", "webp"])
+def test_lossy_images_in_memory_are_those_of_the_files(build_args, tmp_path, kind):
+    make_fer_c.main(build_args(out=tmp_path / "x", limit=1, format=kind, quality=80))
+    data = open_set(tmp_path / "x")
+    data.check_images()
+    for cell in ((), *CELLS):
+        np.testing.assert_array_equal(data.image(0, *cell), read_image(data.image_path(0, *cell), SIZE))
+
+
+def test_jpeg_keeps_the_noise_of_colours(built):
+    """Colour at half resolution, its default, would change this image by more than ten grey levels on average."""
+    noise = keyed_rng("noise").integers(100, 156, (64, 64, 3), dtype=np.uint8)
+    again = cv2.imdecode(np.frombuffer(fer_c.encode(noise, "jpg", 95), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert cv2.absdiff(np.ascontiguousarray(again), noise).mean() < 5
+
+
+@pytest.mark.parametrize("change", [
+    lambda made: made.update(seed=1), lambda made: made["constants"]["snow"][0].update(mix=0.5)])
+def test_a_machine_that_makes_other_images_is_told_so(built, change):
+    data = open_set(built)
+    data.check_images()
+    change(data.made_with)
+    with pytest.raises(UserError, match="are not the ones the set was built with"):
+        data.check_images()
+
+
+# ---- shares
+
+def test_shares_give_the_same_bytes(built, build_args, tmp_path):
+    out = tmp_path / "Demo-C"
+    for i in (3, 1, 2):
+        make_fer_c.main(build_args(out=out, shard=f"{i}/3", workers=1 + i % 2))
+        assert not out.exists()
+    make_fer_c.main(build_args(out=out, merge=True))
+    assert sums(out) == sums(built)
+    make_fer_c.main(build_args(out=out, verify=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["Demo-C"]
+    make_fer_c.main(build_args(out=out, merge=True))  # once more: nothing to do
+
+
+def test_shares_of_a_part_know_the_worst_of_all(build_args, tmp_path):
+    """Images only measured for D_worst are dealt out too; there may be no images/, and shares without any image."""
+    make_fer_c.main(build_args(out=tmp_path / "one", limit=2, images=False))
+    for i in range(1, 6):
+        make_fer_c.main(build_args(out=tmp_path / "two", limit=2, images=False, shard=f"{i}/5"))
+    make_fer_c.main(build_args(out=tmp_path / "two", limit=2, images=False, merge=True))
+    assert sums(tmp_path / "two") == sums(tmp_path / "one")
+
+
+@pytest.fixture(scope="module")
+def two_shares(build_args, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shares")
+    for i in (1, 2):
+        make_fer_c.main(build_args(out=folder / "Demo-C", shard=f"{i}/2"))
+    return folder
+
+
+@pytest.fixture
+def shares(two_shares, tmp_path):
+    return Path(shutil.copytree(two_shares, tmp_path / "shares"))
+
+
+def test_shares_that_are_missing_or_mixed_are_named(build_args, shares):
+    def merge(**changes):
+        make_fer_c.main(build_args(out=shares / "Demo-C", merge=True, **changes))
+
+    with pytest.raises(UserError, match="Demo-C.shard-1-of-2 was made with other settings .*seed: 0 there, 1 asked"):
+        merge(seed=1)
+    with pytest.raises(UserError, match='shard-1-of-2 .*files: "all" there, "no images/" asked'):
+        merge(images=False)
+    (shares / "Demo-C.shard-2-of-2").rename(shares / "Demo-C.shard-2-of-2.partial")
+    with pytest.raises(UserError, match=r"1 of 2 shares are missing: 2/2 \(begun\)"):
+        merge()
+    (shares / "Demo-C.shard-2-of-2.partial").rename(shares / "Demo-C.shard-2-of-3")
+    with pytest.raises(UserError, match=r"several divisions \(n = 2, 3\)"):
+        merge()
+    shutil.rmtree(shares / "Demo-C.shard-2-of-3")
+    shutil.rmtree(shares / "Demo-C.shard-1-of-2")
+    with pytest.raises(UserError, match="--merge found no shares"):
+        merge()
+    assert not list(shares.iterdir())
+
+
+def test_damaged_shares_are_named_and_mended(built, build_args, shares):
+    share = shares / "Demo-C.shard-2-of-2"
+    image, entry = sorted(share.rglob("*.png"))[40], next((share / "journal").iterdir())
+    good = {path: path.read_bytes() for path in (image, entry)}
+    for path, content in ((image, good[image][:100]), (image, None), (entry, b"{"), (entry, None)):
+        path.unlink() if content is None else path.write_bytes(content)
+        with pytest.raises(UserError, match=f"{path.name} is missing or not as built; remove this share and build"):
+            make_fer_c.main(build_args(out=shares / "Demo-C", merge=True))
+        assert not (shares / "Demo-C").exists()
+        path.write_bytes(good[path])
+    shutil.rmtree(share)
+    make_fer_c.main(build_args(out=shares / "Demo-C", shard="2/2"))
+    make_fer_c.main(build_args(out=shares / "Demo-C", merge=True))
+    assert sums(shares / "Demo-C") == sums(built)
+
+
+def test_an_interrupted_merge_goes_on(built, build_args, shares, monkeypatch):
+    """Also where files cannot be linked, as between file systems."""
+    copy, copied = shutil.copyfile, []
+
+    def stopping(source, target):
+        if len(copied) == 400:
+            raise KeyboardInterrupt
+        copied.append(target)
+        copy(source, target)
+
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(18, "Invalid cross-device link")))
+    monkeypatch.setattr(shutil, "copyfile", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        make_fer_c.main(build_args(out=shares / "Demo-C", merge=True))
+    assert not (shares / "Demo-C").exists()
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    make_fer_c.main(build_args(out=shares / "Demo-C", merge=True))
+    assert sums(shares / "Demo-C") == sums(built)
+
+
+def test_a_share_goes_on_and_is_not_built_twice(build_args, tmp_path, monkeypatch, capsys):
+    make, seen = make_fer_c.make_chunk, []
+
+    def counting(job, chunk):
+        seen.append(chunk[0])
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        make(job, chunk)
+
+    monkeypatch.setattr(make_fer_c, "make_chunk", counting)
+    with pytest.raises(KeyboardInterrupt):
+        make_fer_c.main(build_args(out=tmp_path / "x", shard="1/2"))
+    make_fer_c.main(build_args(out=tmp_path / "x", shard="1/2"))
+    make_fer_c.main(build_args(out=tmp_path / "x", shard="1/2"))
+    assert seen == [0, 2, 2] and "is already built" in capsys.readouterr().out
+    with pytest.raises(UserError, match="shard-1-of-2 was made with other settings .*seed"):
+        make_fer_c.main(build_args(out=tmp_path / "x", shard="1/2", seed=3))
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(shard="0/2"), "i from 1 to n"), (dict(shard="3/2"), "i from 1 to n"), (dict(shard="half"), "--shard takes"),
+    (dict(shard="1/2", merge=True), "nothing else"), (dict(shard="1/2", verify=True), "nothing else"),
+    (dict(merge=True), "no shares"),
+])
+def test_nonsense_about_shares_is_refused(build_args, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        make_fer_c.main(build_args(out=tmp_path / "x", **changes))
+    assert not list(tmp_path.iterdir())
+
+
+# ---- what it would cost
+
+def test_dry_run_counts_and_writes_nothing(built, build_args, demo_root, tmp_path, capsys):
+    before = sorted(demo_root.rglob("*"))
+
+    def said(**changes):
+        make_fer_c.main(build_args(out=tmp_path / "deep/x", dry_run=True, **changes))
+        line = capsys.readouterr().out
+        assert not list(tmp_path.iterdir()) and sorted(demo_root.rglob("*")) == before
+        return int(re.search(r": (\d+) images x 85 forms", line)[1]), float(re.search(r"about (\S+) GB", line)[1]) * 1e9
+
+    count, size = said()
+    real = sum(path.stat().st_size for path in built.rglob("*") if path.is_file())
+    assert count == 16 and 0.8 < size / real < 1.25
+    assert said(shard="1/4")[0] == 4 and said(limit=3)[0] == 3
+    assert said(images=False)[1] < size / 10 and said(format="jpg", quality=20)[1] < size / 2
+
+
+def test_dry_run_says_when_the_disk_is_too_small(build_args, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10))
+    make_fer_c.main(build_args(out=tmp_path / "x", dry_run=True))
+    assert f"are free in {tmp_path}: TOO LITTLE" in capsys.readouterr().out
+
+
+# ---- faults of machines
+
+def command(demo_root, out, size=SIZE, workers=2):
+    line = [sys.executable, "make_fer_c.py", "--dataset", "demo", "--root", demo_root, "--out", out,
+            "--image-size", size, "--workers", workers]
+    for option in OPTIONS:
+        line += ["--data", option]
+    return list(map(str, line))
+
+
+@contextmanager
+def small_disk(folder, options):
+    """A file system in memory. Skips the test where nobody may mount one."""
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("mounting needs root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_disk_that_is_really_full(built, build_args, tmp_path):
+    with small_disk(tmp_path / "disk", "size=3m") as disk:
+        with pytest.raises(UserError, match="cannot write .*No space left on device; what is done is kept in "):
+            make_fer_c.main(build_args(out=disk / "Demo-C", workers=2))
+        assert not (disk / "Demo-C").exists()
+        with pytest.raises(UserError, match="is not finished"):
+            open_set(disk / "Demo-C")
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        make_fer_c.main(build_args(out=disk / "Demo-C", workers=2))
+        assert sums(disk / "Demo-C") == sums(built)
+        make_fer_c.main(build_args(out=disk / "Demo-C", verify=True))
+
+
+@pytest.mark.parametrize("table", ["soft_labels.npy", "checksums.sha256", "manifest.json"])
+def test_a_disk_that_is_full_at_the_end(built, build_args, tmp_path, monkeypatch, table):
+    write = make_fer_c.cli.write_whole
+
+    def full(path, *rest):
+        if Path(path).name == table:
+            raise OSError(28, "No space left on device", str(path))
+        write(path, *rest)
+
+    monkeypatch.setattr(make_fer_c.cli, "write_whole", full)
+    with pytest.raises(UserError, match=f"cannot write .*{table}: No space left on device"):
+        make_fer_c.main(build_args(out=tmp_path / "x", limit=2))
+    assert not (tmp_path / "x").exists()
+    monkeypatch.setattr(make_fer_c.cli, "write_whole", write)
+    make_fer_c.main(build_args(out=tmp_path / "x", limit=2))
+    make_fer_c.main(build_args(out=tmp_path / "x", limit=2, verify=True))
+
+
+def test_a_read_only_target(build_args, tmp_path):
+    with small_disk(tmp_path / "disk", "ro") as disk:
+        for changes in (dict(), dict(shard="1/2")):
+            with pytest.raises(UserError, match="cannot write .*disk/Demo-C.*partial: Read-only file system"):
+                make_fer_c.main(build_args(out=disk / "Demo-C", **changes))
+        make_fer_c.main(build_args(out=disk / "Demo-C", dry_run=True))
+
+
+def test_a_source_that_changes_during_the_build(demo_root, build_args, tmp_path, monkeypatch):
+    root, make = tmp_path / "demo", make_fer_c.make_chunk
+    shutil.copytree(demo_root, root)
+    victim = sorted(root.rglob("test-*.png"))[0]
+
+    def changing(job, chunk):
+        Image.new("RGB", (224, 224)).save(victim)
+        make(job, chunk)
+
+    monkeypatch.setattr(make_fer_c, "make_chunk", changing)
+    with pytest.raises(UserError, match=f"{victim.name} has changed since the build began"):
+        make_fer_c.main(build_args(root=root, out=tmp_path / "x"))
+    assert not (tmp_path / "x").exists() and not list((tmp_path / "x.partial/journal").iterdir())
+
+
+def test_clocks_do_not_matter(built, build_args, tmp_path, monkeypatch):
+    """Interrupted, then gone on with when the clock stands in 1970 and every file seems to be of the year 2100."""
+    make, seen = make_fer_c.make_chunk, []
+
+    def stopping(job, chunk):
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        make(job, chunk)
+        seen.append(chunk[0])
+
+    monkeypatch.setattr(make_fer_c, "make_chunk", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        make_fer_c.main(build_args(out=tmp_path / "Demo-C"))
+    for path in (tmp_path / "Demo-C.partial").rglob("*"):
+        os.utime(path, (4102444800, 4102444800))
+    monkeypatch.setattr(make_fer_c, "make_chunk", lambda job, chunk: (seen.append(chunk[0]), make(job, chunk)))
+    monkeypatch.setattr(time, "time", iter(range(10**6, 0, -1)).__next__)  # it even runs backwards
+    make_fer_c.main(build_args(out=tmp_path / "Demo-C"))
+    assert seen == [0, 1, 2, 3] and sums(tmp_path / "Demo-C") == sums(built)
+
+
+def children(pid):
+    """{pid: command line} of a process's children."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if stat.read_text().rpartition(") ")[2].split()[1] == str(pid):
+                found[int(stat.parent.name)] = (stat.parent / "cmdline").read_text()
+        except OSError:
+            continue
+    return found
+
+
+def die(job, chunk):
+    """Stands in for make_chunk in a worker process."""
+    fer_c.make_chunk(job, chunk)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_dies(built, build_args, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(make_fer_c, "make_chunk", die)
+        with pytest.raises(UserError, match="a worker process died .* what is done is kept in .*Demo-C.partial"):
+            make_fer_c.main(build_args(out=tmp_path / "Demo-C", workers=2))
+    assert not (tmp_path / "Demo-C").exists() and list((tmp_path / "Demo-C.partial/journal").iterdir())
+    make_fer_c.main(build_args(out=tmp_path / "Demo-C"))
+    assert sums(tmp_path / "Demo-C") == sums(built)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed(built, demo_root, tmp_path):
+    out = tmp_path / "Demo-C"
+    process = subprocess.Popen(command(demo_root, out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                               text=True)
+    while not list(tmp_path.glob("*.partial/journal/*")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    workers = [worker for child in children(process.pid) for worker in children(child)]
+    os.kill(workers[0], signal.SIGKILL)
+    errors = [line for line in process.communicate()[1].splitlines() if line.startswith("error: ")]
+    assert process.returncode == 2 and len(errors) == 1
+    assert re.search("a worker process died .* what is done is kept in .*Demo-C.partial: start again", errors[0])
+    assert not out.exists()
+    assert subprocess.run(command(demo_root, out), cwd=ROOT, capture_output=True).returncode == 0
+    assert sums(out) == sums(built)
+
+
+@pytest.mark.slow
+def test_two_builds_started_at_once(built, demo_root, tmp_path):
+    """One builds; the other is refused, or comes late and finds the set."""
+    out = tmp_path / "Demo-C"
+    both = [subprocess.Popen(command(demo_root, out, workers=1), cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE) for _ in range(2)]
+    said = ["".join(process.communicate()) for process in both]
+    codes = sorted(process.returncode for process in both)
+    assert codes == [0, 2] and any("another process is building" in text for text in said) or (
+        codes == [0, 0] and any("already built" in text for text in said)), said
+    assert sums(out) == sums(built)
+
+
+def test_a_set_that_another_process_finished_meanwhile(built, build_args, tmp_path, monkeypatch, capsys):
+    """Between this one's first look and its lock."""
+    built_already, asked = make_fer_c.is_built, []
+
+    def late(plan, out):
+        asked.append(out)
+        if len(asked) == 2:
+            shutil.copytree(built, out)
+        return built_already(plan, out)
+
+    monkeypatch.setattr(make_fer_c, "is_built", late)
+    make_fer_c.main(build_args(out=tmp_path / "Demo-C"))
+    assert "is already built" in capsys.readouterr().out and sums(tmp_path / "Demo-C") == sums(built)
+    assert [path.name for path in tmp_path.iterdir()] == ["Demo-C"]
+
+
+@pytest.mark.slow
+def test_twenty_kills(built, demo_root, tmp_path):
+    """kill -9 of the whole group at moments drawn at random, until the build outlives them."""
+    out, rng, kills = tmp_path / "Demo-C", keyed_rng("kills"), 0
+    for _ in range(20):
+        process = subprocess.Popen(command(demo_root, out), cwd=ROOT, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL, start_new_session=True)
+        try:
+            process.wait(rng.uniform(0.5, 5))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+        if out.exists():
+            make_fer_c.verify(out, 1)
+            shutil.rmtree(out)
+    assert kills >= 10
+    assert subprocess.run(command(demo_root, out), cwd=ROOT, capture_output=True).returncode == 0
+    assert sums(out) == sums(built)

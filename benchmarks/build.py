@@ -1,0 +1,228 @@
+"""How fast make_fer_c.py builds, against a floor: encoding, hashing and writing the same bytes, the corruption free.
+
+  python benchmarks/build.py                     images/s with 1 and 2 workers, PNG and JPEG; memory; how cost grows
+  python benchmarks/build.py --only encoders     file formats: time, bytes and what they change
+
+Drawn faces, 224 pixels, default constants. A build is the whole command in processes of its own; its start-up is taken
+off as the difference of two sizes, each the best of several. The ratio is of CPU time, which other processes disturb
+less than wall time; on a busy machine neither means much.
+"""
+import hashlib
+import io
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import cli  # noqa: E402
+from datasets import fer_c, load_split  # noqa: E402
+from datasets.images import read_image  # noqa: E402
+
+SIZE, QUALITY = 224, 95
+FEW = 8  # source images of the smaller of two builds, and those whose forms the floor goes over
+MADE = {"seed": 0, "preset": "fer-c"}
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Args:
+    only: Literal["all", "floor", "growth", "encoders"] = "all"
+    """one part of it"""
+    images: int = 48
+    """source images of a build"""
+    repeat: int = 3
+    """the best of so many builds and floors"""
+    growth: tuple[int, ...] = (50, 100, 200, 400)
+    """source images of the builds that show how cost grows"""
+    scratch: Path | None = None
+    """where to write (default: a temporary folder); takes 7 MB a source image"""
+
+
+def main(args):
+    folder = Path(tempfile.mkdtemp(prefix="ferc-build-", dir=args.scratch))
+    try:
+        # one process compiles the loops and draws the faces before anything is measured
+        build(folder, 1, 1, "png")
+        print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start")
+        if args.only in ("all", "floor"):
+            show_floor(folder, args.images, args.repeat)
+        if args.only in ("all", "growth"):
+            show_growth(folder, args.growth)
+        if args.only in ("all", "encoders"):
+            show_encoders(folder)
+    finally:
+        shutil.rmtree(folder)
+
+
+def show_floor(folder, count, repeat):
+    print("corrupted images a second, and ms of CPU an image; memory: the largest worker process and the builder")
+
+    def best(measure, *arguments):
+        return np.min([measure(folder, *arguments)[:2] for _ in range(repeat)], 0)
+
+    forms = forms_of(folder, FEW)
+    for kind in ("png", "jpg"):
+        for workers in (1, 2):
+            small, large = (best(build, n, workers, kind) for n in (FEW, count))
+            wall, cpu = (large - small) / (count - FEW) / len(fer_c.CELLS)
+            floor_wall, floor_cpu = best(floor, forms, max(workers, count // FEW), workers, kind)
+            memory = build(folder, FEW, workers, kind)[2:4]
+            print(f"  {kind}, {workers} workers: {1 / wall:4.0f}/s {1e3 * cpu:5.2f} ms   floor {1 / floor_wall:5.0f}/s "
+                  f"{1e3 * floor_cpu:5.2f} ms   ratio {floor_cpu / cpu:.2f} (wall {floor_wall / wall:.2f})   start-up "
+                  f"{small[0] - FEW * len(fer_c.CELLS) * wall:4.1f} s   memory {memory[0]:.0f} and {memory[1]:.0f} MiB",
+                  flush=True)
+
+
+def show_growth(folder, counts):
+    """Cost by number of source images, all cores, PNG: a line through CPU time, and where a million forms end."""
+    workers = os.cpu_count()
+    print(f"cost by source images, {workers} workers, png")
+    rows = []
+    for count in counts:
+        wall, cpu, worker, builder, size = build(folder, count, workers, "png")
+        rows.append((count, wall, cpu, size))
+        print(f"  {count:5} images: {wall:6.1f} s, CPU {cpu:6.1f} s, {size / 1e6:6.0f} MB, memory {worker:.0f} and "
+              f"{builder:.0f} MiB", flush=True)
+    count, wall, cpu, size = np.array(rows).T
+    slope, start = np.polyfit(count, cpu, 1)
+    off = np.abs(cpu - start - slope * count).max() / cpu.max()
+    million = 1e6 / len(fer_c.CELLS)
+    print(f"  CPU = {start:.1f} s + {1e3 * slope:.0f} ms a source image, off the line by at most {100 * off:.1f} % of "
+          f"the last; a million forms: {million * slope / 3600:.1f} CPU hours, {million * slope / 60 / workers:.0f} "
+          f"minutes on {workers} cores, {million * size[-1] / count[-1] / 1e9:.0f} GB")
+
+
+def build(folder, count, workers, kind):
+    """Wall and CPU seconds, MiB of the largest worker and of the builder, bytes, of one build from nothing."""
+    out = folder / "Demo-C"
+    shutil.rmtree(out, ignore_errors=True)
+    command = [sys.executable, "make_fer_c.py", "--dataset", "demo", "--root", folder / "demo", "--out", out,
+               "--data", "test=400", "--image-size", SIZE, "--limit", count, "--workers", workers, "--format", kind,
+               "--quality", QUALITY]
+    began = time.perf_counter()
+    process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    cpu, memory, builder = {}, {}, process.pid
+    while process.poll() is None:  # children of the fork server are nobody's in getrusage
+        for pid in descendants(builder):
+            try:
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+                cpu[pid] = (int(fields[11]) + int(fields[12])) / TICK
+                status = Path(f"/proc/{pid}/status").read_text()
+                memory[pid] = int(status.split("VmHWM:")[1].split()[0]) / 1024
+            except (OSError, IndexError):  # it has just ended
+                continue
+        time.sleep(0.02)
+    if process.returncode:
+        sys.exit(process.stderr.read().decode())
+    seconds = time.perf_counter() - began
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    others = [most for pid, most in memory.items() if pid != builder]
+    return seconds, sum(cpu.values()), max(others or [memory[builder]]), memory[builder], size
+
+
+def descendants(pid):
+    """A process and all below it."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents.setdefault(int(stat.read_text().rpartition(") ")[2].split()[1]), []).append(int(stat.parent.name))
+        except OSError:
+            continue
+    found = [pid]
+    for parent in found:
+        found += parents.get(parent, [])
+    return found
+
+
+def forms_of(folder, count):
+    """All forms of a few images, uint8."""
+    frame = load_split("demo", folder / "demo", "test", test="400").frame
+    frame = frame.iloc[np.linspace(0, len(frame) - 1, count).round().astype(int)]
+    clean = {row.id: read_image(folder / "demo" / row.path, SIZE) for row in frame.itertuples()}
+    return [fer_c.make_form(image, name, *cell, MADE) for name, image in clean.items() for cell in fer_c.CELLS]
+
+
+def floor(folder, forms, times, workers, kind):
+    """Wall and CPU seconds an image, when the corruption is free."""
+    def work(number, queue):
+        cv2.setNumThreads(1)
+        began = time.process_time()
+        for n in range(number, times, workers):
+            for i, form in enumerate(forms):
+                data = fer_c.encode(form, kind, QUALITY)
+                hashlib.sha256(data).hexdigest()
+                (folder / f"floor/{i % len(fer_c.CELLS)}/{n}-{i}.{kind}").write_bytes(data)
+        queue.put(time.process_time() - began)
+
+    for cell in range(len(fer_c.CELLS)):
+        (folder / f"floor/{cell}").mkdir(parents=True)
+    context = multiprocessing.get_context("fork")
+    queue, began = context.Queue(), time.perf_counter()
+    processes = [context.Process(target=work, args=(number, queue)) for number in range(workers)]
+    for process in processes:
+        process.start()
+    cpu = sum(queue.get() for _ in processes)
+    for process in processes:
+        process.join()
+    seconds = time.perf_counter() - began
+    shutil.rmtree(folder / "floor")
+    return seconds / times / len(forms), cpu / times / len(forms)
+
+
+def show_encoders(folder):
+    """Time, bytes and mean change in grey levels of file formats, over all forms of a few faces."""
+    forms = forms_of(folder, 3)
+    flag = {name: getattr(cv2, f"IMWRITE_PNG_{name}") for name in (
+        "COMPRESSION", "STRATEGY", "FILTER", "STRATEGY_DEFAULT", "STRATEGY_RLE", "STRATEGY_HUFFMAN_ONLY",
+        "FILTER_SUB", "FILTER_UP", "FILTER_PAETH")}
+
+    def opencv(level, strategy, way):
+        options = (flag["COMPRESSION"], level, flag["STRATEGY"], flag[f"STRATEGY_{strategy}"], flag["FILTER"],
+                   flag[f"FILTER_{way}"])
+        return lambda image: cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+
+    def pillow(image):
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+
+    ways = {"png, as sets are written": lambda image: fer_c.encode(image, "png")}
+    ways |= {f"png, level {level} {strategy} {way}": opencv(level, strategy, way) for level, strategy, way in (
+        (0, "DEFAULT", "UP"), (1, "RLE", "SUB"), (1, "RLE", "PAETH"), (1, "HUFFMAN_ONLY", "UP"), (1, "DEFAULT", "UP"),
+        (6, "DEFAULT", "UP"))}
+    ways["png, Pillow level 1"] = pillow
+    ways |= {f"{kind}, quality {quality}": lambda image, kind=kind, quality=quality: fer_c.encode(image, kind, quality)
+             for kind, quality in (("jpg", 75), ("jpg", 90), ("jpg", 95), ("webp", 95))}
+    ways["jpg, quality 95, colour halved"] = lambda image: cv2.imencode(".jpg", cv2.cvtColor(
+        image, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_JPEG_QUALITY, QUALITY))[1].tobytes()
+    print(f"{'':36}encode ms     kB   mean change (grey levels)   decode ms")
+    for name, encode in ways.items():
+        best = np.inf
+        for _ in range(3):
+            began = time.process_time()
+            files = [encode(form) for form in forms]
+            best = min(best, time.process_time() - began)
+        began = time.process_time()
+        read = [read_image(io.BytesIO(data), SIZE) for data in files]
+        decode = time.process_time() - began
+        change = np.mean([cv2.absdiff(*pair).mean() for pair in zip(read, forms, strict=True)])
+        print(f"  {name:34}{1e3 * best / len(forms):9.2f} {sum(map(len, files)) / len(forms) / 1e3:7.1f} {change:12.2f}"
+              f"{1e3 * decode / len(forms):25.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    cv2.setNumThreads(1)
+    cli.run(main, Args)

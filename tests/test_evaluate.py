@@ -1,0 +1,106 @@
+"""Scoring without corrupted files: the same predictions, byte for byte, and clear refusals. The rest of evaluate.py is
+tested with the runs of test_training.py."""
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import evaluate
+import make_fer_c
+import settings
+from cli import UserError
+from conftest import SIZE
+from datasets.fer_c import CELLS, open_set
+from models.resnet import ResNet18
+
+
+class Small(nn.Module):
+    """Stands in for ResNet-18's trunk: every pixel counts, and quickly."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 512, 4, stride=4), None
+
+    def forward(self, x):
+        return self.fc(self.conv(x).relu().mean((2, 3)))
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr("models.resnet.resnet18", lambda weights: Small())
+
+
+@pytest.fixture
+def new_run(built, tmp_path):
+    """`new_run(name)` is the folder of a run with weights drawn from a seed."""
+    def make(name):
+        folder = tmp_path / name
+        folder.mkdir()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = ResNet18(8, SIZE)
+        torch.save({"model": model.state_dict()}, folder / "best.pt")
+        model = {"class": "models.resnet.ResNet18", "arguments": {"num_classes": 8, "image_size": SIZE}}
+        (folder / "args.json").write_text(json.dumps({
+            "dataset": "demo", "protocol": "paper", "image_size": SIZE, "classes": list(open_set(built).classes),
+            "model": model}))
+        return folder
+    return make
+
+
+def score(run, *sets, workers=0, **changes):
+    evaluate.main(evaluate.Args(run, set=sets, machine=settings.Machine(precision="32", workers=workers), **changes))
+    return {path.relative_to(run): path.read_bytes() for path in run.rglob("*.npy")}
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_predictions_without_files_are_the_same_bytes(new_run, build_args, tmp_path, kind):
+    settings = dict(limit=4, format=kind)
+    make_fer_c.main(build_args(out=tmp_path / "files/Demo-C", **settings))
+    make_fer_c.main(build_args(out=tmp_path / "none/Demo-C", images=False, **settings))
+    wanted = score(new_run("from files"), tmp_path / "files/Demo-C")
+    assert len(wanted) == 1 + len(CELLS) + 1  # clean, the cells, the labels
+    logits = [np.load(path) for path in (tmp_path / "from files").rglob("[1-5].npy")]
+    assert len(np.unique(np.stack(logits), axis=0)) > 60  # the model tells forms apart; at 32 pixels some are equal
+    assert score(new_run("in memory"), tmp_path / "none/Demo-C", on_the_fly=True, workers=2) == wanted
+    assert score(new_run("though there are files"), tmp_path / "files/Demo-C", on_the_fly=True) == wanted
+    scores = [(tmp_path / name / "scores.csv").read_bytes() for name in ("from files", "in memory")]
+    assert scores[0] == scores[1]
+
+
+def test_predictions_from_files_are_not_made_again_in_memory(new_run, built, monkeypatch):
+    """Nor the other way round: they are the same."""
+    run = new_run("run")
+    before = score(run, built, limit=2)
+    monkeypatch.setattr(evaluate.harness, "predict", None)
+    assert score(run, built, limit=2, on_the_fly=True) == before
+
+
+def test_a_set_without_images_asks_for_memory(new_run, build_args, tmp_path):
+    make_fer_c.main(build_args(out=tmp_path / "Demo-C", images=False, limit=1))
+    with pytest.raises(UserError, match="built with --no-images: add --on-the-fly"):
+        score(new_run("run"), tmp_path / "Demo-C")
+
+
+def test_other_images_than_the_builders_are_refused(new_run, built, tmp_path):
+    changed = Path(shutil.copytree(built, tmp_path / "Demo-C", ignore=shutil.ignore_patterns("images")))
+    manifest = json.loads((changed / "manifest.json").read_text())
+    manifest["software"]["numpy"] = "1.0"
+    manifest["made_with"]["seed"] = 5  # stands for a numpy that draws other numbers
+    (changed / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"not the ones the set was built with \(numpy 1.0 there, .* here\)"):
+        score(new_run("run"), changed, on_the_fly=True)
+    assert not (tmp_path / "run/predictions").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_clean_image_is_one_line(new_run, built, tmp_path, workers):
+    damaged = Path(shutil.copytree(built, tmp_path / "Demo-C", ignore=shutil.ignore_patterns("images")))
+    victim = sorted(damaged.glob("clean/*"))[3]
+    victim.write_bytes(victim.read_bytes()[:300])
+    with pytest.raises(UserError, match=f"{victim.name}: not a readable image"):
+        score(new_run("run"), damaged, on_the_fly=True, workers=workers)
