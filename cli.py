@@ -6,6 +6,7 @@ import io
 import os
 import platform
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import tyro
@@ -43,6 +44,18 @@ def run(main, Args, settle=None):
         print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         code = 2
     sys.exit(code)
+
+
+@contextmanager
+def hidden(package):
+    """Let an installed package look absent to what is imported inside."""
+    unknown = package not in sys.modules
+    sys.modules.setdefault(package, None)
+    try:
+        yield
+    finally:
+        if unknown:
+            del sys.modules[package]
 
 
 def first_line(error):

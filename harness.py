@@ -10,7 +10,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import lightning_fabric
 import numpy as np
 import torch
 from torch.nn.functional import one_hot
@@ -27,6 +26,9 @@ from datasets.images import inside, open_cache, read_image
 from datasets.label_noise import add_noise
 from models import checkpoints, pretrained
 from models.augment import flip_crop_erase
+
+with cli.hidden("torchmetrics"):  # Fabric looks for it and uses nothing of it; finding it takes seconds
+    import lightning_fabric
 
 SAVE_EVERY = 300  # seconds between checkpoints inside an epoch
 CHECK_EVERY = 50  # steps between looks at the collected losses (a look waits for the device)
@@ -103,9 +105,8 @@ def predict(fabric, model, images, batch_size, workers):
     batches = [mine[start:start + batch_size] for start in range(0, len(mine), batch_size)]
     part = [(index.cpu().numpy(), model(image).float().cpu().numpy())
             for image, index in load_batches(fabric, images, batches, workers)]
-    parts = [part]
+    parts = [part] * fabric.world_size
     if fabric.world_size > 1:
-        parts = [None] * fabric.world_size
         torch.distributed.all_gather_object(parts, part)
     rows, logits = zip(*(batch for part in parts for batch in part), strict=True)
     return np.concatenate(logits)[np.argsort(np.concatenate(rows))]
@@ -383,8 +384,7 @@ class Training:
         self.check_terms()
         self.saved_at = time.monotonic()
         if self.lead:
-            kept = ("epoch", "step", "labels", "next_labels", "sums", "history", "best")
-            state = {name: getattr(self, name) for name in kept}
+            state = {name: getattr(self, name) for name in "epoch step labels next_labels sums history best".split()}
             state |= {"model": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
             checkpoints.write(self.folder / "last.pt", state)
 

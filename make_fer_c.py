@@ -37,10 +37,11 @@ import cli
 import soft_labels
 from cli import UserError
 from corruptions import CORRUPTIONS, PRESETS, constants
-from datasets import GMM_FROM, RECIPES, TITLES, default_root, default_set, keyed_rng, load_split, parse_options
+from datasets import RECIPES, TITLES, default_root, default_set, keyed_rng, load_split, parse_options
 from datasets.fer_c import (
     CELLS, ENCODER, FOLDERS, FORMAT, Job, damage, digest, journal_of, make_chunk, make_forms, open_set, partial_of,
     read_manifest, seal, software, take_chunk, verify, write_tables)
+from datasets.fused import neighbours
 from datasets.images import inside, read_image
 
 CALIBRATION_IMAGES = 100  # D_worst is the largest mean difference over these (FER-C section 4.2.3)
@@ -176,7 +177,8 @@ def make_plan(args):
     root = args.root or default_root(args.dataset)
     options = parse_options(args.data)
     split = load_split(args.dataset, root, "test", **options)
-    label, gmm, notes = fused_labels(args, root, options, split)
+    other, share, gmm, notes = neighbours(args.dataset, split, root, options, args.gmm)
+    label = soft_labels.fuse(split.frame["expression"], other, np.nan_to_num(share, nan=args.beta))
     wanted, sample = chosen(args, len(split.frame))
     with ThreadPoolExecutor(args.workers) as pool:  # every source is decoded once before the first byte is written
         needed = np.union1d(wanted, sample)
@@ -234,52 +236,6 @@ def is_built(plan, out):
     shutil.rmtree(partial_of(out), ignore_errors=True)  # the last build may have died just before doing so
     print(f"{out} is already built with these settings ({plan.made_with['images']} images x {len(CELLS)})")
     return True
-
-
-def fused_labels(args, root, options, split):
-    """(N, K) labels before softening: the annotators' distribution where there is one, else label and mixture fused."""
-    expression, va = split.frame["expression"].to_numpy(), split.frame[["valence", "arousal"]].to_numpy()
-    if split.distribution is not None:
-        return split.distribution, None, {"labels": "the annotators' distribution"}
-    known = np.isfinite(va).all(1)
-    label = np.eye(len(split.classes))[expression]
-    if not known.any():
-        return label, None, {"labels": "one-hot: the set has neither distributions nor valence and arousal"}
-    notes = {"one-hot for want of valence and arousal": int((~known).sum())}
-    if args.gmm:
-        gmm = read_gmm(args.gmm, split.classes)
-        notes["mixture"] = f"given, sha256 {hashlib.sha256(args.gmm.read_bytes()).hexdigest()}"
-    else:
-        gmm = fit_gmm(args.dataset, load_split(args.dataset, root, "train", **options).frame, split.classes)
-        notes["mixture"] = "fitted on the training split"
-        if args.dataset in GMM_FROM:
-            source = GMM_FROM[args.dataset]
-            notes["mixture"] += f", although FER-C takes that of {source}"
-            print(f"warning: FER-C labels {args.dataset} with the mixture of {source}; without --gmm "
-                  f"{default_set(source)}/gmm.json this set is labelled with its own", file=sys.stderr)
-    label[known] = soft_labels.fuse(expression[known], gmm.posterior(va[known]), args.beta)
-    return label, gmm, notes | {"labels": "given label and mixture fused"}
-
-
-def fit_gmm(dataset, train, classes):
-    va, labels = train[["valence", "arousal"]].to_numpy(), train["expression"].to_numpy()
-    try:
-        return soft_labels.fit_gmm(va, labels, len(classes))
-    except ValueError as error:
-        named = ", ".join(f"{k} is {name}" for k, name in enumerate(classes))
-        raise UserError(f"{dataset}: no mixture over valence and arousal can be fitted: {error} ({named})") from None
-
-
-def read_gmm(file, classes):
-    """The mixture in a built set's gmm.json, its classes matched by name and the weights renormalised."""
-    try:
-        text = file.read_text()
-        gmm, names = soft_labels.GMM.from_json(text), json.loads(text)["classes"]
-        return gmm.take([names.index(name) for name in classes])
-    except OSError as error:
-        raise UserError(f"--gmm {file}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise UserError(f"--gmm {file}: no mixture of the classes {', '.join(classes)} ({error})") from None
 
 
 def source_digest(root, row):

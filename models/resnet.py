@@ -1,6 +1,7 @@
 """ResNet-18 (He et al., CVPR 2016, arXiv:1512.03385): the baseline's network and the trunk of others."""
 import socket
 
+import torch
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models import ResNet18_Weights, resnet18
@@ -8,7 +9,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 from models import Model, Normalize
 
 FETCH_TIMEOUT = 20  # seconds without an answer
-SMALL = 64  # up to this image size the last stage works on maps of 2 x 2 pixels
+SMALL = 4  # side of maps up to which `SmallMapConv` is the faster convolution
 
 
 class ResNetModel(Model):
@@ -19,8 +20,8 @@ class ResNetModel(Model):
         self.normalize = Normalize()
         self.backbone = resnet18(weights=None)
         self.backbone.fc = nn.Identity()
-        if image_size <= SMALL:
-            for block in self.backbone.layer4.modules():
+        for stage, stride in ((self.backbone.layer3, 16), (self.backbone.layer4, 32)):
+            for block in stage.modules() if image_size <= SMALL * stride else ():
                 for name, part in block.named_children():
                     if isinstance(part, nn.Conv2d) and part.kernel_size == (3, 3):
                         setattr(block, name, SmallMapConv.of(part))
@@ -46,8 +47,8 @@ class ResNetModel(Model):
 
 
 class SmallMapConv(nn.Conv2d):
-    """A 3x3 convolution with padding 1 as one matrix product of its windows. On maps of a few pixels CPUs take a third
-    of the time that their convolutions take (forward and backward, 32 x 512 x 2 x 2: 38 ms instead of 133)."""
+    """A 3x3 convolution with padding 1 as one matrix product of its windows. On maps of a few pixels CPUs take a
+    quarter to two thirds of the time of their convolutions (forward and backward, 32 x 512 x 2 x 2: 20 ms, not 82)."""
 
     @classmethod
     def of(cls, conv):
@@ -58,9 +59,12 @@ class SmallMapConv(nn.Conv2d):
     def forward(self, x):
         if x.is_cuda:
             return super().forward(x)
-        windows = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-        windows = windows.unfold(1, 3, self.stride[0]).unfold(2, 3, self.stride[1]).permute(0, 1, 2, 4, 5, 3)
-        return F.linear(windows.flatten(3), self.weight.permute(0, 2, 3, 1).flatten(1)).permute(0, 3, 1, 2)
+        count, channels, height, width = x.shape
+        pixels = F.pad(x.permute(0, 2, 3, 1).flatten(1, 2), (0, 0, 0, 1))  # and one of zeros, which pads
+        at = F.pad(torch.arange(height * width).view(height, width), (1, 1, 1, 1), value=height * width)
+        at = at.unfold(0, 3, self.stride[0]).unfold(1, 3, self.stride[1])  # (H', W', 3, 3)
+        windows = pixels.index_select(1, at.flatten()).view(count, *at.shape[:2], 9 * channels)
+        return F.linear(windows, self.weight.permute(0, 2, 3, 1).flatten(1)).permute(0, 3, 1, 2)
 
 
 class ResNet18(ResNetModel):
