@@ -10,9 +10,8 @@ import inspect
 import math
 
 import numpy as np
+import scipy  # loads its parts on use: most runs need no solver
 import torch
-from scipy.optimize import brentq, root
-from scipy.special import softmax
 from torch import nn
 from torch.nn import functional as F
 
@@ -252,7 +251,7 @@ def gibbs_multiplier(prior):
     The absolute value, since a negative weight on |E - mu| would reward the violation.
     """
     x = np.arange(len(prior), dtype=float)
-    return abs(brentq(lambda lam: softmax(-lam * x) @ x - prior @ x, -50, 50, xtol=1e-14))
+    return abs(scipy.optimize.brentq(lambda lam: scipy.special.softmax(-lam * x) @ x - prior @ x, -50, 50, xtol=1e-14))
 
 
 def aaai_multipliers(prior, constraint):
@@ -277,7 +276,8 @@ def aaai_multipliers(prior, constraint):
         q = np.exp(-lam[0] * x - lam[1] * c)
         return x @ q - math.e * m, c @ q - math.e * v
 
-    found = [root(residual, (0.0, 0.0), args=goal, tol=1e-12) for goal in zip(middle, spread, strict=True)]
+    goals = zip(middle, spread, strict=True)
+    found = [scipy.optimize.root(residual, (0.0, 0.0), args=goal, tol=1e-12) for goal in goals]
     if not all(one.success for one in found):
         raise ValueError(f"no multipliers for both constraints under the prior {prior.tolist()}")
     return np.array([one.x for one in found])
@@ -285,7 +285,7 @@ def aaai_multipliers(prior, constraint):
 
 def _exponential_root(f, goal):
     """lambda with sum_k f_k exp(-lambda f_k) = goal: the left side falls from beyond e max(f) at -1 to nothing."""
-    return brentq(lambda lam: f @ np.exp(-lam * f) - goal, -1, 50, xtol=1e-14)
+    return scipy.optimize.brentq(lambda lam: f @ np.exp(-lam * f) - goal, -1, 50, xtol=1e-14)
 
 
 def _checked_prior(prior, num_classes):

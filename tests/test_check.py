@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import cli
 import evaluate
@@ -145,17 +144,6 @@ def blocks():
     return {heading: re.findall(r"^python .*", text, re.M) for heading, text in parts}
 
 
-class Tiny(torch.nn.Module):
-    """Stands in for ResNet-18's trunk."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1, self.fc = torch.nn.Conv2d(3, 512, 8, 8), None
-
-    def forward(self, x):
-        return self.fc(self.conv1(x).relu().mean((2, 3)))
-
-
 def run(line, folder):
     """A line of the README in this process, its folder for trials replaced. Returns what its main returns."""
     words = shlex.split(line.replace(" try/", f" {folder}/").replace("${FERC_DATA:-data}", str(folder)), comments=True)
@@ -171,13 +159,12 @@ def test_every_set_has_its_commands():
 
 @pytest.mark.parametrize("heading, layout", [("AffectNet", "affectnet-2021")] + [
     pytest.param(heading, "", marks=pytest.mark.slow) for heading in ("AffectNet", "RAF-DB", "FER+")])
-def test_the_readmes_commands_work(heading, layout, tmp_path, monkeypatch, capsys):
+def test_the_readmes_commands_work(heading, layout, tmp_path, monkeypatch, capsys, small):
     """Layout, check, build, training and scoring of a set; after AffectNet the same of AffWild with its mixture."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FERC_DATA", str(tmp_path))
     monkeypatch.setattr(demo, "faces", drawn)
     monkeypatch.setattr(make_fer_c, "CALIBRATION_IMAGES", 2)
-    monkeypatch.setattr("models.resnet.resnet18", lambda weights: Tiny())
     lines = blocks()[heading] + (blocks()["AffWild (Aff-Wild2)"] if layout else [])
     for line in lines:
         if layout and "--layout affectnet-old" in line:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import evaluate
 import make_fer_c
@@ -18,20 +17,7 @@ from datasets.fer_c import CELLS, open_set
 from models.resnet import ResNet18
 
 
-class Small(nn.Module):
-    """Stands in for ResNet-18's trunk: every pixel counts, and quickly."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.fc = nn.Conv2d(3, 512, 4, stride=4), None
-
-    def forward(self, x):
-        return self.fc(self.conv(x).relu().mean((2, 3)))
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    monkeypatch.setattr("models.resnet.resnet18", lambda weights: Small())
+pytestmark = pytest.mark.usefixtures("small")
 
 
 @pytest.fixture

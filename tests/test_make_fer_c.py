@@ -21,7 +21,7 @@ import soft_labels
 from cli import UserError
 from conftest import OPTIONS, SIZE
 from corruptions import CORRUPTIONS, corrupt
-from datasets import fer_c, keyed_rng, load_split
+from datasets import fer_c, fused, keyed_rng, load_split
 from datasets.fer_c import CELLS, open_set
 from datasets.images import read_image
 
@@ -249,7 +249,7 @@ def test_mixture_of_another_set(built, build_args, tmp_path, monkeypatch, capsys
     np.testing.assert_allclose(open_set(tmp_path / "same").label, open_set(tmp_path / "own").label, atol=1e-9)
     assert "given, sha256" in open_set(tmp_path / "same").manifest["notes"]["mixture"]
     capsys.readouterr()
-    monkeypatch.setattr(make_fer_c, "GMM_FROM", {"demo": "ferplus"})
+    monkeypatch.setattr(fused, "GMM_FROM", {"demo": "ferplus"})
     make_fer_c.main(build_args(out=tmp_path / "loud", limit=4))
     assert "warning: FER-C labels demo with the mixture of ferplus" in capsys.readouterr().err
     assert "although FER-C takes that of ferplus" in open_set(tmp_path / "loud").manifest["notes"]["mixture"]

@@ -75,15 +75,14 @@ def test_truncation_is_the_known_one():
 
 
 @pytest.mark.parametrize("count, limit", [(640, 0.02), (16_000, 0.005)])
-def test_posterior_on_demo_data_is_that_of_the_truncated_population(count, limit, record_property):
-    """The demo's training points (640 by default, and more) give a posterior on its 80 test points that is close to the
+def test_posterior_on_demo_data_is_that_of_the_truncated_population(count, limit):
+    """The demo's training points (640 by default, and more) give a posterior on 80 test points that is close to the
     one under the true means and the truncated true covariances. How far both are from the true posterior follows from
     the one-standard-deviation rule of the release: reported, not bounded."""
     population = GMM(np.full(8, 1 / 8), demo.CLASS_MEANS, np.stack([truncated(c) for c in demo.CLASS_COVARIANCES]))
     fitted, (va, _) = fit_gmm(*demo_points("train", count), 8), demo_points("test", 80)
     posterior = fitted.posterior(va)
     to_true = np.abs(posterior - demo.true_posterior(va)).mean()
-    record_property("mean absolute difference to the true posterior", to_true)
     distance = np.abs(posterior - population.posterior(va)).mean()
     print(f"{count} points: {distance:.4f} to the truncated population's posterior, {to_true:.4f} to the true one")
     assert distance < limit
