@@ -20,8 +20,13 @@ from sklearn.metrics import f1_score
 
 import metrics
 import report
+import reporting.predictions
 from cli import UserError
 from corruptions import CORRUPTIONS
+from reporting import figures
+from reporting.predictions import by_severity, examine, read_bins
+from reporting.runs import COLUMNS, DOMAINS, LOSSES, blocks_of, read_args, read_runs, tidy
+from reporting.tables import DEMO
 
 K, N = 4, 40
 ROOT = Path(report.__file__).parent
@@ -70,12 +75,12 @@ def evaluate(folder, built, rng, sharpness):
     for c, corruption in enumerate(CORRUPTIONS):
         for severity in range(1, 6):
             score(corruption, severity, soft[c, severity - 1])
-    scores = pd.DataFrame(lines, columns=report.COLUMNS)
+    scores = pd.DataFrame(lines, columns=COLUMNS)
     means = scores[scores["corruption"] != "clean"].groupby("metric")["value"].mean()
     pooled = metrics.summary(np.concatenate(all_probs[1:]), np.tile(labels, 85), soft.reshape(-1, K))
     for name, values in (("mean", means), ("pooled", pooled)):
         more = [(set_folder.name, version, "softmax", name, "", metric, value) for metric, value in values.items()]
-        scores = pd.concat([scores, pd.DataFrame(more, columns=report.COLUMNS)])
+        scores = pd.concat([scores, pd.DataFrame(more, columns=COLUMNS)])
     scores.to_csv(folder / "scores.csv", index=False)
     np.save(out / "labels.npy", labels)
     (out / "set.json").write_text(json.dumps({"set_version": version, "classes": list("abcd"), "limit": None,
@@ -122,7 +127,7 @@ def copy(example, tmp_path, monkeypatch):
         if (path / "predictions").exists():
             (tmp_path / "runs" / path.name / "predictions").symlink_to(path / "predictions")
     monkeypatch.setattr(report, "draw_block", lambda *_: None)
-    monkeypatch.setattr(report.metrics, "ece_floor", lambda *_, **__: 0.1)
+    monkeypatch.setattr(reporting.predictions.metrics, "ece_floor", lambda *_, **__: 0.1)
     return tmp_path / "runs"
 
 
@@ -261,16 +266,16 @@ def test_reliability_bins_pool_all_cells(example):
     soft = np.load(runs.parent / "FERPlus-C" / "soft_labels.npy")
     scores = pd.read_csv(folder / "scores.csv").query("metric == 'ece'").set_index("corruption")["value"]
     for domain, labels in (("clean", None), ("pooled", soft)):
-        count, confidence, accuracy = report.read_bins(predictions, np.load(predictions / "labels.npy"), labels)
+        count, confidence, accuracy = read_bins(predictions, np.load(predictions / "labels.npy"), labels)
         assert count.sum() == (N if domain == "clean" else 85 * N)
         assert np.abs(confidence - accuracy).sum() / count.sum() == pytest.approx(scores[domain])
 
 
 def test_curves_by_severity(example):
     runs, _ = example
-    scores = report.tidy(report.read_runs(runs)[0])
-    curves = report.by_severity(scores[(scores["dataset"] == "ferplus")])
-    assert set(curves) == {(script, loss) for script in ("baseline", "SCN") for loss in report.LOSSES}
+    scores = tidy(read_runs(runs)[0])
+    curves = by_severity(scores[(scores["dataset"] == "ferplus")])
+    assert set(curves) == {(script, loss) for script in ("baseline", "SCN") for loss in LOSSES}
     by_hand = pd.read_csv(find(runs, "baseline", "ce", 1) / "scores.csv").query("metric == 'ece'")
     third = by_hand[by_hand["severity"] == 3]["value"]
     assert len(third) == 17
@@ -330,15 +335,15 @@ def test_figures_hold_any_number_of_algorithms_with_long_names(count):
     rng = np.random.default_rng(0)
     names = [f"{i}_an_algorithm_with_a_long_$name$_{i}" for i in range(count)]
     images = rng.integers(0, 50, (2, 15))
-    keys = [(name, loss) for name in names for loss in report.LOSSES]
+    keys = [(name, loss) for name in names for loss in LOSSES]
     bins = {(*key, domain): np.stack([images[0], images[0] * 0.7, images[0] * rng.random(15)])
-            for key in keys for domain in report.DOMAINS}
+            for key in keys for domain in DOMAINS}
     curves = {key: {metric: rng.random((2, 6)) for metric in ("accuracy", "ece")} for key in keys}
     bins.pop((names[0], "ce", "clean"))  # gaps are drawn as gaps
     curves[names[0], "ce"]["ece"][:, 3] = np.nan
-    with matplotlib.style.context(["default", report.STYLE]):
-        title = f"Name, N = 4\n{report.DEMO}"
-        for figure in (report.draw_reliability(bins, title), report.draw_severity(curves, title)):
+    with matplotlib.style.context(["default", figures.STYLE]):
+        title = f"Name, N = 4\n{DEMO}"
+        for figure in (figures.draw_reliability(bins, title), figures.draw_severity(curves, title)):
             boxes = texts_of(figure)
             titles = [box for text, box in boxes.items() if text.get_text().endswith(("clean", "corrupted"))]
             assert not any(a.overlaps(b) for i, a in enumerate(titles) for b in titles[:i])
@@ -406,10 +411,10 @@ def test_one_damaged_run_never_stops_the_report(copy):
 def test_settings_of_the_wrong_kind_are_damage(tmp_path, change):
     folder = make_run(tmp_path, None, "SCN", "ce", 0, evaluated=False)
     args = json.loads((folder / "args.json").read_text())
-    assert report.read_args(folder / "args.json") == args
+    assert read_args(folder / "args.json") == args
     (folder / "args.json").write_text(json.dumps(args | change))
     with pytest.raises(ValueError, match=f"no usable '{next(iter(change))}'"):
-        report.read_args(folder / "args.json")
+        read_args(folder / "args.json")
 
 
 @pytest.mark.parametrize("damage", ["set.json", "clean.npy", "snow/3.npy", "version"])
@@ -445,10 +450,10 @@ def test_without_fitting_soft_labels_only_that_diagram_is_left_out(copy, damage)
     text = run_report(copy)
     assert text.count("FERPlus-C aaaa1111: no reliability diagram of the corrupted images: ") == 1  # once, not per run
     assert "Demo-C dddd2222: no" not in text
-    runs = report.read_runs(copy)[0]
-    scores = report.tidy(runs)
-    block = next(block for block in report.blocks_of(scores) if block.dataset == "ferplus")
-    assert {domain for _, _, domain in report.examine(block, runs, scores).bins} == {"clean"}
+    runs = read_runs(copy)[0]
+    scores = tidy(runs)
+    block = next(block for block in blocks_of(scores) if block.dataset == "ferplus")
+    assert {domain for _, _, domain in examine(block, runs, scores).bins} == {"clean"}
 
 
 def test_a_repeated_seed_counts_once_and_other_settings_are_told(copy):

@@ -1,0 +1,1 @@
+"""What report.py is made of: runs and their scores, tables, figures. Only reads; never imports torch."""
