@@ -17,7 +17,8 @@ import cli
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(path.name for path in ROOT.glob("train_*.py"))
 MODULES = sorted(path.stem for path in ROOT.glob("*.py")) + sorted(
-    f"{path.parent.name}.{path.stem}" for folder in ("datasets", "models", "reporting") for path in (ROOT / folder).glob("[!_]*.py"))
+    f"{path.parent.name}.{path.stem}" for folder in ("datasets", "models", "reporting")
+    for path in (ROOT / folder).glob("[!_]*.py"))
 LIGHT = ["make_fer_c", "report", "corruptions", "soft_labels", "metrics", "settings", "cli"] + [
     name for name in MODULES if name.startswith(("datasets.", "reporting."))]
 
