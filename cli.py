@@ -19,7 +19,7 @@ class UserError(Exception):
 def parse(Args, settle=None, argv=None):
     """The command line as an `Args`. `settle(args)` may fill in values that depend on others (a data set's recipe, a
     protocol): it gets a first reading and returns the defaults of the second, so what is typed always wins."""
-    config = (tyro.conf.OmitArgPrefixes,)
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
     description = sys.modules[Args.__module__].__doc__
     args = tyro.cli(Args, args=argv, config=config, description=description)
     if settle is None:

@@ -260,12 +260,12 @@ class Training:
         if self.args.run.track:
             try:
                 import wandb
-            except ImportError:
-                raise UserError("--track needs wandb: pip install -r requirements-optional.txt") from None
-            wandb.init(project="fer-c", name=str(self.folder), config=self.settings, dir=self.folder,
-                       sync_tensorboard=True)
+                wandb.init(project="fer-c", name=str(self.folder), config=self.settings, dir=self.folder,
+                           sync_tensorboard=True, resume="auto")
+            except Exception as error:  # not installed, not configured, out of reach
+                raise UserError(f"--track needs wandb (pip install -r requirements-optional.txt), set up by `wandb login` "
+                                f"or WANDB_MODE=offline: {cli.first_line(error)}") from None
         from torch.utils.tensorboard import SummaryWriter  # slow to import
-
         self.writer = SummaryWriter(self.folder, purge_step=self.epoch * self.steps + self.step)
 
     def epochs(self):

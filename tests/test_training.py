@@ -373,6 +373,31 @@ def test_missing_tracker_is_said(train_args, monkeypatch):
         train(train_args(track=True))
 
 
+def test_tracking_offline(demo_root, tmp_path):
+    """W&B mirrors what TensorBoard gets, without a network; a process of its own, since it hooks into TensorBoard."""
+    pytest.importorskip("wandb", reason="wandb is not installed (requirements-optional.txt)")
+    done = subprocess.run([sys.executable, *command_line(demo_root, tmp_path), "--track", "--epochs", "1"], cwd=ROOT,
+                          env=os.environ | {"WANDB_MODE": "offline"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (mirror,) = tmp_path.rglob("offline-run-*/*.wandb")
+    assert b"val/macro_f1" in mirror.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_compiled_runs_train_and_score(trained, built, train_args, tmp_path):
+    """What is stored does not depend on --compile; the numbers differ in their last digits."""
+    args = train_args()
+    args.machine = replace(MACHINE, compile=True)
+    folder = train(args)
+    assert weights(folder).keys() == weights(trained).keys()
+    evaluate.main(evaluate.Args(folder, set=(built,), limit=4, machine=args.machine))
+    logits = np.load(folder / "predictions" / built.name / "clean.npy")
+    shutil.rmtree(folder / "predictions")
+    evaluate.main(evaluate.Args(folder, set=(built,), limit=4, machine=MACHINE))
+    np.testing.assert_allclose(np.load(folder / "predictions" / built.name / "clean.npy"), logits, rtol=1e-3, atol=1e-4)
+
+
 # ---- weights to start from
 
 def test_weights_from_a_file(train_args, tmp_path):
