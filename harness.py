@@ -263,8 +263,8 @@ class Training:
                 wandb.init(project="fer-c", name=str(self.folder), config=self.settings, dir=self.folder,
                            sync_tensorboard=True, resume="auto")
             except Exception as error:  # not installed, not configured, out of reach
-                raise UserError(f"--track needs wandb (pip install -r requirements-optional.txt), set up by `wandb login` "
-                                f"or WANDB_MODE=offline: {cli.first_line(error)}") from None
+                raise UserError(f"--track needs wandb (pip install -r requirements-optional.txt), set up by `wandb "
+                                f"login` or WANDB_MODE=offline: {cli.first_line(error)}") from None
         from torch.utils.tensorboard import SummaryWriter  # slow to import
         self.writer = SummaryWriter(self.folder, purge_step=self.epoch * self.steps + self.step)
 

@@ -140,6 +140,10 @@ def main(args):
         build(plan, out, args.workers, share, find_shares(out) if args.merge else ())
         if share:
             return
+    elif args.merge:  # the merge that made it may have died before it had removed the shares
+        for folder in (out.with_name(name[0]) for name in share_names(out) if not name[3]):
+            if not (folder / "build.json").exists() or read_state(folder) == plan.state:
+                shutil.rmtree(folder)
     if args.gallery:
         draw_gallery(open_set(out), args.gallery)
         print(f"gallery: {args.gallery}")
@@ -383,11 +387,15 @@ def share_of(out, i, n):
     return out.with_name(f"{out.name}.shard-{i}-of-{n}")
 
 
+def share_names(out):
+    """What lies beside `out` as share of it, each a match: [1] of [2], [3] ".partial" where it is not whole."""
+    pattern = re.compile(re.escape(out.name) + r"\.shard-(\d+)-of-(\d+)(\.partial)?")
+    return [match for match in map(pattern.fullmatch, os.listdir(out.parent) if out.parent.exists() else ()) if match]
+
+
 def find_shares(out):
     """The folders of all n shares beside `out`, in order. Raises UserError naming what is missing or does not fit."""
-    pattern = re.compile(re.escape(out.name) + r"\.shard-(\d+)-of-(\d+)(\.partial)?")
-    found = [match for match in map(pattern.fullmatch, os.listdir(out.parent) if out.parent.exists() else ()) if match]
-    counts = sorted({int(match[2]) for match in found})
+    counts = sorted({int(match[2]) for match in share_names(out)})
     if len(counts) != 1:
         what = f"shares of several divisions (n = {', '.join(map(str, counts))})" if counts else "no shares"
         raise UserError(f"--merge found {what} in {out.parent}, named {out.name}.shard-<i>-of-<n>; it needs all of one")

@@ -584,6 +584,16 @@ def test_an_interrupted_merge_goes_on(built, build_args, shares, monkeypatch):
     assert sums(shares / "Demo-C") == sums(built)
 
 
+def test_a_merge_that_died_while_removing_shares_is_tidied(built, build_args, shares, capsys):
+    shutil.copytree(built, shares / "Demo-C")
+    (shares / "Demo-C.shard-1-of-2/build.json").unlink()
+    (shares / "Demo-C.shard-3-of-4").mkdir()
+    (shares / "Demo-C.shard-3-of-4/build.json").write_text("{}")  # of another set
+    make_fer_c.main(build_args(out=shares / "Demo-C", merge=True))
+    assert "already built" in capsys.readouterr().out
+    assert sorted(path.name for path in shares.iterdir()) == ["Demo-C", "Demo-C.shard-3-of-4"]
+
+
 def test_a_share_goes_on_and_is_not_built_twice(build_args, tmp_path, monkeypatch, capsys):
     make, seen = make_fer_c.make_chunk, []
 
