@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds Demo-C as a Slurm job array of three shares and a merge, as the README shows it, on a cluster of this one machine
-# (real slurmctld, slurmd and munged in a temporary folder), and compares the checksums with one build.
+# (real slurmctld, slurmd and munged in a temporary folder), and compares the checksums with one build. Then trains and
+# scores a small sweep on it as an array.
 #   apt-get install slurmctld slurmd slurm-client munge    then, as root: bash benchmarks/slurm.sh [images, default 24]
 # Stops nothing but what it started. FERC_PYTHON: which Python (default .venv/bin/python).
 set -eu
@@ -71,3 +72,12 @@ for _ in $(seq 600); do [ -n "$(squeue -h -j "$job,$merge" 2> /dev/null)" ] || b
 grep -h "^built\|^error" "$here"/share-*.txt "$here/merge.txt" | sed "s#$here/##"
 $build --out "$here/Demo-C" --verify | sed "s#$here/##"
 cmp "$here/one/checksums.sha256" "$here/Demo-C/checksums.sha256" && echo "the same checksums as one build"
+
+echo "array of a sweep, one epoch each:"
+FERC_PYTHON=$python FERC_DATA=$here FERC_RUNS=$here/runs \
+  bash run.sh demo --seeds 0 --only baseline --list -- --epochs 1 > "$here/jobs.txt"
+sweep=$(sbatch --parsable --array=1-$(wc -l < "$here/jobs.txt") --output="$here/run-%a.txt" \
+  --wrap "eval \"\$(sed -n \${SLURM_ARRAY_TASK_ID}p $here/jobs.txt)\"")
+for _ in $(seq 600); do [ -n "$(squeue -h -j "$sweep" 2> /dev/null)" ] || break; sleep 1; done
+grep -h "^scores\|^error" "$here"/run-*.txt | sed "s#$here/##"
+[ "$(find "$here/runs" -name scores.csv | wc -l)" = "$(wc -l < "$here/jobs.txt")" ] && echo "all of them scored"
