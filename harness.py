@@ -209,9 +209,7 @@ class Training:
             self.fused = [torch.from_numpy(part).float().to(self.fabric.device) for part in (other, share[:, None])]
         self.steps = len(self.plan(0))
         seed_torch("initialisation", run.seed)
-        if (before := self.earlier) and before["data_sha256"] != self.settings["data_sha256"]:
-            raise UserError(f"{self.folder}: images or labels of {run.dataset} have changed since this run began "
-                            f"({before['train_images']} images then, {len(clean)} now). Restore them, or use --fresh.")
+        settings.refuse_other_data(self.folder, self.earlier, self.settings)
 
     def target(self, index):
         """What the images of a batch are trained towards: class indices (B,), or distributions (B, K)."""
@@ -236,11 +234,15 @@ class Training:
         resumes = last.exists() and not self.args.run.fresh
         weights = None if resumes else pretrained.load(model, self.args.run.weights)
         model, optimizer = self.fabric.setup(optimised(model, self.args.machine), optimizer)
+        device = torch.cuda.get_device_name() if self.fabric.device.type == "cuda" else "cpu"
+        here = {"device": device, "processes": self.fabric.world_size, "threads": torch.get_num_threads()}
         if resumes:
             self.restore(last)
-            self.say(f"{self.folder}: going on at epoch {self.epoch + 1}, step {self.step + 1}")
+            self.together(lambda: self.say(f"{self.folder}: going on at epoch {self.epoch + 1}, step {self.step + 1}"
+                                           + settings.note_resume(self.folder, here)))
         else:
-            self.together(lambda: self.write_settings(weights))
+            self.together(lambda: settings.record(self.folder, self.settings | {"model": self.module.recipe},
+                                                  here | {"weights": weights}))
             self.say(pretrained.summary(weights))
         self.together(self.open_log)
         if threading.current_thread() is threading.main_thread():
@@ -248,13 +250,6 @@ class Training:
                 self.stop_signal = number
             self.handlers = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
         return model, optimizer
-
-    def write_settings(self, weights):
-        kind, cuda = type(self.module), self.fabric.device.type == "cuda"
-        model = {"class": f"{kind.__module__}.{kind.__qualname__}", "arguments": self.module.arguments}
-        environment = {"device": torch.cuda.get_device_name() if cuda else "cpu", "processes": self.fabric.world_size,
-                       "threads": torch.get_num_threads(), "weights": weights}
-        settings.record(self.folder, self.settings | {"model": model}, environment)
 
     def open_log(self):
         if self.args.run.track:
@@ -315,7 +310,7 @@ class Training:
         """0, 1 to save, or the signal to stop for. All processes have to do it at the same step; asking costs."""
         wanted = self.stop_signal or int(time.monotonic() - self.saved_at > SAVE_EVERY)
         if self.fabric.world_size > 1:
-            if self.step % AGREE_EVERY:
+            if (self.epoch * self.steps + self.step) % AGREE_EVERY:  # epochs may be shorter than that
                 return 0
             wanted = torch.tensor(wanted, device=self.fabric.device)
             torch.distributed.all_reduce(wanted, torch.distributed.ReduceOp.MAX)
@@ -328,12 +323,14 @@ class Training:
         values, self.pending = (torch.stack([value for _, _, value in booked]).tolist() if booked else []), []
         for (at, name, _), value in zip(booked, values, strict=True):
             if not math.isfinite(value):
-                last = self.folder / "last.pt"
-                kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was written yet"
-                raise UserError(f"the term {name!r} is {value} at epoch {self.epoch + 1}, step {at + 1}; {kept}. "
-                                f"Try a lower --lr or --precision 32, with --fresh.")
+                raise self.diverged(f"the term {name!r} is {value} at epoch {self.epoch + 1}, step {at + 1}")
             if self.lead:
                 self.writer.add_scalar(f"step/{name}", value, self.epoch * self.steps + at)
+
+    def diverged(self, what):
+        last = self.folder / "last.pt"
+        kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was written yet"
+        return UserError(f"{what}; {kept}. Try a lower --lr or --precision 32, with --fresh.")
 
     def predict(self, model):
         """Logits, float32 (N, K), and labels, int64 (N,), of the validation images."""
@@ -341,8 +338,11 @@ class Training:
         if self.fabric.world_size > 1:  # each process has its own BatchNorm statistics: all take the first one's
             for buffer in self.module.buffers():
                 torch.distributed.broadcast(buffer, 0)
-        run = self.args.run
-        return predict(self.fabric, model, self.val_images, run.batch_size, self.args.machine.workers), self.val_labels
+        run, workers = self.args.run, self.args.machine.workers
+        logits = predict(self.fabric, model, self.val_images, run.batch_size, workers)
+        if not np.isfinite(logits).all():
+            raise self.diverged(f"the network's outputs are not finite after epoch {self.epoch + 1}")
+        return logits, self.val_labels
 
     def end_epoch(self, scores):
         """Write the epoch's row and the checkpoints; the best epoch has the highest validation macro-F1."""

@@ -6,6 +6,7 @@
 #     --ablation            also the losses focal and maxent (published for rafdb)
 #     --only REGEX          only runs whose set/algorithm/loss/noise<percent>/seed<n> matches
 #     --seeds "0 1 2"       these seeds
+#     --protocol released   as the FER-C release behaves: sets <Title>-C-released, runs in runs/released/
 #     --image-size N        of the sets built and of training
 #     --jobs N              N runs at a time, GPUs and cores dealt out, output in runs/logs/ (--demo: 2)
 #     --list                print the commands, one a line, and run nothing
@@ -41,7 +42,7 @@ setup() {
   echo "$want" >.venv/installed
 }
 
-demo= list= noise= ablation= only=. jobs= sets= seeds="0 1 2" size=() options=()
+demo= list= noise= ablation= only=. jobs= sets= seeds="0 1 2" protocol=paper size=() options=()
 while [ $# -gt 0 ]; do
   argument=$1; shift
   case "$argument" in
@@ -49,21 +50,27 @@ while [ $# -gt 0 ]; do
     --list) list=1 ;;
     --noise) noise=1 ;;
     --ablation) ablation=1 ;;
-    --only | --seeds | --jobs | --image-size)
+    --only | --seeds | --jobs | --image-size | --protocol)
       [ $# -gt 0 ] || fail "$argument takes a value; see bash run.sh --help"
-      case "$argument" in --only) only=$1 ;; --seeds) seeds=$1 ;; --jobs) jobs=$1 ;; *) size=(--image-size "$1") ;; esac
+      case "$argument" in
+        --only) only=$1 ;; --seeds) seeds=$1 ;; --jobs) jobs=$1 ;; --protocol) protocol=$1 ;;
+        *) size=(--image-size "$1") ;;
+      esac
       shift ;;
     --setup) setup; exit ;;
-    -h | --help) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit ;;
+    -h | --help) sed -n '2,18s/^# \{0,1\}//p' "$0"; exit ;;
     --) options=("$@"); break ;;
     -*) fail "unknown option $argument; see bash run.sh --help" ;;
     *) [ -f "datasets/$argument.py" ] || fail "unknown data set $argument; see bash run.sh --help"; sets="$sets $argument" ;;
   esac
 done
 [[ "$jobs" =~ ^([1-9][0-9]*)?$ ]] || fail "--jobs takes a number from 1 on, not $jobs"
+[[ "$protocol" =~ ^(paper|released)$ ]] || fail "--protocol is paper or released, not $protocol"
 
 data=${FERC_DATA:-data}
 runs=${FERC_RUNS:-runs}
+variant= way=()
+[ "$protocol" = paper ] || { variant=-$protocol way=(--protocol "$protocol") runs=$runs/$protocol; }
 algorithms="baseline SCN DMUE RUL swinv2"
 declare -A mixture=([affwild]=AffectNet)  # labelled with the mixture of another set, where that is at hand
 declare -A title=([affectnet]=AffectNet [affwild]=AffWild [rafdb]=RAF-DB [ferplus]=FERPlus [demo]=Demo)
@@ -92,13 +99,13 @@ python=${FERC_PYTHON:-.venv/bin/python}
 [ -n "$list" ] || setup
 builds=() names=() commands=()
 for name in $sets; do
-  root=$data/$name set=$data/${title[$name]}-C
+  root=$data/$name set=$data/${title[$name]}-C$variant
   other=${mixture[$name]:-} gmm=()
-  if [ -n "$other" ] && [[ -f "$data/$other-C/gmm.json" || " $sets " == *" ${other,,} "* ]]; then
-    gmm=(--gmm "$data/$other-C/gmm.json")
+  if [ -n "$other" ] && [[ -f "$data/$other-C$variant/gmm.json" || " $sets " == *" ${other,,} "* ]]; then
+    gmm=(--gmm "$data/$other-C$variant/gmm.json")
   fi
   [ -f "$set/manifest.json" ] ||
-    builds+=("$(quoted "$python" make_fer_c.py --dataset "$name" --root "$root" --out "$set" "${gmm[@]}" "${size[@]}")")
+    builds+=("$(quoted "$python" make_fer_c.py --dataset "$name" --root "$root" --out "$set" "${gmm[@]}" "${size[@]}" "${way[@]}")")
   losses="ce maxent+mbls" levels=0
   [ -z "$ablation" ] || losses="ce focal maxent maxent+mbls"
   [ -z "$noise" ] || levels="0 10 20 30"
@@ -111,7 +118,7 @@ for name in $sets; do
     [ "$level" = 0 ] || wrong=(--noise "0.$level")
     names+=("$run")
     commands+=("$(quoted "$python" "train_$algorithm.py" --dataset "$name" --root "$root" --loss "$loss" --seed "$seed" \
-      --runs "$runs" "${wrong[@]}" "${size[@]}" "${options[@]}")&& $(quoted "$python" evaluate.py "$runs/$run" --set "$set")")
+      --runs "$runs" "${wrong[@]}" "${size[@]}" "${way[@]}" "${options[@]}")&& $(quoted "$python" evaluate.py "$runs/$run" --set "$set")")
   done; done; done; done
 done
 if [ -n "$list" ]; then

@@ -170,6 +170,14 @@ def refuse_others(folder, before, now):
                         f"--fresh to start over.")
 
 
+def refuse_other_data(folder, before, now):
+    """Raises UserError where the data of the run in `folder` have changed; before: its settings, None for none."""
+    if before and any(before.get(key) != now.get(key) for key in ("data_sha256", "fused")):
+        raise UserError(f"{folder}: images, labels or targets of {now['dataset']} have changed since this run began "
+                        f"({before['train_images']} images then, {now['train_images']} now). Restore them, or use "
+                        f"--fresh.")
+
+
 def earlier(folder):
     """The settings of the run that `folder` holds, None where there is none."""
     path = folder / "args.json"
@@ -184,6 +192,18 @@ def record(folder, values, environment):
     environment |= {"versions": cli.versions("torch", "torchvision", "lightning-fabric", "timm", "numpy")}
     cli.write_text(folder / "environment.json", json.dumps(environment, indent=1))
     cli.write_text(folder / "args.json", json.dumps(values, indent=1))
+
+
+def note_resume(folder, environment):
+    """Book in environment.json that a run goes on elsewhere than it began. Returns what to say about it, or nothing."""
+    path = folder / "environment.json"
+    known = json.loads(path.read_text())
+    before = {key: (known.get("resumed") or [known])[-1].get(key) for key in environment}
+    if before == environment:
+        return ""
+    known["resumed"] = [*known.get("resumed", ()), environment]
+    cli.write_text(path, json.dumps(known, indent=1))
+    return f" ({differences(before, environment)}: not bit for bit what it would have been)"
 
 
 def differences(before, now):

@@ -144,6 +144,8 @@ def main(args):
         # --- algorithm ---
         own = args.algorithm
         length = max(1, round(args.run.epochs / 6)) if own.ramp is None else own.ramp
+        if length <= 0:
+            raise cli.UserError(f"--ramp is a number of epochs above 0, not {own.ramp}")
         if own.stem == "dmue" and args.run.weights == "imagenet":
             raise cli.UserError("--stem dmue belongs to the release's MS-Celeb weights: give their file as --weights "
                                 "PATH, or use --stem standard")

@@ -23,7 +23,8 @@ TITLES = {"affectnet": "AffectNet", "affwild": "AffWild", "rafdb": "RAF-DB", "fe
 # How each set is trained (spec of the benchmark, section 5); a field of settings.Run each. What is absent: its default.
 RECIPES = {
     "affectnet": {"epochs": 5, "released": {"data": ("crop=legacy",)}},
-    "affwild": {"epochs": 20, "class_weights": "none", "released": {"class_weights": "none", "relabel_epoch": 15}},
+    "affwild": {"epochs": 20, "class_weights": "none", "released": {
+        "class_weights": "none", "relabel_epoch": 15, "data": ("val_split=frames",)}},
     "rafdb": {"epochs": 50},
     # FER+ without weights: the 34 images of its rarest class would weigh 22
     "ferplus": {"epochs": 20, "class_weights": "none", "released": {"class_weights": "none"}},

@@ -26,7 +26,7 @@ import pandas as pd
 from PIL import Image
 
 from cli import UserError, write_text
-from datasets import SPLITS, Split, found_in, frame_of, keyed_rng, note, note_all, note_missing, read_text
+from datasets import SPLITS, Split, found_in, frame_of, hold_out, keyed_rng, note, note_all, note_missing, read_text
 from datasets.images import inside, on_disk
 
 CLASSES = ("Neutral", "Happy", "Sad", "Surprise", "Fear", "Disgust", "Anger")
@@ -36,6 +36,7 @@ OPTIONS = {
     "edition": "a part of the name of the challenge's folder, or all of it, where several are there (the newest)",
     "frames": "frames of a video, evenly spaced (240)",
     "split_seed": "which videos are held out (0)",
+    "val_split": "identity: validation videos are no training videos; frames: frames of the same videos (identity)",
     "split_file": f"a list of frames that determines everything (columns {', '.join(LIST_COLUMNS)})",
     "write_split": f"where the list of frames is written (default: {LIST_NAME} in the root)",
 }
@@ -67,20 +68,28 @@ WORDS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eig
 UNSAFE = re.compile(r"^[^A-Za-z0-9_]|[^A-Za-z0-9._-]")
 
 
-def load(root, split, edition="", frames="240", split_seed="0", split_file="", write_split=""):
+def load(root, split, edition="", frames="240", split_seed="0", val_split="identity", split_file="",
+         write_split=""):
     """One split. Evenly spaced frames with one of the seven expressions and an image; those with valence and arousal
     first (NaN in the others). `identity` is the video's full name; X, X_left and X_right are never separated."""
     frames, split_seed = _whole_number("frames", frames, 1), _whole_number("split_seed", split_seed, 0)
+    if val_split not in ("identity", "frames"):
+        raise UserError(f"val_split={val_split[:40]} is neither identity nor frames")
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; --root should be the folder that holds Aff-Wild2's annotations and "
                         "cropped_aligned")
     notes = {"layout": ""}
     try:
         if split_file:
-            if edition or write_split or (frames, split_seed) != (240, 0):
+            if edition or write_split or (frames, split_seed, val_split) != (240, 0, "identity"):
                 raise UserError("split_file= determines the frames by itself: leave out the other options")
             return _as_split(_read_list(root, split_file, split, notes), notes)
         table = _draw_list(root, split, edition, frames, split_seed, notes)
+        if val_split == "frames":
+            pool = (table["split"] != "test").to_numpy()
+            held = hold_out(table["expression"][pool], len(CLASSES))
+            table.loc[pool, "split"] = np.where(held, "val", "train")
+            notes["layout"] += "; validation: frames of the training videos"
         data = _as_split(table[table["split"] == split], notes)
         _write_list(root, table, write_split, notes)
         return data

@@ -49,7 +49,8 @@ def training_neighbours(run, train, root, options):
     if run.noise and not share.any():
         raise UserError(f"the annotators' distributions take the place of the labels of {run.dataset}: --noise would "
                         f"change nothing under --targets fused")
-    return other, np.nan_to_num(share, nan=run.beta), notes
+    share = np.nan_to_num(share, nan=run.beta)
+    return other, share, notes | {"sha256": hashlib.sha256(other.tobytes() + share.tobytes()).hexdigest()}
 
 
 def fit_gmm(name, train, classes):

@@ -13,6 +13,12 @@ class Model(nn.Module):
         super().__init__()
         self.arguments = {"num_classes": num_classes, "image_size": image_size, **options}
 
+    @property
+    def recipe(self):
+        """What args.json stores to build it again."""
+        kind = type(self)
+        return {"class": f"{kind.__module__}.{kind.__qualname__}", "arguments": self.arguments}
+
     def after_loading(self):
         """Called when weights have been loaded into `self.backbone`."""
 

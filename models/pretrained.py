@@ -14,7 +14,8 @@ from cli import UserError, first_line
 from models import checkpoints
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "backbone")
-PREFIXES = ("module.", "model.", "backbone.", "base.", "encoder.", "features.", "resnet.", "net.")
+PREFIXES = ("module.", "model.", "backbone.", "base.", "encoder.", "features.", "feat_net.", "resnet.",
+            "net.")
 SEQUENTIAL = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}  # of a ResNet
 
 
@@ -22,9 +23,9 @@ def load(model, weights):
     """Load `weights` into `model.backbone`, then tell the model by its `after_loading`.
 
     weights: "none", "imagenet" (what `model.imagenet_weights()` gives) or a path. Returns the report for the run's
-    records: name, sha256 of a file, `loaded` (keys), `skipped` (key of the file -> why), `initialised` (keys of the
-    backbone that keep their initial values). Raises UserError when weights cannot be had, are not plain tensors, or
-    hold fewer than half of the backbone's tensors.
+    records: name, sha256 of the file or of the tensors, `loaded` (keys), `skipped` (key of the file -> why),
+    `initialised` (keys of the backbone that keep their initial values). Raises UserError when weights cannot be had,
+    are not plain tensors, or hold fewer than half of the backbone's tensors.
     """
     if weights == "none":
         return {"name": "none"}
@@ -61,7 +62,10 @@ def _imagenet(model):
     except Exception as error:  # every hub has its own ways of being out of reach
         raise UserError(f"the ImageNet weights cannot be fetched ({first_line(error)}). Use --weights none to train "
                         f"from scratch, or fetch them elsewhere and give --weights PATH.") from None
-    return state, {"name": name}
+    digest = hashlib.sha256()
+    for key, value in state.items():
+        digest.update(key.encode() + value.cpu().numpy().tobytes())
+    return state, {"name": name, "sha256_of_tensors": digest.hexdigest()}
 
 
 def _from_file(path, own):

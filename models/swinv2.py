@@ -62,4 +62,4 @@ class TimmModel(Model):
     def groups(self, weight_decay):
         """Parameter groups that leave norms, biases and what the network itself exempts without weight decay."""
         exempt = {f"backbone.{name}" for name in getattr(self.backbone, "no_weight_decay", set)()}
-        return param_groups_weight_decay(self, weight_decay, exempt)
+        return param_groups_weight_decay(self, weight_decay, no_weight_decay_list=exempt)

@@ -534,6 +534,18 @@ def layout(tmp_path_factory):
     return out
 
 
+def test_validation_on_frames_of_the_training_videos(layout, tmp_path):
+    """What the FER-C release did; the test videos stay the same."""
+    written = str(tmp_path / "list.csv")
+    (_, whole), (_, frames) = (parts(layout, val_split=way, write_split=written) for way in ("identity", "frames"))
+    assert frames["test"].equals(whole["test"])
+    both = [set(one["train"]["path"]) | set(one["val"]["path"]) for one in (whole, frames)]
+    assert both[0] == both[1] and not set(frames["train"]["path"]) & set(frames["val"]["path"])
+    assert len(frames["train"]) > len(frames["val"])
+    with pytest.raises(UserError, match="val_split=random is neither identity nor frames"):
+        load(layout, val_split="random")
+
+
 def test_the_layout_reads_back(layout):
     drawn, frames = parts(layout)
     assert {split: len(frame) for split, frame in frames.items()} == {"train": 190, "val": 20, "test": 19}

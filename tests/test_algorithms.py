@@ -418,11 +418,37 @@ def test_head_on_imagenet_logits():
 
 
 def test_groups_spare_norms_and_biases():
-    model = TimmModel(7, 32, "test_vit")
-    spared, decayed = model.groups(.1)
-    assert (spared["weight_decay"], decayed["weight_decay"]) == (0, .1)
-    assert all(parameter.ndim > 1 for parameter in decayed["params"])
-    assert len(spared["params"]) + len(decayed["params"]) == len(list(model.parameters()))
+    for name, more in (("test_vit", {"pos_embed", "cls_token"}), ("test_resnet", set())):
+        model = TimmModel(7, 32, name)
+        spared, decayed = model.groups(.1)
+        assert (spared["weight_decay"], decayed["weight_decay"]) == (0, .1)
+        names = {id(parameter): name.removeprefix("backbone.") for name, parameter in model.named_parameters()}
+        flat = {name for name, parameter in model.backbone.named_parameters() if parameter.ndim < 2}
+        assert {names.pop(id(parameter)) for parameter in spared["params"]} == flat | more | {"classifier.bias"}
+        assert {names.pop(id(parameter)) for parameter in decayed["params"]} and not names
+
+
+@pytest.mark.slow
+def test_swin_spares_what_timm_exempts():
+    model = TimmModel(7, 64, "swinv2_tiny_window8_256")
+    decayed = {id(parameter) for parameter in model.groups(.1)[1]["params"]}
+    exempt = model.backbone.no_weight_decay()
+    named = dict(model.backbone.named_parameters())
+    assert len(exempt) == 48 and not any(id(named[name]) in decayed for name in exempt)
+
+
+@pytest.mark.parametrize("experts", ["split", "eval"])
+@pytest.mark.parametrize("labels", [[2, 2, 2, 2], [0, 1, 2, 2], [0, 1]])
+def test_every_parameter_has_a_gradient_whatever_the_batch_holds(experts, labels):
+    """DDP waits for all of them. At 32 pixels the last map is one pixel: no batch statistics of a single image."""
+    model = DMUE(3, 32, experts=experts).train()
+    image = torch.randint(256, (len(labels), 3, 32, 32), dtype=torch.uint8, generator=torch.manual_seed(0))
+    labels = torch.tensor(labels)
+    out = model(image, labels)
+    terms = train_DMUE.all_terms(losses.build("ce", 3), out, labels, labels, train_DMUE.Algorithm(), (1, 1))
+    sum(terms.values()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
 def test_swin_has_the_published_number_of_parameters():

@@ -32,7 +32,7 @@ FORMS = {
     "bare": lambda state: state,
     "wrapped, of several GPUs": lambda state: {"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state.items()}},
     "with a classifier": lambda state: state | {"fc.weight": torch.zeros(8631, 512), "fc.bias": torch.zeros(8631)},
-    "of a face trainer": lambda state: {"state_dict": {f"module.backbone.{k}": v for k, v in state.items()}
+    "of a face trainer": lambda state: {"state_dict": {f"module.feat_net.{k}": v for k, v in state.items()}
                                         | {"module.loss_layer.weight": torch.zeros(9, 512)}},
     "sequential": lambda state: {"model_state_dict": {f"features.{sequential(k)}": v for k, v in state.items()}
                                  | {"fc2.weight": torch.zeros(8, 512), "alpha.0.bias": torch.zeros(1)}},

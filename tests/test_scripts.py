@@ -15,6 +15,7 @@ import torch
 import cli
 import evaluate
 import harness
+import losses
 import settings
 import soft_labels
 import train_baseline
@@ -79,13 +80,22 @@ def test_resumed_equals_uninterrupted(start, tmp_path, monkeypatch, name):
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_run_is_scored(start, built, name):
+def test_a_run_is_scored(start, built, name, monkeypatch):
+    weights, splits, build, load = [], [], losses.build, harness.load_split
+    monkeypatch.setattr(losses, "build", lambda *given, **more: weights.append(given[2]) or build(*given, **more))
+    monkeypatch.setattr(harness, "load_split", lambda *given, **more: splits.append(load(*given, **more)) or splits[-1])
     folder = start(name, epochs=1)
+    train, val = (split.frame for split in splits)  # training never opens the test split
+    count = np.bincount(train["expression"], minlength=8)
+    np.testing.assert_allclose(weights[0], len(train) / (8 * count), rtol=1e-6)
+    assert set(val["identity"]).isdisjoint(train["identity"])
     row = pd.read_csv(folder / "metrics.csv").iloc[0]
     own = {"SCN": ["rank"], "DMUE": ["latent", "similarity", "auxiliary"]}.get(name, [])
     assert [key for key in row.index if key.startswith("train_")] == [f"train_{term}" for term in ["ce", *own]]
     evaluate.main(evaluate.Args(folder, set=(built,), limit=2, machine=MACHINE))
-    assert np.isfinite(pd.read_csv(folder / "scores.csv")["value"]).any()
+    scores = pd.read_csv(folder / "scores.csv").pivot_table(index=["corruption", "severity"], columns="metric",
+                                                            values="value", dropna=False)
+    assert np.isfinite(scores[["macro_f1", "ece", "nll"]]).sum().tolist() == [85] * 3
     settings_of = json.loads((folder / "args.json").read_text())
     module, usual = SCRIPTS[name]
     assert settings_of.items() >= usual.items() and settings_of["script"] == name
@@ -103,6 +113,28 @@ def test_released_protocol_reaches_every_option(name):
         if key != "class_weights":  # the recipe of FER+
             assert released[key] == value != paper[key], key
     assert released.keys() == paper.keys()
+
+
+PAPER_AND_RELEASED = {  # of both columns of the protocols
+    "baseline": {"lr": (2.5e-4, 2.5e-4), "weight_decay": (1e-5, 1e-5)},
+    "SCN": {"lr": (2.5e-4, 2.5e-4), "rank_margin": (.15, .15), "high_ratio": (.7, .7), "relabel_margin": (.2, .9)},
+    "DMUE": {"lr": (2.5e-4, 2.5e-4), "classifier_lr": (1e-3, 1e-3), "ramp": (None, .6), "soft_weight": (.5, .5),
+             "similarity_weight": (1000, 1000), "temperature": (1.2, 1.2), "train_confidence": (True, False)},
+    "RUL": {"dropout": (.4, 0), "classifier_lr_factor": (10, 1), "lr": (2.5e-4, 2e-4), "weight_decay": (1e-5, 1e-5)},
+    "swinv2": {"lr": (5e-5, 5e-5), "drop_path": (.1, .1), "weight_decay": (1e-5, 1e-5)},
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_numbers_of_both_protocols(name):
+    module, _ = SCRIPTS[name]
+    for at, protocol in enumerate(("paper", "released")):
+        line = ["--dataset", "rafdb", "--protocol", protocol]
+        values = settings.flat(cli.parse(module.Args, settings.recipe(module.RELEASED), line))
+        wanted = {key: both[at] for key, both in PAPER_AND_RELEASED[name].items()} | {
+            "epochs": 50, "class_weights": ("balanced", "released")[at], "noise_rule": ("exact", "released")[at],
+            "skip_first_epoch": bool(at), "detach_multiplier": not at, "image_size": 224, "gamma": 1, "margin": 8}
+        assert {key: values[key] for key in wanted} == wanted
 
 
 def test_settings_of_the_published_recipes():
@@ -217,7 +249,7 @@ from pathlib import Path
 import torch
 import conftest, harness, models.resnet, settings, train_{name} as script
 models.resnet.resnet18 = lambda weights: conftest.SmallResNet()
-harness.AGREE_EVERY = 1
+harness.AGREE_EVERY = 5
 stop, end_step, end_epoch, steps = {stop}, harness.Training.end_step, harness.Training.end_epoch, []
 def stopping(run, terms):
     steps.append(1)
@@ -249,7 +281,7 @@ def test_two_processes_agree_and_resume(demo_root, tmp_path, name):
             assert done.returncode
             file.write_text(file.read_text().replace(f"= {stop}, harness", "= None, harness"))
             done = torchrun([str(file)])
-            assert "going on at epoch 2, step 3" in done.stdout, done.stdout + done.stderr
+            assert "going on at epoch 3, step 3" in done.stdout, done.stdout + done.stderr
         assert done.returncode == 0, done.stderr
         folders.append(tmp_path / str(stop) / "demo" / name / "ce/noise25/seed0")
     for epoch in (2, 3):

@@ -205,7 +205,7 @@ def test_interrupted_run_ends_with_the_same_bytes(trained, train_args, monkeypat
         with pytest.raises(KeyboardInterrupt):
             train(args)
     state = torch.load(folder_of(args) / "last.pt", weights_only=True)
-    assert (state["epoch"], state["step"]) == divmod(step, 4) if step != 4 else (0, 4)
+    assert (state["epoch"], state["step"]) == (divmod(step, 4) if step != 4 else (0, 4))
     assert_same_run(train(args), trained)
 
 
@@ -328,6 +328,37 @@ def test_non_finite_loss_names_step_term_and_checkpoint(train_args, monkeypatch)
     with pytest.raises(UserError, match=r"'ce' is nan at epoch 2, step 2; the last good checkpoint is .*last.pt"):
         train(args)
     assert all(value.isfinite().all() for value in weights(folder_of(args)).values())
+
+
+def test_weights_that_the_last_step_spoils_are_named(train_args, monkeypatch):
+    """No loss shows it, since no step follows."""
+    args = train_args()
+    predict = harness.Training.predict
+
+    def poisoned(run, model):
+        if run.epoch == 1:
+            with torch.no_grad():
+                run.module.classifier.bias.fill_(float("nan"))
+        return predict(run, model)
+
+    monkeypatch.setattr(harness.Training, "predict", poisoned)
+    with pytest.raises(UserError, match=r"outputs are not finite after epoch 2; the last good checkpoint is .*last.pt"):
+        train(args)
+
+
+def test_going_on_elsewhere_is_said_and_booked(train_args, monkeypatch, capsys):
+    args = train_args()
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(args)
+    path = folder_of(args) / "environment.json"
+    environment = json.loads(path.read_text())
+    path.write_text(json.dumps(environment | {"processes": 4}))
+    train(args)
+    assert "processes: 4 there, 1 now: not bit for bit" in capsys.readouterr().out
+    resumed = {key: environment[key] for key in ("device", "processes", "threads")}
+    assert json.loads(path.read_text()) == environment | {"processes": 4, "resumed": [resumed]}
 
 
 def test_poisoned_weights_are_never_saved(train_args, monkeypatch):
