@@ -1,11 +1,12 @@
 """Tables and figures from any folder of runs: reads what is there, names what is missing, never trains, never guesses.
 
-    python report.py                    # runs/ -> runs/report/table1.md, table1.csv, figures/*.png, figures/*.svg
+    python report.py                    # runs/ -> runs/report/tables.md, table1.{md,csv,tex}, all.tex, figures/*
     python report.py elsewhere/runs
+    python report.py --published        # beside the numbers of the paper, where there are some
 
 A run is a folder with `args.json`; `python evaluate.py` puts `scores.csv` and `predictions/` beside it. Tables print
-percent, their CSV files hold fractions as `scores.csv` does. Runs that differ in set version, protocol, image size or
-number of images are never averaged together: each combination is a table of its own.
+percent, their CSV files hold fractions as `scores.csv` does. Runs that differ in protocol or image size never share a
+table, those that differ in set version or number of images no column: nothing unlike is averaged.
 """
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ import tyro
 
 import cli
 from cli import UserError
+from reporting import bootstrap, latex, published
 from reporting.figures import draw_block, label
 from reporting.predictions import examine
 from reporting.runs import aggregate, blocks_of, in_block, name_missing, plain, read_runs, tidy
-from reporting.tables import DEMO, TABLE1, render_markdown, write_csv
+from reporting.tables import DEMO, LEGEND, PAPER, SHOWN, arrange, by_key, render_markdown, write_csv
 
 README_FIGURES = Path(__file__).parent / "figures"
 
@@ -26,35 +28,26 @@ README_FIGURES = Path(__file__).parent / "figures"
 class Args:
     runs: tyro.conf.Positional[Path] = Path("runs")
     """folder to look for runs in, however deep"""
+    published: bool = False
+    """set the paper's numbers beside those of affectnet, affwild and rafdb, with the difference"""
+    resamples: int = 1000
+    """of the bootstrap of calibrated against uncalibrated runs; 0: none"""
     readme_figures: bool = False
     """write the demo's figures as PNG into figures/, where the README shows them, and not into the report"""
 
 
 def main(args):
+    if args.resamples < 0:
+        raise UserError("--resamples starts at 0, which leaves the bootstrap out")
     runs, missing = read_runs(args.runs)
     scores, out = tidy(runs), args.runs / "report"
-    stats, blocks = aggregate(scores, TABLE1), blocks_of(scores)
+    blocks = blocks_of(scores)
     if args.readme_figures and (len(blocks) != 1 or any(run.args["dataset"] != "demo" for run in runs)):
         raise UserError(f"--readme-figures shows the demo only, and {args.runs} holds other runs, or none or several "
                         "built sets; give a folder with demo runs alone (`bash run.sh --demo`)")
     seen = {block: examine(block, runs, scores) for block in blocks}
     missing += name_missing(runs, scores) + [plain(note) for block in blocks for note in seen[block].notes]
-    missing = "".join(["\nMissing:\n", *(f"- {line}\n" for line in missing)]) if missing else ""
-
-    # label-noise runs go to a table of their own; one of an earlier report would speak of runs that are gone
-    tables = {"table1": ("Table 1: clean and corrupted images", [run for run in runs if not run.row.noise]),
-              "noise": ("Label noise in training", [run for run in runs if run.row.noise])}
-    for name, (title, chosen) in tables.items():
-        if name == "noise" and not chosen:
-            for kind in ("md", "csv"):
-                (out / f"{name}.{kind}").unlink(missing_ok=True)
-            continue
-        part = stats[(stats["noise"] > 0) == (name == "noise")]
-        text = render_markdown(title, chosen, part, seen)
-        cli.write_text(out / f"{name}.md", text + missing)
-        write_csv(out / f"{name}.csv", part)
-        print(text)
-    print(missing.lstrip("\n"))
+    write_tables(args, runs, scores, seen, missing)
 
     figures = README_FIGURES if args.readme_figures else out / "figures"
     for block in blocks:
@@ -64,6 +57,40 @@ def main(args):
         draw_block(in_block(scores, block), seen[block], title, stems, formats)
     print(f"tables: {out}\nfigures: {figures}")
     return 0
+
+
+def write_tables(args, runs, scores, seen, missing):
+    """Each table in a file of its own (Markdown, CSV, LaTeX), and all in tables.md, which is printed too."""
+    out, found = args.runs / "report", by_key(aggregate(scores, SHOWN))
+    beside = published.read() if args.published else None
+    grids, differences = arrange(runs, found, seen, beside), []
+    for block in seen if args.resamples else ():
+        done, notes = bootstrap.compare(block, runs, scores, args.resamples)
+        named = {line.partition(" unusable (")[0] for line in missing}  # whatever is wrong with it, once is enough
+        missing = missing + [note for note in notes if note.partition(" unusable (")[0] not in named]
+        differences += done
+    named = {name: [grid for grid in grids if grid.name == name] for name in PAPER}
+    named |= {"calibration": bootstrap.arrange(differences, seen)}
+    legend = LEGEND + (f"\n{bootstrap.LEGEND}" if differences else "")
+    notes = [legend, *(published.NOTES if args.published else ())]
+    for name, some in named.items():
+        files = {kind: out / f"{name}.{kind}" for kind in ("md", "csv", "tex")}
+        if not some:  # a table of an earlier report would speak of runs that are gone
+            for file in files.values():
+                file.unlink(missing_ok=True)
+            continue
+        cli.write_text(files["md"], "\n".join([*map(render_markdown, some), *(f"{note}\n" for note in notes)]))
+        if name in PAPER:
+            printed = {key: value for grid in some for key, value in grid.printed.items()} if args.published else None
+            write_csv(files["csv"], [key for grid in some for key in grid.keys], found, runs, printed)
+    write_csv(out / "means.csv", found, found, runs)
+    bootstrap.write_csv(out / "bootstrap.csv", differences)
+    latex.write(out, {name: some for name, some in named.items() if some}, notes)
+    tables = [render_markdown(grid) for some in named.values() for grid in some] or ["No evaluated run yet.\n"]
+    lines = ["Missing:\n", *(f"- {line}" for line in dict.fromkeys(missing))] if missing else []
+    text = "\n".join([*tables, *(f"{note}\n" for note in notes), *lines])
+    cli.write_text(out / "tables.md", text + "\n" if lines else text)
+    print(text)
 
 
 if __name__ == "__main__":

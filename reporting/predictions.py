@@ -23,10 +23,7 @@ def examine(block, runs, scores):
     bins, floors, notes, demo, floored = {}, {domain: [] for domain in DOMAINS}, [], block.dataset == "demo", set()
     for run in (runs[index] for index in sorted(set(in_block(scores, block)["run"]))):
         try:
-            folder = run.folder / "predictions" / block.set
-            info, labels = read_json(folder / "set.json"), np.load(folder / "labels.npy")
-            if info["set_version"] != block.set_version or len(labels) != block.n:
-                raise ValueError("predictions of another version or number of images than the scores")
+            folder, info, labels = open_predictions(run, block)
             demo |= info.get("demo") is True
             if run.row not in floored:  # the first seed stands for its row
                 for domain, floor in ece_floors(folder, block.n).items():
@@ -44,8 +41,21 @@ def examine(block, runs, scores):
                 key = (run.row.algorithm, run.row.loss, domain)
                 bins[key] = bins.get(key, 0) + read_bins(folder, labels, soft)
         except BROKEN as error:
-            notes.append(f"{run.folder}: predictions on {block.name} unusable ({plain(error)}): {run.again}")
+            notes.append(unusable(run, block, error))
     return Seen(bins, floors, demo, list(dict.fromkeys(notes)))
+
+
+def open_predictions(run, block):
+    """(folder, set.json, labels (N,)) of a run's predictions in a block; ValueError where they belong elsewhere."""
+    folder = run.folder / "predictions" / block.set
+    info, labels = read_json(folder / "set.json"), np.load(folder / "labels.npy")
+    if info["set_version"] != block.set_version or len(labels) != block.n:
+        raise ValueError("predictions of another version or number of images than the scores")
+    return folder, info, labels
+
+
+def unusable(run, block, error):
+    return f"{run.folder}: predictions on {block.name} unusable ({plain(error)}): {run.again}"
 
 
 def read_probs(folder, *cell):

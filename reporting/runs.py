@@ -15,7 +15,8 @@ from cli import UserError
 from corruptions import CORRUPTIONS
 
 ORDER = ("baseline", "SCN", "DMUE", "RUL", "swinv2")  # of the paper's tables; other algorithms follow by name
-LOSSES = {"ce": "uncalibrated", "maxent+mbls": "calibrated"}  # every algorithm gets both rows; other losses where run
+LOSSES = {"ce": "uncalibrated", "maxent+mbls": "calibrated"}  # every algorithm gets both; other losses where run
+ABLATION = ("ce", "focal", "maxent", "maxent+mbls")  # all of them once one beyond `LOSSES` was begun
 DOMAINS = {"clean": "clean", "corrupted": "mean"}  # domain of a table -> `corruption` of its rows in scores.csv
 KEYS = {  # of args.json: what a run is
     "script": str, "dataset": str, "loss": str, "protocol": str, "seed": int, "image_size": int, "noise": float | int}
@@ -185,10 +186,25 @@ def rank(row):
     return algorithm, row.algorithm, row.noise, loss, row.loss
 
 
+def losses_of(runs):
+    """The losses that these runs compare: both of `LOSSES`, what else was run, `ABLATION` once that was begun."""
+    there = {run.row.loss for run in runs}
+    begun = ABLATION if there & set(ABLATION) - LOSSES.keys() else ()
+    return [*dict.fromkeys([*begun, *LOSSES, *sorted(there)])]
+
+
 def wanted_rows(runs):
-    """The rows a table of these runs has: all that exist, and both of `LOSSES` for every algorithm."""
-    rows = {run.row for run in runs}
-    return sorted(rows | {row._replace(loss=loss) for row in rows for loss in LOSSES}, key=rank)
+    """{(Run.trained, Row)}: what the tables compare, there or not. Runs of one protocol and image size share tables: an
+    algorithm begun on one data set is wanted on all of these; label noise and further losses only where begun."""
+    wanted, ways = {(run.trained, run.row) for run in runs}, {run.trained[1:] for run in runs}
+    for alike in ([run for run in runs if run.trained[1:] == way] for way in ways):
+        for part in ([run for run in alike if not run.row.noise], [run for run in alike if run.row.noise]):
+            wanted |= {(trained, run.row._replace(loss=loss)) for trained in {run.trained for run in part}
+                       for run in part for loss in LOSSES}
+        more = [run for run in alike if run.row.loss not in LOSSES and not run.row.noise]
+        wanted |= {(run.trained, run.row._replace(loss=loss)) for run in more
+                   for loss in losses_of([other for other in more if other.trained == run.trained])}
+    return wanted
 
 
 def name_missing(runs, scores):
@@ -204,12 +220,12 @@ def name_missing(runs, scores):
                 lines.append(f"{run.folder}: left out of {block.name}: the same settings and seed as {twin.folder}")
             else:
                 lines.append(f"{run.folder}: no scores on {block.name} with N = {block.n}: {run.again}")
-    for trained, noise in sorted({(run.trained, run.row.noise) for run in runs}):
-        alike = [run for run in runs if (run.trained, run.row.noise) == (trained, noise)]
-        there = {(run.row, run.seed) for run in alike}
-        wanted = [(row, seed) for row in wanted_rows(alike) for seed in sorted({run.seed for run in alike})]
+    for trained, row in sorted(wanted_rows(runs), key=lambda one: (one[0], one[1].noise, rank(one[1]))):
+        alike = [run for run in runs if run.trained == trained]
+        seeds = {run.seed for run in alike if run.row.noise == row.noise} or {run.seed for run in alike}
+        there = {run.seed for run in alike if run.row == row}
         folder = alike[0].args.get("runs", "runs")
-        lines += [f"not trained: {train_command(trained, *one, folder)}" for one in wanted if one not in there]
+        lines += [f"not trained: {train_command(trained, row, seed, folder)}" for seed in sorted(seeds - there)]
     return [plain(line) for line in lines + name_unfinished(runs) + name_unlike(runs)]
 
 

