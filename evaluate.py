@@ -132,7 +132,7 @@ def open_predictions(folder, built, limit, weights, precision):
         shutil.rmtree(folder, ignore_errors=True)
         labels = built.frame["expression"].to_numpy(np.int64)[:limit]
         cli.write_whole(folder / "labels.npy", lambda file: np.save(file, labels))
-    cli.write_text(note, json.dumps(made_by | {"folder": str(built.folder)}))
+    cli.write_text(note, json.dumps(made_by | {"folder": str(built.folder.resolve())}))
 
 
 def predictions_file(folder, cell):

@@ -488,26 +488,14 @@ def print_confidence(built):
 
 def draw_gallery(built, file):
     """Figure 2: one image in all 17 corruptions at severity 5, each over the bars of its soft label."""
-    from matplotlib.figure import Figure
+    import matplotlib.style
 
-    figure = Figure(figsize=(7.2, 5.2), layout="constrained")
-    panels = figure.subplots(6, 6, gridspec_kw={"height_ratios": (3, 1) * 3})
-    shown = [("original", built.image(0), built.label[0])]
-    shown += [(name.replace("_", " "), built.image(0, name, 5), built.soft_labels[c, 4, 0])
-              for c, name in enumerate(CORRUPTIONS)]
-    for i, (title, image, label) in enumerate(shown):
-        picture, bars = panels[2 * (i // 6), i % 6], panels[2 * (i // 6) + 1, i % 6]
-        picture.imshow(image)
-        picture.set_title(title, fontsize=8, pad=2)
-        picture.axis("off")
-        bars.bar(range(len(label)), label, color="#0072B2")
-        bars.set(ylim=(0, 1), yticks=(0, 1), xticks=range(len(label)))
-        bars.set_xticklabels([name[:3] for name in built.classes], rotation=90, fontsize=5)
-        bars.tick_params(labelsize=5, length=2, pad=1)
-    drawn = " (demo data)" if built.made_with["dataset"] == "demo" else ""
-    figure.suptitle(f"{built.manifest['title']}{drawn}: severity 5 and the soft label", fontsize=9)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=120)
+    from reporting import pictures, style
+
+    title = built.manifest["title"] + (" (demo data)" if built.made_with["dataset"] == "demo" else "")
+    with matplotlib.style.context(["default", style.STYLE]):
+        figure = pictures.draw_gallery(built, title, pictures.choose_image(built))
+        style.save(figure, file.with_suffix(""), [file.suffix[1:]])
 
 
 if __name__ == "__main__":

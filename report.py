@@ -3,23 +3,28 @@
     python report.py                    # runs/ -> runs/report/tables.md, table1.{md,csv,tex}, all.tex, figures/*
     python report.py elsewhere/runs
     python report.py --published        # beside the numbers of the paper, where there are some
+    python report.py --heatmap nll --corruption zoom_blur --survey votes.csv
 
 A run is a folder with `args.json`; `python evaluate.py` puts `scores.csv` and `predictions/` beside it. Tables print
 percent, their CSV files hold fractions as `scores.csv` does. Runs that differ in protocol or image size never share a
-table, those that differ in set version or number of images no column: nothing unlike is averaged.
+table, those that differ in set version or number of images no column and no figure: nothing unlike is averaged.
+Figures 1 to 4, 7 and 8 read the built set.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 import cli
 from cli import UserError
+from corruptions import CORRUPTIONS
 from reporting import bootstrap, latex, published
-from reporting.figures import draw_block, label
+from reporting.figures import draw_block
 from reporting.predictions import examine
 from reporting.runs import aggregate, blocks_of, in_block, name_missing, plain, read_runs, tidy
-from reporting.tables import DEMO, LEGEND, PAPER, SHOWN, arrange, by_key, render_markdown, write_csv
+from reporting.survey import read_survey
+from reporting.tables import LEGEND, PAPER, SHOWN, arrange, by_key, render_markdown, write_csv
 
 README_FIGURES = Path(__file__).parent / "figures"
 
@@ -34,27 +39,43 @@ class Args:
     """of the bootstrap of calibrated against uncalibrated runs; 0: none"""
     readme_figures: bool = False
     """write the demo's figures as PNG into figures/, where the README shows them, and not into the report"""
+    set: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+    """a built set that runs were scored on, where it is not where evaluate.py found it; may be given several times"""
+    with_images: bool = False
+    """also show images of sets other than the demo. Most face data sets are licensed to a person and let single images
+    be published at most: read the licence before you pass such a report on"""
+    heatmap: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """metric of scores.csv to draw by corruption and severity; may be given several times (default: ece, macro_f1)"""
+    image: str | None = None
+    """id of the image that figures 1, 2, 3 and 7 show (default: that with the most ambiguous label)"""
+    corruption: str = "snow"
+    """the corruption of figures 1 and 3"""
+    survey: Path | None = None
+    """CSV file with surveyed labels for figure 8: id, corruption, severity, a column of votes or shares per class"""
 
 
 def main(args):
     if args.resamples < 0:
         raise UserError("--resamples starts at 0, which leaves the bootstrap out")
+    if args.corruption not in CORRUPTIONS:
+        raise UserError(f"--corruption {args.corruption}: known are {', '.join(CORRUPTIONS)}")
+    survey = read_survey(args.survey) if args.survey else None
     runs, missing = read_runs(args.runs)
     scores, out = tidy(runs), args.runs / "report"
     blocks = blocks_of(scores)
     if args.readme_figures and (len(blocks) != 1 or any(run.args["dataset"] != "demo" for run in runs)):
         raise UserError(f"--readme-figures shows the demo only, and {args.runs} holds other runs, or none or several "
                         "built sets; give a folder with demo runs alone (`bash run.sh --demo`)")
-    seen = {block: examine(block, runs, scores) for block in blocks}
+    known = sorted(set(scores["metric"]))
+    if not set(args.heatmap) <= set(known):
+        raise UserError(f"--heatmap {' '.join(args.heatmap)}: the metrics that are there: {', '.join(known)}")
+    seen = {block: examine(block, runs, scores, args.set) for block in blocks}
     missing += name_missing(runs, scores) + [plain(note) for block in blocks for note in seen[block].notes]
-    write_tables(args, runs, scores, seen, missing)
-
     figures = README_FIGURES if args.readme_figures else out / "figures"
     for block in blocks:
-        slug, formats = ("demo", ["png"]) if args.readme_figures else (block.slug, ["png", "svg"])
-        title = f"{label(block.set, 30)}, N = {block.n}" + (f"\n{DEMO}" if seen[block].demo else "")
-        stems = [figures / f"{slug}_{kind}" for kind in ("reliability", "severity")]
-        draw_block(in_block(scores, block), seen[block], title, stems, formats)
+        own = in_block(scores, block)
+        missing += draw_block(own, block, seen[block], replace(args, survey=survey), figures, args.readme_figures)
+    write_tables(args, runs, scores, seen, missing)
     print(f"tables: {out}\nfigures: {figures}")
     return 0
 
@@ -65,7 +86,7 @@ def write_tables(args, runs, scores, seen, missing):
     beside = published.read() if args.published else None
     grids, differences = arrange(runs, found, seen, beside), []
     for block in seen if args.resamples else ():
-        done, notes = bootstrap.compare(block, runs, scores, args.resamples)
+        done, notes = bootstrap.compare(block, seen[block].folder, runs, scores, args.resamples)
         named = {line.partition(" unusable (")[0] for line in missing}  # whatever is wrong with it, once is enough
         missing = missing + [note for note in notes if note.partition(" unusable (")[0] not in named]
         differences += done

@@ -13,7 +13,6 @@ value is the mean over them, so an interval says what other images would change,
 A resample is a vector of weights; times a matrix of sums per cluster (gaps of ECE's bins, right and predicted labels of
 every class) it gives the sums of all metrics, so no resample ever touches an image.
 """
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -53,8 +52,9 @@ class Difference(NamedTuple):
     resamples: int
 
 
-def compare(block, runs, scores, resamples):
-    """The differences of every pair of runs of a block, and what could not be compared, a line each."""
+def compare(block, built, runs, scores, resamples):
+    """The differences of every pair of runs of a block, and what could not be compared, a line each. built: its set's
+    folder."""
     used = {(run.row, run.seed): run for run in (runs[index] for index in sorted(set(in_block(scores, block)["run"])))}
     done, notes, weight = [], [], {}
 
@@ -65,8 +65,8 @@ def compare(block, runs, scores, resamples):
             notes.append(unusable(run, block, error))
             return None
         try:
-            soft = open_soft_labels(Path(info["folder"]), block, info["limit"])
-            kind, cluster = clusters_of(Path(info["folder"]), block.n)
+            soft = open_soft_labels(built, block, info["limit"])
+            kind, cluster = clusters_of(built, block.n)
         except BROKEN as error:
             notes.append(f"{block.name}: not in the bootstrap: {plain(error)}")
             return None

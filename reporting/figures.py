@@ -1,28 +1,19 @@
-"""Figures: print width, colours that colour-blind readers tell apart, the same bytes every time."""
-from functools import partial
+"""Figures of scores and predictions, and which figures there are: the paper's 1 to 8 and some more."""
+import re
 
 import numpy as np
 
-import cli
-from reporting.predictions import by_severity
-from reporting.runs import CELLS, DOMAINS, LOSSES, SEVERITIES, Row, plain, rank
+from cli import UserError
+from corruptions import CORRUPTIONS
+from datasets.fer_c import open_set
+from reporting import pictures
+from reporting.predictions import by_cell, by_seed, by_severity
+from reporting.runs import BROKEN, CELLS, DOMAINS, LOSSES, SEVERITIES, Row, plain, rank
+from reporting.style import (
+    COLUMN, LOOKS, MARKERS, OKABE_ITO, STYLE, TEXT, algorithms, label, lay_out, save, unit)
+from reporting.tables import DEMO
 
-OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-MARKERS = "os^DvPX*"
-STYLE = {"font.size": 7, "axes.titlesize": 7, "figure.titlesize": 8, "axes.linewidth": 0.6, "lines.linewidth": 1,
-         "lines.markersize": 3, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "axes.spines.top": False,
-         "axes.spines.right": False, "legend.frameon": False, "svg.hashsalt": "report", "savefig.dpi": 300}
-LOOKS = {"ce": (OKABE_ITO[1], "--", "o"), "maxent+mbls": (OKABE_ITO[0], "-", "s")}  # colour, line, marker
-
-
-def label(text, length):
-    """A name in a figure: its middle left out where it is too long, its dollars no formula."""
-    text, head = plain(text), length // 2
-    return (text if len(text) <= length else f"{text[:head]}…{text[head + 1 - length:]}").replace("$", r"\$")
-
-
-def algorithms(keys):
-    return sorted({key[0] for key in keys}, key=lambda name: rank(Row(name, "ce", 0)))
+PER_LINE, LINES = 5, 3  # panels side by side; lines of heat maps on a page
 
 
 def draw_reliability(bins, title):
@@ -99,13 +90,286 @@ def draw_severity(curves, title):
     return figure
 
 
-def draw_block(scores, seen, title, stems, formats):
-    """Both figures of one block, as far as there is something to show, without dates and versions in the files."""
+def draw_kse(scores, title):
+    """Figure 5: KSE over macro-F1 before and after calibration, a panel per algorithm: the 85 cells, their mean large.
+
+    scores: {(algorithm, loss): (85 macro-F1, 85 KSE)}, fractions."""
+    from matplotlib.lines import Line2D
+    names = algorithms(scores)
+    across = min(len(names), PER_LINE)
+    lines, width = -(-len(names) // PER_LINE), TEXT if across > 2 else COLUMN
+    wide = (width - 0.42 - 0.12 - 0.1 * (across - 1)) / across
+    columns = [(0.42 if n == 0 else 0.1, wide) for n in range(across)]
+    rows = [(0.18 if n == 0 else 0.4, min(wide, 1.6)) for n in range(lines)]
+    figure, axes = lay_out(title, rows, columns, 0.12, 0.6)
+    top = [105 * max(pair[k].max() for pair in scores.values()) for k in (0, 1)]
+    for n in range(lines * across):
+        panel = axes[n // across][n % across]
+        if n >= len(names):
+            panel.remove()
+            continue
+        for loss, (colour, _, marker) in LOOKS.items():
+            if (names[n], loss) in scores:
+                f1, kse = (100 * values for values in scores[names[n], loss])
+                panel.plot(f1, kse, marker, color=colour, markersize=2, markeredgewidth=0, alpha=0.35)
+                if len(f1) == len(CELLS):  # the mean of a part would be taken for that of all
+                    panel.plot([f1.mean()], [kse.mean()], marker, color=colour, markersize=6, markeredgecolor="white",
+                               markeredgewidth=0.8, clip_on=False, zorder=3)
+        panel.set(xlim=(0, top[0]), ylim=(0, top[1]))
+        panel.set_title(label(names[n], 16), pad=3)
+        panel.tick_params(labelleft=n % across == 0, labelbottom=n + across >= len(names))
+        if n % across == 0:
+            panel.set_ylabel("KSE, %")
+    words = "one of the 85 cells; large: their mean" if width == TEXT else "85 cells; large: mean"
+    figure.text((0.42 + width - 0.12) / 2 / width, 0.28 / figure.get_figheight(), f"macro-F1, %; small marker: {words}",
+                ha="center")
+    handles = [Line2D([], [], color=colour, marker=marker, linestyle="") for colour, _, marker in LOOKS.values()]
+    figure.legend(handles, LOSSES.values(), loc="lower center", ncols=2, bbox_to_anchor=(0.5, 0))
+    return figure
+
+
+def draw_nll(values, title):
+    """Figure 6: NLL of every algorithm before and after calibration, clean and corrupted: the mean, and each seed.
+
+    values: {(algorithm, loss, domain): nats, one a seed}."""
+    from matplotlib.patches import Patch
+    names, wide = algorithms(values), 1.08
+    figure, axes = lay_out(title, [(0.15, 0.31 * len(names))], [(0.86, wide), (0.18, wide)], 0.1, 0.6)
+    longest = max(max(some) for some in values.values())
+    for panel, domain in zip(axes[0], DOMAINS, strict=True):
+        for y, name in enumerate(names):
+            for side, loss in enumerate(LOSSES):
+                some, at = values.get((name, loss, domain)), y + 0.4 * side - 0.2
+                if some is None:
+                    panel.text(0, at, " —", color=LOOKS[loss][0], va="center")
+                    continue
+                panel.barh(at, some.mean(), 0.36, color=LOOKS[loss][0])
+                if len(some) > 1:
+                    panel.plot(some, np.full(len(some), at), "|", color="black", markersize=4, markeredgewidth=0.6)
+                panel.text(max(some), at, f" {some.mean():.2f}", va="center_baseline")
+        panel.set(xlim=(0, 1.3 * longest), ylim=(len(names) - 0.5, -0.5), title=domain, xlabel="NLL, nats")
+        panel.set_yticks(range(len(names)), [label(name, 12) for name in names])
+        panel.tick_params("y", length=0, labelleft=domain == "clean")
+    figure.legend([Patch(color=LOOKS[loss][0]) for loss in LOSSES], LOSSES.values(), loc="lower center", ncols=2,
+                  bbox_to_anchor=(0.5, 0))
+    return figure
+
+
+def draw_heat(tables, metric, title):
+    """A metric in all 17 x 5 cells, all in the same shades: a column per algorithm, a line per loss.
+
+    tables: {Row: (17, 5)}, NaN where it is missing; rows of one label noise."""
+    rows, (name, factor) = sorted(tables, key=rank), unit(metric)
+    names, losses = algorithms(rows), losses_of(rows)
+    wide = min((TEXT - 1.02 - 0.08 * len(names)) / len(names), 1.3)
+    columns = [(1.02 if n == 0 else 0.08, wide) for n in range(len(names))]
+    lines = [(0.32 if n == 0 else 0.5, 2.15) for n in range(len(losses))]
+    width = COLUMN if len(names) == 1 else TEXT
+    figure, axes = lay_out(title, lines, columns, width - sum(map(sum, columns)), 0.72)
+    every = factor * np.stack([tables[row] for row in rows])
+    low, high = np.nanmin(every), max(np.nanmax(every), np.nanmin(every) + 1e-9)
+    form, values = ".0f" if high >= 9.5 else ".1f", dict(zip([row[:2] for row in rows], every, strict=True))
+    for panel, (line, column) in ((axes[i][j], (i, j)) for i in range(len(losses)) for j in range(len(names))):
+        found = values.get((names[column], losses[line]))
+        if found is None:
+            panel.axis("off")
+            panel.text(0.5, 0.5, "—", transform=panel.transAxes)
+        else:
+            picture = shade(panel, found, form, low, high)
+        panel.set_title(f"{label(names[column], 17)}\n{label(LOSSES.get(losses[line], losses[line]), 17)}", pad=3)
+        panel.set_xticks(range(5), SEVERITIES)
+        panel.set_yticks(range(17), map(pictures.spoken, CORRUPTIONS))
+        panel.tick_params(length=0, pad=2, labelleft=column == 0)
+        if line == len(losses) - 1:
+            panel.set_xlabel("severity", labelpad=1)
+    height, middle = figure.get_figheight(), 0.55
+    bar = figure.add_axes((middle - 0.6 / width, 0.33 / height, 1.2 / width, 0.08 / height))
+    figure.colorbar(picture, bar, orientation="horizontal").outline.set_visible(False)
+    bar.tick_params(length=0, pad=1)
+    figure.text(middle - 0.68 / width, 0.37 / height, name, ha="right", va="center")
+    return figure
+
+
+def losses_of(rows):
+    """The losses of some rows in the tables' order."""
+    return list(dict.fromkeys(row.loss for row in sorted(rows, key=lambda row: rank(row)[3:])))
+
+
+def shade(axes, values, form, low, high, zeros=True):
+    """A matrix as shaded squares with its numbers in them, a dash where one is missing."""
+    picture = axes.imshow(values, cmap="Blues", vmin=low, vmax=high, aspect="auto")
+    for (y, x), value in np.ndenumerate(values):
+        if zeros or not value < 0.5:
+            text = "—" if np.isnan(value) else format(value, form)
+            axes.text(x, y, text, ha="center", va="center_baseline",
+                      color="white" if value > low + 0.6 * (high - low) else "black")
+    axes.spines[:].set_visible(False)
+    return picture
+
+
+def recall_and_f1(counts):
+    """(6, K, K) confusions -> recall and F1 of every class, (6, K) each; NaN where there is nothing to find."""
+    hits, true, said = (counts.diagonal(axis1=1, axis2=2), counts.sum(2), counts.sum(1))
+    return (np.divide(top, below, where=below > 0, out=np.full(hits.shape, np.nan))
+            for top, below in ((hits, true), (2 * hits, true + said)))
+
+
+def draw_classes(confusions, classes, title):
+    """What is taken for what: per loss, confusions clean and corrupted; recall and F1 of every class by severity.
+
+    confusions: {loss: int (6, K, K)} of one algorithm, true class first, summed over seeds; clean, severity 1 to 5."""
+    names = [label(name, 10) for name in classes]
+    size = min(0.18 * len(names), 1.9)
+    lines = losses_of(Row("", loss, 0) for loss in confusions)
+    wide = (TEXT - 0.72 - 2 * size - 0.08 - 0.4 - 0.2 - 0.12) / 2
+    columns = [(0.72, size), (0.08, size), (0.4, wide), (0.2, wide)]
+    below = 0.07 + 0.068 * max(len(name) for name in names)  # the names of the columns, under the last line
+    rows = [(0.35 if n == 0 else 0.5, size) for n in range(len(lines))]
+    across = 8 if sum(map(len, names)) < 60 else 4
+    legend = 0.13 * -(-len(names) // across)
+    figure, axes = lay_out(title, rows, columns, 0.12, below + 0.32 + legend)
+    looks = [{"color": OKABE_ITO[k % 8], "marker": MARKERS[k % 8], "markersize": 2.5} for k in range(len(classes))]
+    for line, loss in zip(axes, lines, strict=True):
+        counts = confusions[loss]
+        for panel, domain, part in zip(line, DOMAINS, (counts[0], counts[1:].sum(0)), strict=False):
+            total = part.sum(1, keepdims=True)
+            share = np.divide(100 * part, total, where=total > 0, out=np.full(part.shape, np.nan))
+            shade(panel, share, ".0f", 0, 100, zeros=False)
+            panel.set_title(domain, pad=3)
+            panel.set_xticks(range(len(names)), names, rotation=90)
+            panel.set_yticks(range(len(names)), names)
+            panel.tick_params(length=0, pad=2, labelleft=domain == "clean", labelbottom=line is axes[-1])
+        line[0].text(0, 1 + 0.19 / size, label(LOSSES.get(loss, loss), 40), transform=line[0].transAxes, weight="bold")
+        for panel, name, values in zip(line[2:], ("recall", "F1"), recall_and_f1(counts), strict=True):
+            for k, look in enumerate(looks):
+                panel.plot(range(6), 100 * values[:, k], linewidth=0.7, clip_on=False, **look)
+            panel.set(xlim=(-0.3, 5.2), ylim=(0, 100), xticks=range(6), xticklabels=["clean", *map(str, SEVERITIES)])
+            panel.set_title(f"{name}, %", pad=3)
+            panel.tick_params(length=2, pad=1, labelleft=name == "recall")
+            panel.set_xlabel("severity" if line is axes[-1] else "", labelpad=1)
+    figure.text(0.72 / TEXT, (0.15 + legend) / figure.get_figheight(), "rows: given class; "
+                "columns: predicted, % of the row; corrupted: all 85 cells", va="center", color="0.4")
+    figure.legend(line[2].get_lines(), names, loc="lower center", ncols=across,
+                  bbox_to_anchor=(0.5, 0), columnspacing=1, handlelength=1.5)
+    return figure
+
+
+# --- which figures there are ---
+
+README_SHOWS = ("reliability", "severity", "figure2_gallery", "figure3_pipeline", "heatmap_ece")
+HEATMAPS = ("ece", "macro_f1")
+RIGHTS = ("they show images of the data set, whose licence may not let them be passed on; "
+          "where it does, --with-images draws them")
+
+
+def figures_of_scores(scores, seen, title, metrics):
+    """{name of the file: (draw function, *data)} of what needs no built set; None for data that is not there."""
+    paired = scores[(scores["noise"] == 0) & scores["loss"].isin(LOSSES)]
+    f1, kse = by_cell(paired, "macro_f1"), by_cell(paired, "kse")
+    pairs = {row[:2]: np.stack([f1[row].ravel(), kse[row].ravel()]) for row in f1 if row in kse}
+    pairs = {key: pair[:, np.isfinite(pair).all(0)] for key, pair in pairs.items()}
+    pairs = {key: pair for key, pair in pairs.items() if pair.size}
+    nll = {(row.algorithm, row.loss, domain): some for (row, domain), some in by_seed(paired, "nll").items()}
+    some = {"reliability": (draw_reliability, seen.bins, title),
+            "severity": (draw_severity, by_severity(scores), title), "figure5_kse_f1": (draw_kse, pairs, title),
+            "figure6_nll": (draw_nll, nll, title)}
+    for metric in metrics:
+        tables = {row: table for row, table in by_cell(scores, metric).items() if np.isfinite(table).any()}
+        for noise in sorted({row.noise for row in tables}) or [0]:
+            pages = pages_of([row for row in tables if row.noise == noise])
+            for page, rows in enumerate(pages, 1):
+                name = f"heatmap_{safe(metric)}" + noisy(noise) + (f"_{page}" if len(pages) > 1 else "")
+                some[name] = draw_heat, {row: tables[row] for row in rows}, metric, title + spoken_noise(noise)
+    names = sorted({(row.algorithm, row.noise) for row in seen.confusions})
+    for name, noise in names:
+        file = f"classes_{safe(name)}" + noisy(noise)
+        while file in some:  # two names that differ in what a file name cannot hold
+            file += "_"
+        rows = [row for row in seen.confusions if (row.algorithm, row.noise) == (name, noise)]
+        for page, part in enumerate(pages := pages_of(rows), 1):
+            some[file + (f"_{page}" if len(pages) > 1 else "")] = (
+                draw_classes, {row.loss: seen.confusions[row] for row in part}, seen.classes,
+                f"{label(name, 40)}: {title}{spoken_noise(noise)}")
+    return some
+
+
+def figures_of_set(built, title, args):
+    """The same of a built set, in two parts: what shows none of its images, and what does."""
+    i = pictures.choose_image(built, args.image)
+    return {"figure4_visibility": (pictures.draw_visibility, built, title)}, {
+        "figure1_severities": (pictures.draw_severities, built, title, i, args.corruption),
+        "figure2_gallery": (pictures.draw_gallery, built, title, i),
+        "figure3_pipeline": (pictures.draw_pipeline, built, title, i, (args.corruption, 3)),
+        "figure7_measures": (pictures.draw_measures, built, title, i),
+        "figure8_labels": (pictures.draw_survey, built, title, args.survey)}
+
+
+def pages_of(rows):
+    """Rows in parts that fit on a page as heat maps: of so many algorithms and losses each, as near as can be."""
+    names = algorithms(rows)
+    losses = losses_of(rows)
+    parts = [[row for row in rows if row.algorithm in names[a:a + PER_LINE] and row.loss in losses[b:b + LINES]]
+             for b in range(0, len(losses), LINES) for a in range(0, len(names), PER_LINE)]
+    return [part for part in parts if part] or [[]]
+
+
+def safe(name):
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:40]
+
+
+def noisy(noise):
+    return f"_noise{100 * noise:g}" if noise else ""
+
+
+def spoken_noise(noise):
+    return f"\n{100 * noise:g} % label noise in training" if noise else ""
+
+
+def draw_block(scores, block, seen, args, folder, readme=False):
+    """All figures of one block, as PNG and SVG; for the README some of them, as PNG. What cannot be drawn is named in
+    the lines that are returned, and the rest goes on."""
     import matplotlib.style
-    curves = by_severity(scores)
-    nothing = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+    title = f"{label(block.set, 30)}, N = {block.n}" + (f"\n{DEMO}" if seen.demo else "")
+    wanted, lines, drawn = figures_of_scores(scores, seen, title, args.heatmap or HEATMAPS), [], set()
+
+    def leave_out(names, why):
+        names = [name for name in names if not readme or name in README_SHOWS]
+        lines.extend([f"{block.name}: not drawn: {', '.join(names)}: {plain(why)}"] if names else [])
+
+    paper = [f"figure{n}" for n in (1, 2, 3, 4, 7, 8)]
+    try:
+        if seen.folder is None:
+            raise UserError("no predictions say which built set they are of")
+        built = open_set(seen.folder)
+        if built.manifest["set_version"] != block.set_version:
+            raise UserError(f"{seen.folder} is another version by now; --set DIR names the one that was scored")
+        plots, photographs = figures_of_set(built, title, args)
+        wanted |= plots
+        if args.with_images or built.made_with["dataset"] == "demo":
+            if not built.has_images:
+                built.check_images()
+            wanted |= photographs
+        else:
+            leave_out(photographs, RIGHTS)
+    except (UserError, *BROKEN) as error:
+        leave_out(paper, error)
+    slug, formats = ("demo", ("png",)) if readme else (block.slug, ("png", "svg"))
     with matplotlib.style.context(["default", STYLE]):  # whatever the user's own settings
-        for draw, data, stem in ((draw_reliability, seen.bins, stems[0]), (draw_severity, curves, stems[1])):
-            figure = draw(data, title) if data else None
-            for kind in formats if data else ():
-                cli.write_whole(f"{stem}.{kind}", partial(figure.savefig, format=kind, metadata=nothing[kind]))
+        for name, (draw, *data) in wanted.items():
+            if readme and name not in README_SHOWS:
+                continue
+            if not data[0]:
+                leave_out([name], "no scores or predictions that it could show")
+                continue
+            try:
+                figure = draw(*data)
+            except (UserError, *BROKEN) as error:
+                leave_out([name], error)
+                continue
+            save(figure, folder / f"{slug}_{name}", formats)
+            drawn.add(f"{slug}_{name}")
+    if not readme:  # a figure of an earlier report would speak of runs that are gone
+        for old in folder.glob(f"{slug}_*"):
+            if old.stem not in drawn:
+                old.unlink()
+    return lines
