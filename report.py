@@ -3,6 +3,7 @@
     python report.py                    # runs/ -> runs/report/tables.md, table1.{md,csv,tex}, all.tex, figures/*
     python report.py elsewhere/runs
     python report.py --published        # beside the numbers of the paper, where there are some
+    python report.py --html report.html # and all of it to look through: one file, opens from disk, sends nothing
     python report.py --heatmap nll --corruption zoom_blur --survey votes.csv
 
 A run is a folder with `args.json`; `python evaluate.py` puts `scores.csv` and `predictions/` beside it. Tables print
@@ -21,6 +22,7 @@ from cli import UserError
 from corruptions import CORRUPTIONS
 from reporting import bootstrap, latex, published
 from reporting.figures import draw_block
+from reporting.page import check_path, write_page
 from reporting.predictions import examine
 from reporting.runs import aggregate, blocks_of, in_block, name_missing, plain, read_runs, tidy
 from reporting.survey import read_survey
@@ -39,6 +41,8 @@ class Args:
     """of the bootstrap of calibrated against uncalibrated runs; 0: none"""
     readme_figures: bool = False
     """write the demo's figures as PNG into figures/, where the README shows them, and not into the report"""
+    html: Path | None = None
+    """also write one HTML file with everything: scores, sample images, reliability, settings, downloads"""
     set: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
     """a built set that runs were scored on, where it is not where evaluate.py found it; may be given several times"""
     with_images: bool = False
@@ -59,6 +63,8 @@ def main(args):
         raise UserError("--resamples starts at 0, which leaves the bootstrap out")
     if args.corruption not in CORRUPTIONS:
         raise UserError(f"--corruption {args.corruption}: known are {', '.join(CORRUPTIONS)}")
+    if args.html:
+        check_path(args.html)
     survey = read_survey(args.survey) if args.survey else None
     runs, missing = read_runs(args.runs)
     scores, out = tidy(runs), args.runs / "report"
@@ -77,6 +83,9 @@ def main(args):
         missing += draw_block(own, block, seen[block], replace(args, survey=survey), figures, args.readme_figures)
     write_tables(args, runs, scores, seen, missing)
     print(f"tables: {out}\nfigures: {figures}")
+    if args.html:
+        size = write_page(args.html, runs, scores, seen, missing, sorted(out.glob("*.csv")), args.with_images)
+        print(f"page: {args.html} ({size / 1e6:.1f} MB)")
     return 0
 
 
