@@ -181,7 +181,7 @@ for index in "${!names[@]}"; do
   slots[slot]=$!
 done
 wait
-"$python" report.py "$runs" || echo "report" >>"$state/failed"
+"$python" report.py "$runs" --html "$runs/report/report.html" || echo "report" >>"$state/failed"
 if [ -s "$state/failed" ]; then
   echo "failed ($(wc -l <"$state/failed")):" >&2
   sed 's/^/  /' "$state/failed" >&2

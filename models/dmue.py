@@ -85,20 +85,21 @@ class DMUE(ResNetModel):
         features, latent = [], None
         for c, (expert, classifier) in enumerate(zip(self.experts, self.expert_classifiers, strict=True)):
             others = torch.cat(sets[:c] + sets[c + 1:])
-            rows = run_expert(expert, x[others])
+            rows = run_expert(expert, x[others], classifier.in_features)
             features.append(rows.new_zeros(len(x), rows.shape[1]).index_copy(0, others, rows))
             with torch.no_grad():
                 latent = rows.new_zeros(len(x), classifier.out_features) if latent is None else latent
-                own = classifier(run_expert(expert, x[sets[c]], self.pass_kind == "split"))
-                latent.index_copy_(0, sets[c], own.to(latent.dtype))
+                own = run_expert(expert, x[sets[c]], classifier.in_features, self.pass_kind == "split")
+                latent.index_copy_(0, sets[c], classifier(own).to(latent.dtype))
         return torch.stack(features), latent
 
 
-def run_expert(expert, x, batch_statistics=True):
-    """Pooled features of a stage whose BatchNorm takes the statistics of x, or the running ones: where asked to, and
-    for a single image whose map shrinks to one pixel. No image at all still involves every parameter, as DDP needs."""
+def run_expert(expert, x, width, batch_statistics=True):
+    """Pooled features, (N, width), of a stage whose BatchNorm takes the statistics of x, or the running ones: where
+    asked to, and for a single image whose map shrinks to one pixel. No image at all still involves every parameter,
+    as DDP needs."""
     if not len(x):
-        return x.new_zeros(0, 512) + 0 * sum(parameter.sum() for parameter in expert.parameters())
+        return x.new_zeros(0, width) + 0 * sum(parameter.sum() for parameter in expert.parameters())
     expert.train(batch_statistics and (len(x) > 1 or x.shape[-1] > 2))
     features = pool(expert(x))
     expert.train()

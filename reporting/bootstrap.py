@@ -13,6 +13,7 @@ value is the mean over them, so an interval says what other images would change,
 A resample is a vector of weights; times a matrix of sums per cluster (gaps of ECE's bins, right and predicted labels of
 every class) it gives the sums of all metrics, so no resample ever touches an image.
 """
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -54,7 +55,7 @@ class Difference(NamedTuple):
 
 def compare(block, built, runs, scores, resamples):
     """The differences of every pair of runs of a block, and what could not be compared, a line each. built: its set's
-    folder."""
+    folder, None for the one that the predictions name."""
     used = {(run.row, run.seed): run for run in (runs[index] for index in sorted(set(in_block(scores, block)["run"])))}
     done, notes, weight = [], [], {}
 
@@ -65,8 +66,9 @@ def compare(block, built, runs, scores, resamples):
             notes.append(unusable(run, block, error))
             return None
         try:
-            soft = open_soft_labels(built, block, info["limit"])
-            kind, cluster = clusters_of(built, block.n)
+            where = built or Path(info["folder"])
+            soft = open_soft_labels(where, block, info["limit"])
+            kind, cluster = clusters_of(where, block.n)
         except BROKEN as error:
             notes.append(f"{block.name}: not in the bootstrap: {plain(error)}")
             return None

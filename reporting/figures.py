@@ -1,5 +1,8 @@
 """Figures of scores and predictions, and which figures there are: the paper's 1 to 8 and some more."""
+import multiprocessing
+import os
 import re
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
@@ -256,7 +259,7 @@ def draw_classes(confusions, classes, title):
 
 # --- which figures there are ---
 
-README_SHOWS = ("reliability", "severity", "figure2_gallery", "figure3_pipeline", "heatmap_ece")
+README_SHOWS = ("reliability", "severity", "figure3_pipeline", "heatmap_ece")
 HEATMAPS = ("ece", "macro_f1")
 RIGHTS = ("they show images of the data set, whose licence may not let them be passed on; "
           "where it does, --with-images draws them")
@@ -325,10 +328,22 @@ def spoken_noise(noise):
     return f"\n{100 * noise:g} % label noise in training" if noise else ""
 
 
+def write_figure(stem, formats, draw, *data):
+    """One figure to its files. Returns why it cannot be drawn, or None."""
+    import matplotlib.style
+    if not data[0]:
+        return "no scores or predictions that it could show"
+    with matplotlib.style.context(["default", STYLE]):  # whatever the user's own settings
+        try:
+            figure = draw(*data)
+        except (UserError, *BROKEN) as error:
+            return str(error)
+        save(figure, stem, formats)
+
+
 def draw_block(scores, block, seen, args, folder, readme=False):
     """All figures of one block, as PNG and SVG; for the README some of them, as PNG. What cannot be drawn is named in
     the lines that are returned, and the rest goes on."""
-    import matplotlib.style
     title = f"{label(block.set, 30)}, N = {block.n}" + (f"\n{DEMO}" if seen.demo else "")
     wanted, lines, drawn = figures_of_scores(scores, seen, title, args.heatmap or HEATMAPS), [], set()
 
@@ -354,20 +369,16 @@ def draw_block(scores, block, seen, args, folder, readme=False):
     except (UserError, *BROKEN) as error:
         leave_out(paper, error)
     slug, formats = ("demo", ("png",)) if readme else (block.slug, ("png", "svg"))
-    with matplotlib.style.context(["default", STYLE]):  # whatever the user's own settings
-        for name, (draw, *data) in wanted.items():
-            if readme and name not in README_SHOWS:
-                continue
-            if not data[0]:
-                leave_out([name], "no scores or predictions that it could show")
-                continue
-            try:
-                figure = draw(*data)
-            except (UserError, *BROKEN) as error:
-                leave_out([name], error)
-                continue
-            save(figure, folder / f"{slug}_{name}", formats)
-            drawn.add(f"{slug}_{name}")
+    wanted = {name: how for name, how in wanted.items() if not readme or name in README_SHOWS}
+    with ProcessPoolExecutor(min(4, len(os.sched_getaffinity(0))), multiprocessing.get_context("fork")) as pool:
+        jobs = {name: pool.submit(write_figure, folder / f"{slug}_{name}", formats, *how)
+                for name, how in wanted.items()}
+        for name, job in jobs.items():
+            why = job.result()
+            if why:
+                leave_out([name], why)
+            else:
+                drawn.add(f"{slug}_{name}")
     if not readme:  # a figure of an earlier report would speak of runs that are gone
         for old in folder.glob(f"{slug}_*"):
             if old.stem not in drawn:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import matplotlib.style
@@ -103,6 +104,7 @@ def copy(runs, built, tmp_path, monkeypatch):
                 monkeypatch.setattr(module, name, lambda *_: None)
     monkeypatch.setattr(predictions.metrics, "ece_floor", lambda *_, **__: 0.1)
     saved = set()
+    monkeypatch.setattr(figures, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))  # it shares `saved`
     monkeypatch.setattr(figures, "save", lambda figure, stem, formats: saved.add(stem.name.partition("_n16_")[2]))
     return tmp_path, saved
 

@@ -55,7 +55,7 @@ def make_page(runs, **options):
     """(the HTML, the data in it)"""
     path = runs.parent / "page.html"
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
-        patch.setattr(report, "draw_block", lambda *_: None)
+        patch.setattr(report, "draw_block", lambda *_: [])
         patch.setattr(metrics, "ece_floor", lambda *_, **__: 0.1)
         assert report.main(report.Args(runs, html=path, **options)) == 0
     assert f"page: {path} (" in out.getvalue()
