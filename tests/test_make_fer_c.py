@@ -763,6 +763,7 @@ def die(job, chunk):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow  # the fast suite has one that is killed
 def test_a_worker_that_dies(built, build_args, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(make_fer_c, "make_chunk", die)

@@ -90,7 +90,12 @@ def test_only_the_harness_imports_fabric():
     assert [path.name for path in files if imports.search(path.read_text())] == ["harness.py"]
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, "make_fer_c.py", "evaluate.py", "report.py"])
+LATER = ("train_SCN.py", "train_RUL.py", "train_swinv2.py")  # a start takes seconds
+
+
+@pytest.mark.parametrize("script", [
+    pytest.param(script, marks=pytest.mark.slow if script in LATER else ())
+    for script in [*SCRIPTS, "make_fer_c.py", "evaluate.py", "report.py"]])
 def test_commands_explain_themselves_and_refuse_in_one_line(script, tmp_path, capsys):
     module = importlib.import_module(script.removesuffix(".py"))
     with pytest.raises(SystemExit) as ended:

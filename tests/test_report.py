@@ -86,7 +86,7 @@ def evaluate(folder, built, rng, sharpness):
 
 def run_report(runs, **options):
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        assert report.main(report.Args(runs, **options)) == 0
+        assert report.main(report.Args(runs, **{"resamples": 0} | options)) == 0
     return out.getvalue()
 
 
@@ -125,7 +125,7 @@ def example(tmp_path_factory):
     make_run(runs, ferplus, "baseline", "ce", 0, noise=0.1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "draw_block", lambda *_: [])  # figures: test_figures.py
-        return runs, run_report(runs)
+        return runs, run_report(runs, resamples=100)
 
 
 @pytest.fixture
@@ -221,10 +221,10 @@ def test_same_bytes_again_whatever_the_users_style(example, tmp_path):
         for seed_loss in ("ce", "maxent+mbls"):
             source = find(example[0], "baseline", seed_loss, 0, "demo")
             shutil.copytree(source, tmp_path / name / source.name)
-    run_report(tmp_path / "one", heatmap=("ece",))
+    run_report(tmp_path / "one", heatmap=("ece",), resamples=100)
     before = dict(matplotlib.rcParams)
     with matplotlib.rc_context({"font.size": 30, "lines.linewidth": 9, "svg.hashsalt": "other"}):
-        run_report(tmp_path / "two", heatmap=("ece",))
+        run_report(tmp_path / "two", heatmap=("ece",), resamples=100)
     assert dict(matplotlib.rcParams) == before
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name / "report").rglob("*.*")}
                 for name in ("one", "two"))
@@ -406,7 +406,7 @@ def test_text_of_others_cannot_break_a_table(copy):
 
 
 def test_tables_of_runs_that_are_gone_go_too(copy):
-    run_report(copy)
+    run_report(copy, resamples=10)
     assert all((copy / "report" / f"table{n}.{kind}").exists() for n in (2, 3, 6) for kind in ("md", "csv", "tex"))
     shutil.rmtree(find(copy, "baseline", "ce", 0, noise=0.1))
     shutil.rmtree(find(copy, "SCN", "focal"))
@@ -424,7 +424,7 @@ def test_nothing_evaluated_yet(tmp_path):
 
 def test_only_the_report_folder_changes(copy):
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*.*") if path.is_file()}
-    run_report(copy)
+    run_report(copy, resamples=10)
     after = {path: path.stat().st_mtime_ns for path in copy.rglob("*.*") if path.is_file()}
     changed = {path for path, when in after.items() if before.get(path) != when}
     assert len(changed) == 24 and {path.parent for path in changed} == {copy / "report"}
