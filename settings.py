@@ -53,7 +53,7 @@ class Run:
     weights: str = "imagenet"
     """to start from: imagenet, none, or the path of a checkpoint (demo: none)"""
     class_weights: Literal["none", "balanced", "released"] = "balanced"
-    """balanced: N / (K n_k) of the labels trained on. released: max n / n_k of the clean ones (FER+: none)"""
+    """balanced: N / (K n_k) of the labels trained on. released: max n / n_k of the clean ones (FER+, AffWild: none)"""
     noise: float = 0.0
     """share of training labels made wrong"""
     noise_rule: Literal["exact", "released"] = "exact"

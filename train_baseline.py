@@ -1,7 +1,7 @@
 """Baseline: ResNet-18 and one loss, the reference that the other algorithms are read against.
 
 FER-C (arXiv:2312.11542) trains it with cross-entropy, or calibrated with MaxEnt and margin-based label smoothing
-(--calib). --protocol released differs in class weights, noise rule, first epoch and MaxEnt gradient, see --help.
+(--calib). --protocol released differs in class weights, noise rule, first epoch, MaxEnt gradient and some data.
   python train_baseline.py --dataset ferplus --root DIR --calib
   torchrun --nproc-per-node 4 train_baseline.py --dataset ferplus --root DIR
   python train_baseline.py --dataset demo                       no data, no GPU: about a minute on two CPU cores
