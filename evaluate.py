@@ -45,7 +45,7 @@ class Args:
     """only the first images of the set: a quick look, no benchmark score"""
     on_the_fly: bool = False
     """make the corrupted images in memory, bit by bit those of the files: for sets built with --no-images"""
-    batch_size: int = 256
+    batch_size: int = 128
     """images at once"""
     force: bool = False
     """score although the run and the set differ in protocol, image size or classes' names"""

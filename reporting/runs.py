@@ -97,6 +97,8 @@ def read_args(path):
     for key, kind in KEYS.items():
         if not isinstance(args.get(key), kind) or isinstance(args[key], bool):
             raise ValueError(f"no usable {key!r} in it")
+    if not 0 <= args["noise"] <= 1:
+        raise ValueError(f"noise {args['noise']} in it")
     return args
 
 

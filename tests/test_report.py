@@ -334,6 +334,15 @@ def test_settings_of_the_wrong_kind_are_damage(tmp_path, change):
         read_args(folder / "args.json")
 
 
+@pytest.mark.parametrize("noise", [float("nan"), -0.1, 1.5])
+def test_a_noise_rate_that_is_none_is_damage(tmp_path, noise):
+    folder = make_run(tmp_path, None, "SCN", "ce", 0, evaluated=False)
+    args = json.loads((folder / "args.json").read_text())
+    (folder / "args.json").write_text(json.dumps(args | {"noise": noise}))
+    with pytest.raises(ValueError, match="noise .* in it"):
+        read_args(folder / "args.json")
+
+
 @pytest.mark.parametrize("damage", ["set.json", "clean.npy", "snow/3.npy", "version"])
 def test_damaged_predictions_are_named_and_the_tables_stay(example, copy, damage):
     folder = find(copy, "baseline", "ce", 0)
