@@ -34,7 +34,7 @@ setup() {
   "$base" -c 'import venv, ensurepip' 2>/dev/null || fail "$base has no venv module (on Debian: apt install python3-venv)"
   free=$(df -Pk . | awk 'NR == 2 {print int($4 / 1048576)}')
   [ -x "$python" ] || [ "$free" -ge 8 ] || fail "the packages take 6.4 GB, here are $free GB free"
-  echo "installing the pinned packages into .venv: two to three minutes, 6.4 GB" >&2
+  echo "installing the pinned packages into .venv: three to five minutes, 6.4 GB" >&2
   "$python" -m pip --version >/dev/null 2>&1 || "$base" -m venv .venv || fail "$base -m venv .venv failed"
   if ! "$python" -m pip install -q --disable-pip-version-check -r requirements.txt >.venv/install.log 2>&1; then
     fail "installing failed: $(grep -iE 'error|no space' .venv/install.log | tail -n 1) (all of it: .venv/install.log)"

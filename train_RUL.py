@@ -7,7 +7,7 @@ features of two images are mixed in proportion to their uncertainties, and the m
 dropout and with one learning rate. Its weights were those of a face network: give them with --weights PATH.
   python train_RUL.py --dataset affectnet --calib
   torchrun --nproc-per-node 4 train_RUL.py --dataset affectnet
-  python train_RUL.py --dataset demo                            no data, no GPU: about a minute on two CPU cores
+  python train_RUL.py --dataset demo                            no data; measured: 6 s an epoch on one core (2.5 GHz)
 """
 from dataclasses import dataclass, field
 

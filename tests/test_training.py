@@ -226,6 +226,7 @@ def test_killed_run_repeats_from_the_last_checkpoint(trained, train_args, monkey
     assert_same_run(train(args), trained)
 
 
+@pytest.mark.slow  # two starts of a process; the tests above kill inside one
 def test_kill_9_of_the_process(train_args, demo_root, tmp_path, whole):
     command = [sys.executable, *command_line(demo_root, tmp_path)]
     folder = tmp_path / "demo/baseline/ce/noise0/seed0"
