@@ -4,8 +4,8 @@
   python benchmarks/build.py --only encoders     file formats: time, bytes and what they change
 
 Drawn faces, 224 pixels, default constants. A build is the whole command in processes of its own; its start-up is taken
-off as the difference of two sizes, each the best of several. The ratio is of CPU time, which other processes disturb
-less than wall time; on a busy machine neither means much.
+off as the difference of two sizes. The ratio is of CPU time, which other processes disturb less than wall time; on a
+busy machine neither means much, and small numbers of images less.
 """
 import hashlib
 import io
@@ -41,10 +41,12 @@ TICK = os.sysconf("SC_CLK_TCK")
 class Args:
     only: Literal["all", "floor", "growth", "encoders"] = "all"
     """one part of it"""
-    images: int = 48
+    images: int = 200
     """source images of a build"""
-    repeat: int = 3
-    """the best of so many builds and floors"""
+    repeat: int = 1
+    """the best of so many builds and floors, which take turns"""
+    formats: tuple[Literal["png", "jpg"], ...] = ("png", "jpg")
+    """of the floor's part"""
     growth: tuple[int, ...] = (50, 100, 200, 400)
     """source images of the builds that show how cost grows"""
     scratch: Path | None = None
@@ -58,7 +60,7 @@ def main(args):
         build(folder, 1, 1, "png")
         print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start")
         if args.only in ("all", "floor"):
-            show_floor(folder, args.images, args.repeat)
+            show_floor(folder, args)
         if args.only in ("all", "growth"):
             show_growth(folder, args.growth)
         if args.only in ("all", "encoders"):
@@ -67,19 +69,17 @@ def main(args):
         shutil.rmtree(folder)
 
 
-def show_floor(folder, count, repeat):
+def show_floor(folder, args):
     print("corrupted images a second, and ms of CPU an image; memory: the largest worker process and the builder")
-
-    def best(measure, *arguments):
-        return np.min([measure(folder, *arguments)[:2] for _ in range(repeat)], 0)
-
-    forms = forms_of(folder, FEW)
-    for kind in ("png", "jpg"):
+    count, forms = args.images, forms_of(folder, FEW)
+    for kind in args.formats:
         for workers in (1, 2):
-            small, large = (best(build, n, workers, kind) for n in (FEW, count))
+            turns = [(build(folder, FEW, workers, kind), build(folder, count, workers, kind),
+                      floor(folder, forms, max(workers, count // FEW), workers, kind)) for _ in range(args.repeat)]
+            small, large, (floor_wall, floor_cpu) = (np.min([side[:2] for side in sides], 0)
+                                                     for sides in zip(*turns, strict=True))
             wall, cpu = (large - small) / (count - FEW) / len(fer_c.CELLS)
-            floor_wall, floor_cpu = best(floor, forms, max(workers, count // FEW), workers, kind)
-            memory = build(folder, FEW, workers, kind)[2:4]
+            memory = np.max([[side[2:4] for side in turn[:2]] for turn in turns], (0, 1))
             print(f"  {kind}, {workers} workers: {1 / wall:4.0f}/s {1e3 * cpu:5.2f} ms   floor {1 / floor_wall:5.0f}/s "
                   f"{1e3 * floor_cpu:5.2f} ms   ratio {floor_cpu / cpu:.2f} (wall {floor_wall / wall:.2f})   start-up "
                   f"{small[0] - FEW * len(fer_c.CELLS) * wall:4.1f} s   memory {memory[0]:.0f} and {memory[1]:.0f} MiB",
