@@ -31,13 +31,13 @@ from cli import UserError
 from datasets import COLUMNS, Split, keyed_rng
 
 CLASSES = ("Neutral", "Happy", "Sad", "Surprise", "Fear", "Disgust", "Anger", "Contempt")
-OPTIONS = {
-    "train": "images to draw for training (448)",
-    "val": "images to draw for validation (112)",
-    "test": "images to draw for testing (56)",
-    "seed": "which set of faces (0)",
-}
 DEFAULTS = {"train": 448, "val": 112, "test": 56, "seed": 0}
+OPTIONS = {
+    "train": f"images to draw for training ({DEFAULTS['train']})",
+    "val": f"images to draw for validation ({DEFAULTS['val']})",
+    "test": f"images to draw for testing ({DEFAULTS['test']})",
+    "seed": f"which set of faces ({DEFAULTS['seed']})",
+}
 
 # Valence and arousal of the classes, ordered as on Russell's circumplex; spreads chosen for a Bayes accuracy of 0.82.
 CLASS_MEANS = np.array([

@@ -241,20 +241,21 @@ def test_missing_annotations_are_counted(tmp_path):
 
 
 class Marker:
-    """What a pickle in a label file would do."""
+    """What a pickle in a label file would do: make a folder where the test looks for it."""
 
     def __reduce__(self):
-        return os.mkdir, ("/tmp/ferc-test-a-pickle-was-read",)
+        return os.mkdir, ("a-pickle-was-read",)
 
 
 @pytest.mark.parametrize("value", [
     np.zeros(136), np.array(Marker(), object), np.array("text"), np.array(1j), np.array([]), np.array([[1, 2]]),
     np.zeros(1, [("a", float)])])
-def test_other_arrays_are_no_numbers(tmp_path, value):
+def test_other_arrays_are_no_numbers(tmp_path, monkeypatch, value):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "x.npy").write_bytes(npy(value))
     assert np.isnan(affectnet._read_number(tmp_path / "x.npy"))
     assert np.isnan(affectnet._read_number(tmp_path / "none.npy"))
-    assert not os.path.exists("/tmp/ferc-test-a-pickle-was-read")
+    assert not (tmp_path / "a-pickle-was-read").exists()
 
 
 @pytest.mark.parametrize("kind", ["<i8", ">i4", "u1", "<f4", ">f8", "<f2", "<U7", ">U2", "S3"])
