@@ -55,11 +55,9 @@ class Images(Dataset):
 
 
 def _collate(items):
-    for image, _ in items:
-        if isinstance(image, UserError):
-            return image, None
     images, indices = zip(*items, strict=True)
-    return torch.stack(images), torch.tensor(indices)
+    broken = [image for image in images if isinstance(image, UserError)]
+    return (broken[0], None) if broken else (torch.stack(images), torch.tensor(indices))
 
 
 def load_batches(fabric, images, batches, workers):
@@ -145,7 +143,6 @@ class Training:
         self.folder = run.runs / run.dataset / self.script / run.loss / f"noise{100 * run.noise:g}" / f"seed{run.seed}"
         self.lock = self.writer = self.stop_signal = self.fused = self.earlier = None
         self.handlers, self.pending, self.saved_at = {}, [], time.monotonic()
-        self.one = torch.ones((), dtype=torch.double, device=self.fabric.device)
         self.together(self.open_folder)
         self.earlier = self.fabric.broadcast(self.earlier)
         self.finished = not run.fresh and len(cli.read_rows(self.folder / "metrics.csv")) >= run.epochs
@@ -221,7 +218,8 @@ class Training:
 
     def criterion(self):
         """The chosen loss with this run's constants and class weights."""
-        name, constants = self.args.run.loss, self.args.loss.constants(losses.options(self.args.run.loss))
+        name, frequencies = self.args.run.loss, self.labels.bincount(minlength=self.num_classes) / len(self.labels)
+        constants = self.args.loss.constants(losses.options(name), frequencies)
         try:
             return losses.build(name, self.num_classes, self.class_weights, **constants).to(self.fabric.device)
         except ValueError as error:
@@ -293,7 +291,7 @@ class Training:
         """Book the terms; now and then look whether they are finite, save, or stop as a signal has asked for."""
         terms = {name: value.detach().double() for name, value in terms.items()}
         for name, value in terms.items():  # a term may be absent from some steps
-            self.sums[name] = self.sums.get(name, 0) + torch.stack([value, self.one])
+            self.sums[name] = self.sums.get(name, 0) + torch.stack([value, torch.ones_like(value)])
         self.pending.append(terms)
         self.step += 1
         if self.step % CHECK_EVERY == 0:
@@ -338,8 +336,7 @@ class Training:
         if self.fabric.world_size > 1:  # each process has its own BatchNorm statistics: all take the first one's
             for buffer in self.module.buffers():
                 torch.distributed.broadcast(buffer, 0)
-        run, workers = self.args.run, self.args.machine.workers
-        logits = predict(self.fabric, model, self.val_images, run.batch_size, workers)
+        logits = predict(self.fabric, model, self.val_images, self.args.run.batch_size, self.args.machine.workers)
         if not np.isfinite(logits).all():
             raise self.diverged(f"the network's outputs are not finite after epoch {self.epoch + 1}")
         return logits, self.val_labels
@@ -356,6 +353,8 @@ class Training:
         self.history.append(row)
         self.epoch, self.step, self.sums, self.labels = self.epoch + 1, 0, {}, self.next_labels.clone()
         seconds = time.monotonic() - self.began
+        for group in self.optimizer.param_groups:
+            group["lr"] *= run.lr_decay
         if self.lead:
             if is_best:
                 best = {"model": self.module.state_dict(), "epoch": row["epoch"], "scores": scores}

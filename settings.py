@@ -46,6 +46,8 @@ class Run:
     """over all devices together (published: 256)"""
     lr: float = 2.5e-4
     """of Adam, constant (published: 2.5e-4)"""
+    lr_decay: float = 1.0
+    """factor of the learning rates per epoch (published: 1; RUL's authors: .9)"""
     weight_decay: float = 1e-5
     """of Adam, coupled (published: 1e-5)"""
     image_size: int = 224
@@ -90,12 +92,17 @@ class Loss:
     """over classes (FER-C release: sum; Liu et al.: mean)"""
     maxent_multiplier: Literal["ferc", "constant", "aaai", "gibbs"] = "ferc"
     """of the MaxEnt constraint; ferc: the published objective, one-sided and dependent on the class order"""
+    maxent_constraint: Literal["mean", "variance", "both"] = "mean"
+    """what MaxEnt constrains (FER-C: mean; the others belong to the multiplier aaai)"""
+    maxent_prior: Literal["uniform", "data"] = "uniform"
+    """class frequencies behind aaai and gibbs (FER-C release: uniform; MaxEnt's authors: the data's)"""
     detach_multiplier: bool = True
     """no gradient through the MaxEnt multiplier (the release lets it through)"""
 
-    def constants(self, known):
-        """Those of `known`, the options of a loss, by the names that it knows them under."""
+    def constants(self, known, frequencies):
+        """Those of `known`, the options of a loss, by its names for them. frequencies: (K,) of the training labels."""
         values = {re.sub("^(mbls|maxent)_", "", key): value for key, value in vars(self).items()}
+        values["prior"] = frequencies if self.maxent_prior == "data" else None
         return {key: value for key, value in values.items() if key in known}
 
 
@@ -149,7 +156,7 @@ def check(args, known_losses):
         raise UserError(f"--noise is the share of wrong labels, at least 0 and below 1, not {run.noise}")
     values, processes = vars(run) | {"workers": args.machine.workers}, int(os.environ.get("WORLD_SIZE", 1))
     for name, least in (("epochs", 1), ("batch_size", 2 * processes), ("image_size", 32), ("lr", 1e-12),
-                        ("weight_decay", 0), ("workers", 0)):
+                        ("lr_decay", 1e-12), ("weight_decay", 0), ("workers", 0)):
         if not values[name] >= least:
             raise UserError(f"--{name.replace('_', '-')} starts at {least}, not {values[name]}")
 

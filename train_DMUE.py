@@ -68,6 +68,10 @@ class Algorithm:
     """dmue: no ReLU, 2x2 pooling, for the release's MS-Celeb weights"""
     normalize: Literal["imagenet", "half"] = "imagenet"
     """of the images; half: to -1..1, what the MS-Celeb weights were trained with (FER-C release: imagenet)"""
+    neck: bool = False
+    """BatchNorm without bias before the classifiers, one for all branches (authors: yes; FER-C release: no)"""
+    dropout: float = 0.0
+    """before the classifiers (authors: .5; FER-C release: 0)"""
     test_scale: bool = False
     """scale test logits by the mean training confidence (neither release does)"""
 
@@ -146,11 +150,8 @@ def main(args):
         length = max(1, round(args.run.epochs / 6)) if own.ramp is None else own.ramp
         if length <= 0:
             raise cli.UserError(f"--ramp is a number of epochs above 0, not {own.ramp}")
-        if own.stem == "dmue" and args.run.weights == "imagenet":
-            raise cli.UserError("--stem dmue belongs to the release's MS-Celeb weights: give their file as --weights "
-                                "PATH, or use --stem standard")
         model = DMUE(run.num_classes, args.run.image_size, own.stem, own.normalize, own.experts, own.missing,
-                     own.test_scale)
+                     own.test_scale, own.neck, own.dropout)
         model.confidence.requires_grad_(own.train_confidence)
         fast = {name for name, _ in model.named_parameters() if "classifier" in name or "confidence" in name}
         parts = [[p for name, p in model.named_parameters() if (name in fast) is wanted] for wanted in (False, True)]

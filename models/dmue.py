@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cli import UserError
 from models import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from models.resnet import ResNetModel
 
@@ -33,16 +34,20 @@ class DMUE(ResNetModel):
     classes, then on those of its own; "eval" the second of these with running BatchNorm statistics.
     missing: a class that the batch lacks is masked out of the confidence ("mask") or has similarity 0 ("zero").
     test_scale: multiply test logits by the running mean of the training confidences, since training sees scaled ones.
+    neck: a BatchNorm without bias, one for all branches, on the pooled features. dropout: before every classifier.
     """
 
     def __init__(self, num_classes, image_size, stem="standard", normalize="imagenet", experts="joint", missing="mask",
-                 test_scale=False):
+                 test_scale=False, neck=False, dropout=0.0):
         super().__init__(num_classes, image_size, stem=stem, normalize=normalize, experts=experts, missing=missing,
-                         test_scale=test_scale)
+                         test_scale=test_scale, neck=neck, dropout=dropout)
         self.pass_kind, self.missing, self.test_scale = experts, missing, test_scale
         self.normalize = Normalize(*NORMALIZATION[normalize])
         if stem == "dmue":
             self.backbone.relu, self.backbone.maxpool = nn.Identity(), nn.MaxPool2d(2)
+        self.neck, self.dropout = nn.BatchNorm1d(512) if neck else nn.Identity(), nn.Dropout(dropout)
+        if neck:
+            self.neck.bias.requires_grad_(False)
         self.experts = nn.ModuleList(copy.deepcopy(self.backbone.layer4) for _ in range(num_classes))
         self.expert_classifiers = nn.ModuleList(nn.Linear(512, num_classes - 1, bias=False) for _ in self.experts)
         self.classifier = nn.Linear(512, num_classes, bias=False)
@@ -56,16 +61,23 @@ class DMUE(ResNetModel):
         for expert in self.experts:
             expert.load_state_dict(self.backbone.layer4.state_dict())
 
+    def imagenet_weights(self):
+        """As for any ResNet-18. Raises UserError for the stem of other weights."""
+        if self.arguments["stem"] == "dmue":
+            raise UserError("--stem dmue belongs to the release's MS-Celeb weights: give their file as --weights PATH, "
+                            "or use --stem standard")
+        return super().imagenet_weights()
+
     def forward(self, image, labels=None):
         """image: uint8 (B, 3, S, S). In training labels, int64 (B,), and an `Output`; else logits (B, K)."""
         x = self.feature_map(image, stages=3)
-        features = pool(self.backbone.layer4(x))
-        logits = self.classifier(features)
+        features = self.neck(pool(self.backbone.layer4(x)))
+        logits = self.classifier(self.dropout(features))
         if not self.training:
             return logits * self.mean_confidence if self.test_scale else logits
         expert_features, latent = (self.run_joint if self.pass_kind == "joint" else self.run_split)(x, labels)
-        expert_logits = torch.stack([layer(one) for layer, one in zip(self.expert_classifiers, expert_features,
-                                                                      strict=True)])
+        expert_logits = torch.stack([layer(self.dropout(one)) for layer, one in
+                                     zip(self.expert_classifiers, expert_features, strict=True)])
         if latent is None:
             latent = expert_logits.detach()[labels, torch.arange(len(labels), device=labels.device)]
         with torch.autocast(image.device.type, enabled=False):
@@ -77,7 +89,7 @@ class DMUE(ResNetModel):
         return Output(logits, confidence, features, expert_features, expert_logits, latent)
 
     def run_joint(self, x, labels):
-        return torch.stack([pool(expert(x)) for expert in self.experts]), None
+        return torch.stack([self.neck(pool(expert(x))) for expert in self.experts]), None
 
     def run_split(self, x, labels):
         order, counts = labels.argsort(stable=True), labels.bincount(minlength=len(self.experts)).tolist()
@@ -85,25 +97,25 @@ class DMUE(ResNetModel):
         features, latent = [], None
         for c, (expert, classifier) in enumerate(zip(self.experts, self.expert_classifiers, strict=True)):
             others = torch.cat(sets[:c] + sets[c + 1:])
-            rows = run_expert(expert, x[others], classifier.in_features)
+            rows = self.run_expert(expert, x[others])
             features.append(rows.new_zeros(len(x), rows.shape[1]).index_copy(0, others, rows))
             with torch.no_grad():
                 latent = rows.new_zeros(len(x), classifier.out_features) if latent is None else latent
-                own = run_expert(expert, x[sets[c]], classifier.in_features, self.pass_kind == "split")
-                latent.index_copy_(0, sets[c], classifier(own).to(latent.dtype))
+                own = self.run_expert(expert, x[sets[c]], self.pass_kind == "split")
+                latent.index_copy_(0, sets[c], classifier(self.dropout(own)).to(latent.dtype))
         return torch.stack(features), latent
 
-
-def run_expert(expert, x, width, batch_statistics=True):
-    """Pooled features, (N, width), of a stage whose BatchNorm takes the statistics of x, or the running ones: where
-    asked to, and for a single image whose map shrinks to one pixel. No image at all still involves every parameter,
-    as DDP needs."""
-    if not len(x):
-        return x.new_zeros(0, width) + 0 * sum(parameter.sum() for parameter in expert.parameters())
-    expert.train(batch_statistics and (len(x) > 1 or x.shape[-1] > 2))
-    features = pool(expert(x))
-    expert.train()
-    return features
+    def run_expert(self, expert, x, batch_statistics=True):
+        """Features, (N, 512), where BatchNorm takes the statistics of x, or the running ones: where asked to, and where
+        a single image leaves one value a channel. No image at all still involves every parameter, as DDP needs."""
+        if not len(x):
+            return x.new_zeros(0, self.classifier.in_features) + 0 * sum(p.sum() for p in expert.parameters())
+        expert.train(batch_statistics and (len(x) > 1 or x.shape[-1] > 2))
+        self.neck.train(batch_statistics and len(x) > 1)
+        features = self.neck(pool(expert(x)))
+        expert.train()
+        self.neck.train()
+        return features
 
 
 def pool(x):

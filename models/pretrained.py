@@ -59,6 +59,8 @@ def summary(report):
 def _imagenet(model):
     try:
         name, state = model.imagenet_weights()
+    except UserError:
+        raise
     except Exception as error:  # every hub has its own ways of being out of reach
         raise UserError(f"the ImageNet weights cannot be fetched ({first_line(error)}). Use --weights none to train "
                         f"from scratch, or fetch them elsewhere and give --weights PATH.") from None

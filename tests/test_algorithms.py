@@ -321,6 +321,23 @@ def test_scaled_test_logits(small):
     close(scaled.detach(), (model(image) * model.mean_confidence).detach())
 
 
+def test_neck_and_dropout_stand_before_the_classifiers(small):
+    """The authors' form: one BatchNorm without bias for all branches; dropped features reach the classifiers alone."""
+    torch.manual_seed(0)
+    model = DMUE(3, 32, neck=True, dropout=.5)
+    image = torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8)
+    out = model(image, TWO_EACH)
+    close(out.features.mean(0).detach(), torch.zeros(512), atol=1e-5)
+    close(out.features.var(0, unbiased=False).detach().max(), 1., atol=1e-2)
+    assert (out.features == 0).double().mean() < .25  # dropout would leave every other one
+    assert (out.logits - model.classifier(out.features)).abs().max() > 0
+    assert not model.neck.bias.requires_grad and model.neck.weight.requires_grad
+    model.eval()
+    pooled = model.backbone.layer4(model.feature_map(image, stages=3)).mean((2, 3))
+    normalised = (pooled - model.neck.running_mean) / (model.neck.running_var + 1e-5).sqrt()
+    close(model(image).detach(), model.classifier(normalised).detach(), atol=1e-6)
+
+
 def test_experts_start_as_the_main_branch(small):
     model = DMUE(3, 32)
     nn.init.ones_(model.backbone.layer4[0].weight)
@@ -437,18 +454,19 @@ def test_swin_spares_what_timm_exempts():
     assert len(exempt) == 48 and not any(id(named[name]) in decayed for name in exempt)
 
 
+@pytest.mark.parametrize("neck", [False, True])
 @pytest.mark.parametrize("experts", ["split", "eval"])
 @pytest.mark.parametrize("labels", [[2, 2, 2, 2], [0, 1, 2, 2], [0, 1]])
-def test_every_parameter_has_a_gradient_whatever_the_batch_holds(experts, labels):
+def test_every_parameter_has_a_gradient_whatever_the_batch_holds(experts, labels, neck):
     """DDP waits for all of them. At 32 pixels the last map is one pixel: no batch statistics of a single image."""
-    model = DMUE(3, 32, experts=experts).train()
+    model = DMUE(3, 32, experts=experts, neck=neck).train()
     image = torch.randint(256, (len(labels), 3, 32, 32), dtype=torch.uint8, generator=torch.manual_seed(0))
     labels = torch.tensor(labels)
     out = model(image, labels)
     terms = train_DMUE.all_terms(losses.build("ce", 3), out, labels, labels, train_DMUE.Algorithm(), (1, 1))
     sum(terms.values()).backward()
     for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert name == "neck.bias" or parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
 def test_swin_has_the_published_number_of_parameters():

@@ -40,13 +40,13 @@ SCRIPTS = {
 @pytest.fixture
 def start(demo_root, tmp_path):
     """`start(name, algorithm options, **changes of Run)` trains and returns the run's folder."""
-    def build(name, own=None, machine=MACHINE, **changes):
+    def build(name, own=None, machine=MACHINE, constants=None, **changes):
         module, usual = SCRIPTS[name]
         common = dict(dataset="demo", root=demo_root, data=OPTIONS, image_size=SIZE, epochs=2, batch_size=32,
                       weights="none", runs=tmp_path / "runs")
         algorithm = module.Algorithm(**usual | (own or {}))
         run = settings.Run(**common | changes)
-        module.main(module.Args(run, algorithm, machine=machine))
+        module.main(module.Args(run, algorithm, settings.Loss(**constants or {}), machine))
         return run.runs / "demo" / name / run.loss / f"noise{100 * run.noise:g}" / "seed0"
     return build
 
@@ -66,8 +66,8 @@ def stop_after(patch, steps):
 
 @pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "baseline"])  # that one: test_training.py
 def test_resumed_equals_uninterrupted(start, tmp_path, monkeypatch, name):
-    """Calibrated, on noisy labels; stopped between the epochs and inside the second."""
-    options = dict(calib=True, noise=0.25)
+    """Calibrated, on noisy labels, with falling learning rates; stopped between the epochs and inside the second."""
+    options = dict(calib=True, noise=0.25, lr_decay=0.9)
     whole = start(name, runs=tmp_path / "whole", **options)
     for step in (4, 7):
         with monkeypatch.context() as patch:
@@ -180,6 +180,24 @@ def test_relabelling_waits_for_its_epoch(start):
     count = {case: pd.read_csv(start("SCN", own, epochs=1, fresh=True) / "metrics.csv")["relabelled"][0]
              for case, own in cases.items()}
     assert 0 == count["later"] < count["few"] < count["all"]
+
+
+def test_learning_rates_fall_after_every_epoch(start):
+    groups = torch.load(start("RUL", lr_decay=0.5) / "last.pt", weights_only=True)["optimizer"]["param_groups"]
+    assert [group["lr"] for group in groups] == pytest.approx([2.5e-4 / 4, 2.5e-3 / 4])
+
+
+def test_prior_of_maxent_is_of_the_labels_trained_on(start, monkeypatch):
+    built, build = [], losses.build
+    monkeypatch.setattr(losses, "build", lambda *given, **more: built.append(more) or build(*given, **more))
+    for prior in ("uniform", "data"):
+        folder = start("baseline", loss="maxent", noise=0.5, epochs=1, fresh=True,
+                       constants={"maxent_multiplier": "aaai", "maxent_prior": prior, "maxent_constraint": "variance"})
+    labels = torch.load(folder / "last.pt", weights_only=True)["labels"]
+    assert built[0]["prior"] is None and built[0]["constraint"] == "variance"
+    np.testing.assert_allclose(built[1]["prior"], np.bincount(labels, minlength=8) / len(labels), rtol=1e-6)
+    with pytest.raises(UserError, match="--loss maxent: the multiplier ferc always takes the uniform prior"):
+        start("baseline", loss="maxent", fresh=True, constants={"maxent_prior": "data"})
 
 
 def test_confidence_stays_as_it_was_when_it_is_not_trained(start):
