@@ -6,6 +6,7 @@ them up. The calibrated objective of FER-C (arXiv 2312.11542, eq. 14) is `build(
 p = softmax(logits), y the target distribution, w the class weights, x = (0, 1, ..., K-1) the class index read as a
 number, E = sum_k p_k x_k.
 """
+import functools
 import inspect
 import math
 
@@ -14,6 +15,8 @@ import scipy  # loads its parts on use: most runs need no solver
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+MULTIPLIERS = ("ferc", "constant", "aaai", "gibbs")  # of `MaxEnt`; the first is the published one
 
 
 def build(name, num_classes, class_weights=None, **chosen):
@@ -35,7 +38,9 @@ def options(name):
     """Names of the options that `build(name, ...)` takes. Raises ValueError on an unknown loss."""
     if name not in LOSSES:
         raise ValueError(f"unknown loss {name!r}; known: {', '.join(LOSSES)}")
-    return tuple(inspect.signature(LOSSES[name]).parameters)[2:]  # after num_classes and class_weights
+    bound = getattr(LOSSES[name], "keywords", ())
+    known = [option for option in inspect.signature(LOSSES[name]).parameters if option not in bound]
+    return tuple(known[2:])  # after num_classes and class_weights
 
 
 def class_weights(labels, num_classes, rule="balanced"):
@@ -183,8 +188,8 @@ class MaxEnt(Focal):
         constraint="mean",
     ):
         super().__init__(num_classes, class_weights, gamma)
-        if multiplier not in ("ferc", "constant", "aaai", "gibbs"):
-            raise ValueError(f"unknown multiplier {multiplier!r}; known: ferc, constant, aaai, gibbs")
+        if multiplier not in MULTIPLIERS:
+            raise ValueError(f"unknown multiplier {multiplier!r}; known: {', '.join(MULTIPLIERS)}")
         if constraint not in ("mean", "variance", "both"):
             raise ValueError(f"unknown constraint {constraint!r}; known: mean, variance, both")
         if constraint != "mean" and multiplier != "aaai":
@@ -444,4 +449,8 @@ LOSSES = {
     "avuc": AvUC,
     "soft-avuc": SoftAvUC,
     "cpc": CPC,
+} | {  # MaxEnt with another multiplier is another loss, filed and tabled under its own name
+    f"maxent-{word}{more}": functools.partial(loss, multiplier=word)
+    for word in MULTIPLIERS[1:]
+    for more, loss in (("", MaxEnt), ("+mbls", MaxEntMBLS))
 }

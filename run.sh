@@ -3,7 +3,7 @@
 #   bash run.sh [SET ...]   affectnet affwild rafdb, those that are in data/; or the named ones (ferplus, demo)
 #   bash run.sh --demo      a small grid on faces drawn on the spot: no data, no GPU, some minutes
 #     --noise               also with 10, 20 and 30 % wrong training labels
-#     --ablation            also the losses focal and maxent (published for rafdb)
+#     --ablation            also the losses focal and maxent (published for rafdb), and the other multipliers of MaxEnt
 #     --only REGEX          only runs whose set/algorithm/loss/noise<percent>/seed<n> matches
 #     --seeds "0 1 2"       these seeds
 #     --protocol released   as the FER-C release behaves: sets <Title>-C-released, runs in runs/released/
@@ -107,7 +107,7 @@ for name in $sets; do
   [ -f "$set/manifest.json" ] ||
     builds+=("$(quoted "$python" make_fer_c.py --dataset "$name" --root "$root" --out "$set" "${gmm[@]}" "${size[@]}" "${way[@]}")")
   losses="ce maxent+mbls" levels=0
-  [ -z "$ablation" ] || losses="ce focal maxent maxent+mbls"
+  [ -z "$ablation" ] || losses="ce focal maxent maxent+mbls maxent-constant+mbls maxent-aaai+mbls maxent-gibbs+mbls"
   [ -z "$noise" ] || levels="0 10 20 30"
   for level in $levels; do for seed in $seeds; do for algorithm in $algorithms; do for loss in $losses; do
     run=$name/$algorithm/$loss/noise$level/seed$seed

@@ -37,7 +37,7 @@ class Run:
     calib: bool = False
     """train calibrated: short for --loss maxent+mbls"""
     loss: str = "ce"
-    """ce, focal, maxent, mbls, maxent+mbls, invfocal, poly, avuc, soft-avuc or cpc"""
+    """ce, focal, maxent, mbls, maxent+mbls, invfocal, poly, avuc, soft-avuc, cpc; maxent-aaai: with that multiplier"""
     seed: int = 0
     """of initialisation, order, dropout and label noise; published: 0 1 2"""
     epochs: int = 20
@@ -91,7 +91,7 @@ class Loss:
     mbls_reduction: Literal["sum", "mean"] = "sum"
     """over classes (FER-C release: sum; Liu et al.: mean)"""
     maxent_multiplier: Literal["ferc", "constant", "aaai", "gibbs"] = "ferc"
-    """of the MaxEnt constraint; ferc: the published objective, one-sided and dependent on the class order"""
+    """of the MaxEnt constraint; ferc: as published, one-sided and dependent on the class order"""
     maxent_constraint: Literal["mean", "variance", "both"] = "mean"
     """what MaxEnt constrains (FER-C: mean; the others belong to the multiplier aaai)"""
     maxent_prior: Literal["uniform", "data"] = "uniform"
@@ -147,7 +147,7 @@ def check(args, known_losses):
         raise UserError(f"unknown data set {run.dataset!r}; known: {', '.join(DATASETS)}")
     if run.calib and run.loss not in ("ce", CALIBRATED):
         raise UserError(f"--calib is --loss {CALIBRATED}; it does not go with --loss {run.loss}")
-    run.loss = CALIBRATED if run.calib else run.loss
+    name_loss(run, args.loss)
     if run.loss not in known_losses:
         raise UserError(f"unknown loss {run.loss!r}; known: {', '.join(known_losses)}")
     if not 0 <= run.beta <= 1:
@@ -159,6 +159,20 @@ def check(args, known_losses):
                         ("lr_decay", 1e-12), ("weight_decay", 0), ("workers", 0)):
         if not values[name] >= least:
             raise UserError(f"--{name.replace('_', '-')} starts at {least}, not {values[name]}")
+
+
+def name_loss(run, constants):
+    """Write out the loss as runs are filed: what `--calib` is short for; another multiplier of MaxEnt in its name.
+    Raises UserError where name and `--maxent-multiplier` contradict each other."""
+    first, *more = (CALIBRATED if run.calib else run.loss).split("+")
+    if first == "maxent" and constants.maxent_multiplier != "ferc":
+        first = f"maxent-{constants.maxent_multiplier}"
+    elif first.startswith("maxent-"):
+        named = first.removeprefix("maxent-")
+        if constants.maxent_multiplier not in ("ferc", named):
+            raise UserError(f"--loss {run.loss} does not go with --maxent-multiplier {constants.maxent_multiplier}")
+        constants.maxent_multiplier = named
+    run.loss = "+".join([first, *more])
 
 
 def flat(args):

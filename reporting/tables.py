@@ -17,7 +17,7 @@ from reporting import published
 from reporting.runs import DOMAINS, LOSSES, Block, Row, losses_of, plain, rank
 
 DEMO = "demo data: shows function, not findings"
-NAMES = {"ce": "CE", "focal": "Focal", "maxent": "MaxEnt", "mbls": "MbLS", "maxent+mbls": "MaxEnt+MbLS"}
+NAMES = {"ce": "CE", "focal": "Focal", "maxent": "MaxEnt", "mbls": "MbLS"}
 HEADINGS = {"accuracy": "accuracy", "macro_f1": "F1", "ece": "ECE", "cece": "CECE", "cece_sum": "CECE sum",
             "nll": "NLL", "adaece": "AdaECE"}
 RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -153,7 +153,7 @@ def plan_usual(paper, runs, blocks, names):
         rows = [(algorithm, [[Key(block, Row(algorithm, loss, noise), domain, metric)]
                              for block, loss, metric in columns]) for algorithm in algorithms_of(some)]
         plan.append((domain if paper.runs == "clean" else about_noise(some), rows))
-    headings = [(names[block], plain(NAMES.get(loss, loss)), HEADINGS[metric]) for block, loss, metric in columns]
+    headings = [(names[block], name_loss(loss), HEADINGS[metric]) for block, loss, metric in columns]
     return headings, [metric for _, _, metric in columns], plan
 
 
@@ -163,12 +163,18 @@ def plan_losses(paper, runs, blocks, names):
     (domain,), (metric,) = paper.domains, paper.metrics
     for block in blocks:
         its = [run for run in runs if run.trained == block[:3]]
-        rows = [(plain(NAMES.get(loss, loss)), [Key(block, Row(name, loss, 0.0), domain, metric) for name in algorithms
-                                                if name in algorithms_of(its)]) for loss in losses_of(its)]
+        rows = [(name_loss(loss), [Key(block, Row(name, loss, 0.0), domain, metric) for name in algorithms
+                                   if name in algorithms_of(its)]) for loss in losses_of(its)]
         plan.append((names[block], [(title, [*([key for key in keys if key.row.algorithm == name]
                                                for name in algorithms), keys]) for title, keys in rows]))
     headings = [(plain(name),) for name in algorithms] + [("Overall",)]
     return headings, [metric] * len(headings), plan
+
+
+def name_loss(loss):
+    """As printed: maxent-aaai+mbls is MaxEnt (aaai)+MbLS."""
+    parts = (NAMES.get(part, re.sub("^maxent-(.+)", r"MaxEnt (\1)", part)) for part in loss.split("+"))
+    return plain("+".join(parts))
 
 
 def algorithms_of(runs):

@@ -17,15 +17,12 @@ Z8 = torch.tensor([[3, 1, 0, 0, 0, 0, 0, -1], [0, 0, 0, 0, 0, 0, 2, 1], [1, 0.8,
 T8 = torch.tensor([0, 6, 2])
 SKEWED = [0.5, 0.25, 0.15, 0.1]
 
-# Every loss, with every option that changes its formula.
-VARIANTS = [(name, {}) for name in losses.LOSSES] + [
+# Every loss, with every option that changes its formula. (Under a uniform prior "gibbs" is the focal loss.)
+VARIANTS = [(name, {"prior": SKEWED} if "gibbs" in name else {}) for name in losses.LOSSES] + [
     ("focal", {"gamma": 0.0}),
     ("focal", {"gamma": 0.5}),
     ("focal", {"gamma": 2.0}),
     ("maxent", {"detach_multiplier": False}),
-    ("maxent", {"multiplier": "constant"}),
-    ("maxent", {"multiplier": "gibbs", "prior": SKEWED}),
-    ("maxent", {"multiplier": "aaai"}),
     ("maxent", {"multiplier": "aaai", "prior": SKEWED, "constraint": "variance"}),
     ("maxent", {"multiplier": "aaai", "prior": SKEWED, "constraint": "both"}),
     ("mbls", {"margin": 1.0, "weight": 0.1, "reduction": "mean"}),
@@ -113,6 +110,8 @@ def test_terms_are_named_and_add_up():
         "soft-avuc": {"focal", "avuc"},
         "cpc": {"ce", "bdc", "bec"},
     }
+    for multiplier in losses.MULTIPLIERS[1:]:
+        parts |= {name.replace("maxent", f"maxent-{multiplier}"): parts[name] for name in ("maxent", "maxent+mbls")}
     assert set(parts) == set(losses.LOSSES)
     for name in parts:
         loss = losses.build(name, 4)
@@ -367,6 +366,12 @@ def test_autocast_changes_nothing(name, options):
 # --- building
 
 
+def test_a_multiplier_names_a_loss():
+    for word in losses.MULTIPLIERS[1:]:
+        for name in ("maxent", "maxent+mbls"):
+            assert value(name.replace("maxent", f"maxent-{word}")) == value(name, multiplier=word) != value(name)
+
+
 def test_losses_have_no_state():
     for name in losses.LOSSES:
         loss = losses.build(name, 4, W4)
@@ -410,8 +415,11 @@ def test_options():
     assert losses.options("mbls") == ("margin", "weight", "reduction")
     maxent = ("gamma", "multiplier", "detach_multiplier", "prior", "constraint")
     assert losses.options("maxent+mbls") == (*maxent, "margin", "weight", "reduction")
+    assert losses.options("maxent-aaai") == ("gamma", "detach_multiplier", "prior", "constraint")
     with pytest.raises(ValueError, match="unknown loss 'cross'"):
         losses.options("cross")
+    with pytest.raises(ValueError, match="maxent-aaai has no option multiplier"):
+        losses.build("maxent-aaai", 4, multiplier="gibbs")
     with pytest.raises(ValueError, match="ce has no option gamma; its options: none"):
         losses.build("ce", 4, gamma=2)
     with pytest.raises(ValueError, match="focal has no option gama; its options: gamma"):

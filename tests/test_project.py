@@ -165,8 +165,8 @@ def test_run_lists_one_command_a_line(tmp_path):
     assert lines[0].startswith("true make_fer_c.py") and "a\\ b" in lines[0]
     assert sum("--seed 2" in line for line in lines) == 2 * len(SCRIPTS)
     assert len(listed("--noise")) == 1 + 4 * 3 * 2 * len(SCRIPTS)
-    assert len(listed("--ablation")) == 1 + 3 * 4 * len(SCRIPTS)
-    assert len(listed("--noise", "--ablation")) == 1 + 3 * (4 + 3 * 2) * len(SCRIPTS)
+    assert len(listed("--ablation")) == 1 + 3 * 7 * len(SCRIPTS)
+    assert len(listed("--noise", "--ablation")) == 1 + 3 * (7 + 3 * 2) * len(SCRIPTS)
     some = listed("--noise", "--only", "SCN/ce/noise[23]0", "--seeds", "7", "--image-size", "48", "--", "--epochs", "5")
     assert len(some) == 3 and all("--seed 7" in x and "--image-size 48 --epochs 5" in x for x in some[1:])
     assert some[0].endswith("--image-size 48 ") and "--noise 0.20" in some[1] and "--noise 0.30" in some[2]

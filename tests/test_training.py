@@ -19,6 +19,7 @@ from torch.nn import functional as F
 import cli
 import evaluate
 import harness
+import losses
 import make_fer_c
 import metrics
 import settings
@@ -115,6 +116,24 @@ def test_other_settings_are_refused_and_named(trained, train_args):
                             (dict(protocol="released"), "protocol")):
         with pytest.raises(UserError, match=f"other settings \\({message}"):
             train_baseline.main(train_args(runs=trained.parents[4], **change))
+
+
+def test_a_multiplier_of_maxent_names_the_run(train_args):
+    """However it is asked for: two multipliers in one folder would be two losses in one row of the tables."""
+    def named(loss="ce", multiplier="ferc", **more):
+        args = train_args(loss=loss, **more)
+        args.loss.maxent_multiplier = multiplier
+        settings.check(args, tuple(losses.LOSSES))
+        return args.run.loss, args.loss.maxent_multiplier
+
+    assert named(calib=True, multiplier="aaai") == ("maxent-aaai+mbls", "aaai")
+    assert named("maxent", "gibbs") == named("maxent-gibbs") == named("maxent-gibbs", "gibbs") == (
+        "maxent-gibbs", "gibbs")
+    assert named("maxent+mbls") == ("maxent+mbls", "ferc") and named("mbls", "aaai") == ("mbls", "aaai")
+    with pytest.raises(UserError, match="--loss maxent-gibbs does not go with --maxent-multiplier aaai"):
+        named("maxent-gibbs", "aaai")
+    with pytest.raises(UserError, match="unknown loss 'maxent-newton'; known: ce, focal"):
+        named("maxent-newton")
 
 
 def test_calib_is_the_calibrated_loss(train_args):
