@@ -120,6 +120,7 @@ class Machine:
     """folder for decoded images: the first start fills it, after that no epoch decodes anything"""
 
 
+SHARES = {"beta", "dropout", "drop_path", "high_ratio"}  # options that are shares, of whichever script
 FREE = {"root", "runs", "fresh", "track", "calib", "workers", "cache"}  # may change when a run goes on
 
 
@@ -141,7 +142,7 @@ def recipe(released):
 
 
 def check(args, known_losses):
-    """Raises UserError on values that make no sense; writes `--calib` out as the loss that it stands for."""
+    """Raises UserError on values that make no sense; writes the loss out (`name_loss`)."""
     run = args.run
     if run.dataset not in DATASETS:
         raise UserError(f"unknown data set {run.dataset!r}; known: {', '.join(DATASETS)}")
@@ -150,8 +151,10 @@ def check(args, known_losses):
     name_loss(run, args.loss)
     if run.loss not in known_losses:
         raise UserError(f"unknown loss {run.loss!r}; known: {', '.join(known_losses)}")
-    if not 0 <= run.beta <= 1:
-        raise UserError(f"--beta is a share between 0 and 1, not {run.beta}")
+    shares = {key: value for key, value in flat(args).items() if key in SHARES}
+    for name, value in shares.items():
+        if not 0 <= value <= 1:
+            raise UserError(f"--{name.replace('_', '-')} is a share between 0 and 1, not {value}")
     if not 0 <= run.noise < 1:
         raise UserError(f"--noise is the share of wrong labels, at least 0 and below 1, not {run.noise}")
     values, processes = vars(run) | {"workers": args.machine.workers}, int(os.environ.get("WORLD_SIZE", 1))

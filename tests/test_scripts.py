@@ -212,6 +212,14 @@ def test_stem_of_other_weights_is_refused(start):
         start("DMUE", {"stem": "dmue"}, weights="imagenet")
 
 
+@pytest.mark.parametrize("name, own", [("RUL", {"dropout": 2.0}), ("DMUE", {"dropout": -0.1}),
+                                       ("SCN", {"high_ratio": 7.0}), ("swinv2", {"drop_path": float("nan")})])
+def test_shares_lie_between_0_and_1(start, name, own):
+    (key, value), = own.items()
+    with pytest.raises(UserError, match=f"--{key.replace('_', '-')} is a share between 0 and 1, not {value}"):
+        start(name, own)
+
+
 def test_unknown_backbone_is_refused(start):
     for name in ("baseline", "swinv2"):
         with pytest.raises(UserError, match="timm has no network 'resnet_18'"):
