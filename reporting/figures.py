@@ -164,10 +164,11 @@ def draw_heat(tables, metric, title):
     tables: {Row: (17, 5)}, NaN where it is missing; rows of one label noise."""
     rows, (name, factor) = sorted(tables, key=rank), unit(metric)
     names, losses = algorithms(rows), losses_of(rows)
-    wide = min((TEXT - 1.02 - 0.08 * len(names)) / len(names), 1.3)
-    columns = [(1.02 if n == 0 else 0.08, wide) for n in range(len(names))]
-    lines = [(0.32 if n == 0 else 0.5, 2.15) for n in range(len(losses))]
     width = COLUMN if len(names) == 1 else TEXT
+    wide = min((TEXT - 1.02) / len(names) - 0.08, 1.3)
+    left = 1.02 + (width - 1.02 - len(names) * (wide + 0.08)) / 2  # few algorithms stand in the middle
+    columns = [(left if n == 0 else 0.08, wide) for n in range(len(names))]
+    lines = [(0.32 if n == 0 else 0.5, 2.15) for n in range(len(losses))]
     figure, axes = lay_out(title, lines, columns, width - sum(map(sum, columns)), 0.72)
     every = factor * np.stack([tables[row] for row in rows])
     low, high = np.nanmin(every), max(np.nanmax(every), np.nanmin(every) + 1e-9)
