@@ -153,7 +153,7 @@ def plan_usual(paper, runs, blocks, names):
         rows = [(algorithm, [[Key(block, Row(algorithm, loss, noise), domain, metric)]
                              for block, loss, metric in columns]) for algorithm in algorithms_of(some)]
         plan.append((domain if paper.runs == "clean" else about_noise(some), rows))
-    headings = [(names[block], name_loss(loss), HEADINGS[metric]) for block, loss, metric in columns]
+    headings = [(names[block], spell_loss(loss), HEADINGS[metric]) for block, loss, metric in columns]
     return headings, [metric for _, _, metric in columns], plan
 
 
@@ -163,7 +163,7 @@ def plan_losses(paper, runs, blocks, names):
     (domain,), (metric,) = paper.domains, paper.metrics
     for block in blocks:
         its = [run for run in runs if run.trained == block[:3]]
-        rows = [(name_loss(loss), [Key(block, Row(name, loss, 0.0), domain, metric) for name in algorithms
+        rows = [(spell_loss(loss), [Key(block, Row(name, loss, 0.0), domain, metric) for name in algorithms
                                    if name in algorithms_of(its)]) for loss in losses_of(its)]
         plan.append((names[block], [(title, [*([key for key in keys if key.row.algorithm == name]
                                                for name in algorithms), keys]) for title, keys in rows]))
@@ -171,7 +171,7 @@ def plan_losses(paper, runs, blocks, names):
     return headings, [metric] * len(headings), plan
 
 
-def name_loss(loss):
+def spell_loss(loss):
     """As printed: maxent-aaai+mbls is MaxEnt (aaai)+MbLS."""
     parts = (NAMES.get(part, re.sub("^maxent-(.+)", r"MaxEnt (\1)", part)) for part in loss.split("+"))
     return plain("+".join(parts))

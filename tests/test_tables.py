@@ -20,7 +20,7 @@ from corruptions import CORRUPTIONS
 from reporting import bootstrap, latex, published
 from reporting.predictions import Seen, examine
 from reporting.runs import Block, name_missing, read_runs, tidy, wanted_rows
-from reporting.tables import DEMO, LEGEND, PAPER, Cell, mark_best, name_blocks, name_loss, number, spell
+from reporting.tables import DEMO, LEGEND, PAPER, Cell, mark_best, name_blocks, number, spell, spell_loss
 from test_report import TABLE1, K, N, find, make_run, make_set, read_table, run_report, strip
 
 METRICS = {  # of scores.csv -> heading, how much of the unit a printed 1 is, digits
@@ -302,7 +302,7 @@ def test_every_gap_in_a_table_is_named_with_its_command(example):
 def test_names_of_losses():
     names = {"ce": "CE", "maxent+mbls": "MaxEnt+MbLS", "maxent-aaai": "MaxEnt (aaai)", "soft-avuc": "soft-avuc",
              "maxent-gibbs+mbls": "MaxEnt (gibbs)+MbLS"}
-    assert {loss: name_loss(loss) for loss in names} == names
+    assert {loss: spell_loss(loss) for loss in names} == names
 
 
 def test_label_noise_and_ablation_are_wanted_only_where_begun(example):

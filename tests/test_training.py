@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -126,6 +127,7 @@ def test_a_multiplier_of_maxent_names_the_run(train_args):
         settings.check(args, tuple(losses.LOSSES))
         return args.run.loss, args.loss.maxent_multiplier
 
+    assert get_args(settings.Loss.__annotations__["maxent_multiplier"]) == losses.MULTIPLIERS
     assert named(calib=True, multiplier="aaai") == ("maxent-aaai+mbls", "aaai")
     assert named("maxent", "gibbs") == named("maxent-gibbs") == named("maxent-gibbs", "gibbs") == (
         "maxent-gibbs", "gibbs")
