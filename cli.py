@@ -3,6 +3,7 @@ import csv
 import fcntl
 import importlib.metadata
 import io
+import json
 import os
 import platform
 import sys
@@ -14,6 +15,10 @@ import tyro
 
 class UserError(Exception):
     """Something a person has to mend. The message says what is wrong, where, and what to do, in one or two lines."""
+
+
+class DamagedFile(UserError, ValueError):
+    """A file that the project wrote and that is no longer as it was written. The message names the file."""
 
 
 def parse(Args, settle=None, argv=None):
@@ -113,6 +118,23 @@ def read_rows(path):
         return []
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def read_json(path: Path) -> dict:
+    """The JSON object in a file of ours. NaN, infinity and anything but an object are damage: the project never writes
+    them. Raises FileNotFoundError, and DamagedFile naming the file where it holds something else."""
+    def refuse(constant):
+        raise ValueError(f"it holds {constant}")
+
+    if path.exists() and not path.is_file():
+        raise DamagedFile(f"{path} is no regular file")
+    try:
+        value = json.loads(path.read_bytes(), parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(f"{path} is damaged ({first_line(error)})") from None
+    if not isinstance(value, dict):
+        raise DamagedFile(f"{path} is damaged (it holds no JSON object)")
+    return value
 
 
 def write_text(path, text):

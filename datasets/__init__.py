@@ -33,6 +33,18 @@ RECIPES = {
 
 GMM_FROM = {"affwild": "affectnet"}  # labelled with the mixture of another set
 
+# What data sets and models call the eight expressions, in lower case -> one name for each.
+EXPRESSIONS = {
+    "neutral": "neutral", "normal": "neutral", "no emotion": "neutral",
+    "happy": "happy", "happiness": "happy", "joy": "happy",
+    "sad": "sad", "sadness": "sad",
+    "surprise": "surprise", "surprised": "surprise",
+    "fear": "fear", "fearful": "fear", "afraid": "fear", "scared": "fear",
+    "disgust": "disgust", "disgusted": "disgust",
+    "anger": "anger", "angry": "anger",
+    "contempt": "contempt", "contemptuous": "contempt",
+}
+
 SPLITS = ("train", "val", "test")
 COLUMNS = ("id", "path", "left", "top", "right", "bottom", "expression", "valence", "arousal", "identity")
 SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # becomes a file name: no leading dot or dash, no separator
@@ -52,6 +64,13 @@ class Split:
     distribution: np.ndarray | None
     classes: tuple[str, ...]
     notes: dict = field(default_factory=dict)
+
+
+def expression_name(name: str) -> str:
+    """One name for what different sources call the same expression: "Happiness" -> "happy". A name that is not in
+    `EXPRESSIONS` stays, in lower case and without blanks around it."""
+    plain = " ".join(name.replace("_", " ").split()).lower()
+    return EXPRESSIONS.get(plain, plain)
 
 
 def default_root(name):
