@@ -1,14 +1,18 @@
 """What every command needs: errors for people, the command line, files that appear whole or not at all."""
 import csv
+import dataclasses
 import fcntl
 import importlib.metadata
 import io
 import json
+import math
 import os
 import platform
 import sys
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
 
 import tyro
 
@@ -19,6 +23,45 @@ class UserError(Exception):
 
 class DamagedFile(UserError, ValueError):
     """A file that the project wrote and that is no longer as it was written. The message names the file."""
+
+
+@dataclass(frozen=True)
+class Between:
+    """The range of a numeric option, both ends included: `Annotated[float, Between(0, 1)]` at its field."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False  # whether `low` itself is refused
+
+    def __str__(self) -> str:
+        start = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+        return start if math.isinf(self.high) else f"{start} and at most {self.high:g}"
+
+
+Fraction = Annotated[float, Between(0, 1)]
+
+
+def check_values(args: Any) -> None:
+    """Raises UserError where a number in a dataclass of options (groups of options included) is NaN or infinite, or
+    outside the range that its field declares with `Between`."""
+    declared = get_type_hints(type(args), include_extras=True)
+    for field in dataclasses.fields(args):
+        value = getattr(args, field.name)
+        if dataclasses.is_dataclass(value):
+            check_values(value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            option = f"--{field.name.replace('_', '-')}"
+            if not math.isfinite(value):
+                raise UserError(f"{option} is a number, not {value}")
+            for allowed in ranges_of(declared[field.name]):
+                if not allowed.low <= value <= allowed.high or (allowed.above and value == allowed.low):
+                    raise UserError(f"{option} has to be {allowed}, not {value:g}")
+
+
+def ranges_of(annotation: Any) -> list[Between]:
+    """Every `Between` in an annotation, also inside `X | None`."""
+    inner = [entry for part in get_args(annotation) if not isinstance(part, Between) for entry in ranges_of(part)]
+    return [*(part for part in get_args(annotation) if isinstance(part, Between)), *inner]
 
 
 def parse(Args, settle=None, argv=None):
