@@ -236,9 +236,15 @@ def refuse_others(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> 
     names = run_folder.varying([before, now])
     names += [name for name in run_folder.PATH_SETTINGS if before.get(name) != now.get(name)]
     if names:
-        listed = "; ".join(f"{name.replace('_', ' ')}: {before.get(name)} there, {now.get(name)} now" for name in names)
+        listed = "; ".join(f"{name.replace('_', ' ')}: {spell(before.get(name))} there, {spell(now.get(name))} now"
+                           for name in names)
         raise UserError(f"{folder} holds a run with other settings ({listed}). Use another --runs folder, or --fresh "
                         f"to start over.")
+
+
+def spell(value: Any) -> str:
+    """A setting's value in a message."""
+    return " ".join(map(str, value)) or "none" if isinstance(value, list) else "none" if value is None else str(value)
 
 
 def refuse_other_data(folder: Path, before: dict[str, Any] | None, now: dict[str, Any]) -> None:

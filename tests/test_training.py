@@ -80,7 +80,8 @@ def command_line(demo_root, runs):
     """What the fixture `trained` does, as typed."""
     options = [part for option in OPTIONS for part in ("--data", option)]
     return ["train_baseline.py", "--dataset", "demo", "--root", str(demo_root), *options, "--image-size", str(SIZE),
-            "--epochs", "2", "--batch-size", "32", "--precision", "32", "--workers", "0", "--runs", str(runs)]
+            "--epochs", "2", "--batch-size", "32", "--precision", "32", "--workers", "0", "--runs", str(runs),
+            "--keep-last"]
 
 
 @pytest.fixture(scope="module")
@@ -255,17 +256,17 @@ def test_killed_run_repeats_from_the_last_checkpoint(trained, train_args, monkey
 @pytest.mark.slow  # two starts of a process; the tests above kill inside one
 def test_kill_9_of_the_process(train_args, demo_root, tmp_path, whole):
     command = [sys.executable, *command_line(demo_root, tmp_path)]
-    folder = tmp_path / "demo/baseline/ce/noise0/seed0"
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # the sum's order depends on it
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     give_up = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < give_up and not (folder / "last.pt").exists():
+    while process.poll() is None and time.monotonic() < give_up and not list(tmp_path.rglob("last.pt")):
         time.sleep(0.01)
     process.kill()
     process.wait()
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert_same_run(folder, train(train_args()))
+    (last,) = tmp_path.rglob("last.pt")
+    assert_same_run(last.parent, train(train_args(runs=tmp_path / "whole")))
 
 
 def test_data_that_changed_is_refused(train_args, monkeypatch):
@@ -679,11 +680,11 @@ def torchrun(arguments, **environment):
 def test_two_processes_train_and_score_as_one(train_args, demo_root, built, tmp_path, whole):
     done = torchrun(command_line(demo_root, tmp_path))
     assert done.returncode == 0, done.stderr
-    folder = tmp_path / "demo/baseline/ce/noise0/seed0"
+    (folder,) = (tmp_path / "demo/baseline/ce/noise0").glob("seed0-*")
     assert json.loads((folder / "environment.json").read_text())["processes"] == 2
     assert len(list(csv.DictReader(open(folder / "metrics.csv")))) == 2
 
-    scored, run = train(train_args(epochs=1, seed=1)), tmp_path / "copy"
+    scored, run = train(train_args(epochs=1, seed=1, runs=tmp_path / "one")), tmp_path / "copy"
     shutil.copytree(scored, run)
     score_again(scored, built)
     done = torchrun(["evaluate.py", str(run), "--set", str(built), "--precision", "32", "--workers", "0"])
