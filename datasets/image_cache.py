@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import io
 import json
+import math
 import mmap
 import os
 import re
@@ -46,7 +47,7 @@ class ImageCache:
         self.file, self.paths, self.boxes, self.size = file, paths, boxes, size
         self.read, self.hashes = read, hashes
         self.shape = (len(paths), size, size, 3)
-        self._header = _header(self.shape)
+        self._header, self._picture_bytes = _header(self.shape), size * size * 3
         self._prepare()
 
     def _prepare(self):
@@ -85,7 +86,7 @@ class ImageCache:
         the first release are). Raises UserError; what could not be finished leaves no file of pixels behind."""
         file = folder / f"{_key(paths, boxes, size)}.npy"
         shape = (len(paths), size, size, 3)
-        need = len(_header(shape)) + int(np.prod(shape))
+        need = _file_bytes(shape)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _remove_remains(folder)
@@ -105,10 +106,10 @@ class ImageCache:
         file = self._open_file  # held here, so that no other thread closes it meanwhile
         if file is None:
             file = self._open_file = open(self.file, "rb", buffering=0)
-        start = len(self._header) + first * int(np.prod(self.shape[1:]))
-        buffer, done = memoryview(pixels).cast("B"), 0
-        while done < len(buffer):
-            count = os.preadv(file.fileno(), [buffer[done:]], start + done)
+        number, start = file.fileno(), len(self._header) + first * self._picture_bytes
+        done = os.preadv(number, [pixels], start)
+        while done < pixels.nbytes:  # a read may end early, as at 2 GiB; at the end of the file it gives nothing
+            count = os.preadv(number, [memoryview(pixels).cast("B")[done:]], start + done)
             if count == 0:
                 return False
             done += count
@@ -153,7 +154,7 @@ class ImageCache:
         number = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             _write_at(number, self._header, 0)
-            _write_at(number, pixels, len(self._header) + block * BLOCK * int(np.prod(self.shape[1:])))
+            _write_at(number, pixels, len(self._header) + block * BLOCK * self._picture_bytes)
         finally:
             os.close(number)
         return pixels
@@ -198,6 +199,10 @@ def _header(shape):
     return header.getvalue()
 
 
+def _file_bytes(shape):
+    return len(_header(shape)) + math.prod(shape)
+
+
 def _hash(pixels):
     return hashlib.sha256(pixels).hexdigest()
 
@@ -222,8 +227,8 @@ def _stored_hashes(file, shape):
         state, header = os.fstat(number), _header(shape)
         if not stat.S_ISREG(state.st_mode):
             raise UserError(f"--cache: {file} is no regular file; move it away")
-        if state.st_size != len(header) + int(np.prod(shape)):
-            reason = f"it has {state.st_size} bytes instead of {len(header) + int(np.prod(shape))}"
+        if state.st_size != _file_bytes(shape):
+            reason = f"it has {state.st_size} bytes instead of {_file_bytes(shape)}"
         elif pixels.read(len(header)) != header:
             reason = "its header is damaged"
         else:
@@ -269,7 +274,7 @@ def _fill(file, paths, boxes, shape, read):
     """Decode all pictures into `file` and return the hashes of its blocks. The lock is held. The space is reserved
     first, and pixels are written by position: a full disk is an error here, not a signal that ends the process."""
     header, size = _header(shape), shape[1]
-    need = len(header) + int(np.prod(shape))
+    need = _file_bytes(shape)
     for old in (file, _hashes_file(file)):
         old.unlink(missing_ok=True)  # there may be no room for both
     room = shutil.disk_usage(file.parent).free
@@ -281,7 +286,7 @@ def _fill(file, paths, boxes, shape, read):
 
     def fill(block):
         pixels = _decode_block(block, paths, boxes, size, read)
-        _write_at(number, pixels, len(header) + block * BLOCK * int(np.prod(shape[1:])))
+        _write_at(number, pixels, len(header) + block * BLOCK * size * size * 3)
         return _hash(pixels), len(pixels)
 
     try:
