@@ -216,7 +216,7 @@ def _read_upright(file, label):
         stripped = without_metadata(_all_bytes(file))
         if stripped is not None:
             return _pixels(io.BytesIO(stripped[0]), label, stripped[1])
-    except Exception:  # noqa: S110 - the first reason is the one that speaks of the file as it is
+    except Exception:  # the first reason is the one that speaks of the file as it is
         pass
     raise UserError(f"{label}: not a readable image ({_reason(reason, file)})") from None
 
