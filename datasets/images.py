@@ -1,18 +1,50 @@
 """Pictures from files: decode, crop, convert to RGB, resize, and a cache of the result. One way in for every room."""
-import fcntl
-import hashlib
+import io
+import logging
 import os
-import shutil
+import re
+import stat
+import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+# The plugins are imported by name: what is not imported here cannot be started by a file.
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 from tqdm import tqdm
 
 from cli import UserError, first_line
+from datasets.image_cache import ImageCache
+from datasets.image_metadata import orientation_of, without_metadata
 
 MAX_PIXELS = 64_000_000  # refused above: a small file can unpack into all the memory there is
+MAX_BYTES = 2**30  # refused above: 64 megapixels in 16 bits with alpha need half of it
+MIN_OVERLAP = 0.1  # the smallest fraction of a box's area that must lie in its picture; faces at the border stick out
+SIZES_AT_ONCE = 64  # pictures whose headers a thread reads before it takes the next ones
+
+_PLUGINS = (JpegImagePlugin.JpegImageFile, PngImagePlugin.PngImageFile, WebPImagePlugin.WebPImageFile,
+            BmpImagePlugin.BmpImageFile, TiffImagePlugin.TiffImageFile, GifImagePlugin.GifImageFile)
+FORMATS = tuple(plugin.format for plugin in _PLUGINS)  # the only formats that are read
+MAGIC = {"JPEG": (b"\xff\xd8\xff",), "PNG": (b"\x89PNG\r\n\x1a\n",), "WebP": (b"RIFF",), "BMP": (b"BM",),
+         "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "GIF": (b"GIF8",)}
+_PILLOW = re.compile(r"PIL\.")
+_TURNS = {  # orientation -> how the stored pixels become upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def inside(root, path):
@@ -42,84 +74,230 @@ def on_disk(root, paths):
     return present
 
 
-def decode(path, box=None):
+def decode(path: str | os.PathLike | BinaryIO, box: Sequence[float] | None = None) -> Image.Image:
     """One picture as a PIL image in RGB, upright, cropped.
 
-    path: file; box: (left, top, right, bottom) in pixels of the upright picture, or None (or NaN) for all of it. Grey,
-    palette, alpha, 16-bit and CMYK pictures become RGB, EXIF rotation is applied. Raises UserError naming the file when
-    it is missing, truncated, not a picture, or above 64 megapixels.
+    path: file, or an open file in memory (its attribute `name`, where it has one, stands in messages);
+    box: (left, top, right, bottom) in pixels of the upright picture, or None (or NaN) for all of it.
+
+    JPEG, PNG, WebP, BMP, TIFF and GIF are read, of several frames the first. Grey, palette, alpha, CMYK, 16-bit (the
+    high byte counts) and float pictures (0 to 1) become RGB; the rotation in EXIF or XMP is applied, and no other tag
+    counts: pictures whose pixels are sound are read whatever their metadata say.
+    Raises UserError naming the file when it is missing, no regular file, truncated, not a picture of these formats,
+    above 64 megapixels or 1 GiB, holds values outside the range of its type, or when `box_fits` says that the box does
+    not belong to it. Parts of the box outside the picture are black.
     """
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"{path}: {image.width}x{image.height} is above 64 megapixels: refused")
-            image = _rgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such image") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: not a readable image ({first_line(error)})") from None
+    label = _label(path)
+    with _opened(path, label) as file:
+        image = _read_upright(file, label)
     if box is None or np.isnan(box).any():
         return image
+    if not box_fits(np.array([box], np.float64), np.array([image.size]))[0]:
+        sides = ", ".join(f"{side:g}" for side in box)
+        raise UserError(f"{label}: the box (left, top, right, bottom) = ({sides}) does not fit the picture of "
+                        f"{image.width}x{image.height} pixels; at least a tenth of its area has to lie inside")
     return image.crop(tuple(int(round(side)) for side in box))
 
 
-def read_image(path, size, box=None):
-    """`decode` at the model's size: uint8 (size, size, 3), bilinear with antialiasing (torchvision's Resize on PIL)."""
+def read_image(path: str | os.PathLike | BinaryIO, size: int, box: Sequence[float] | None = None) -> np.ndarray:
+    """`decode` at the model's size: uint8 (size, size, 3), bilinear with antialiasing (torchvision's Resize on PIL).
+    Raises UserError as `decode` does."""
     image = decode(path, box)
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     return np.array(image)
 
 
+def box_fits(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Which boxes belong to their pictures?
+
+    boxes: float (N, 4), left, top, right, bottom in pixels of the upright picture, NaN for the whole picture;
+    sizes: int (N, 2), width and height as `picture_sizes` gives them. Returns bool (N,).
+    A box fits when, its sides rounded to whole pixels, it has an area of 1 to 64 megapixels and at least a tenth of
+    that area (`MIN_OVERLAP`) lies in the picture. The whole picture always fits. So does every box where the size is
+    unknown (-1): the decoder reports such a picture.
+    """
+    boxes, sizes = np.rint(np.asarray(boxes, np.float64)), np.asarray(sizes)
+    left, top, right, bottom = boxes.T
+    width, height = sizes.T
+    with np.errstate(all="ignore"):  # infinite sides give NaN, and NaN fits nowhere
+        area = (right - left) * (bottom - top)
+        inner_width = np.minimum(right, width) - np.maximum(left, 0)
+        inner_height = np.minimum(bottom, height) - np.maximum(top, 0)
+        inner_area = np.maximum(inner_width, 0) * np.maximum(inner_height, 0)
+        belongs = (right > left) & (bottom > top) & (area <= MAX_PIXELS) & (inner_area >= MIN_OVERLAP * area)
+    return belongs | np.isnan(boxes).any(axis=1) | (sizes < 0).any(axis=1)
+
+
+def picture_sizes(root: str | os.PathLike, paths: Sequence[str]) -> np.ndarray:
+    """Width and height of pictures as `decode` gives them (upright), from their headers alone.
+
+    paths: N texts below the root. Returns int64 (N, 2), -1 where a header cannot be read or `decode` would refuse the
+    size. Shows a bar while it works.
+    """
+    sizes = np.full((len(paths), 2), -1, np.int64)
+
+    def fill(start):
+        for i in range(start, min(start + SIZES_AT_ONCE, len(paths))):
+            try:
+                sizes[i] = _upright_size(inside(root, paths[i]))
+            except Exception:  # `decode` says what is wrong when the picture is used
+                continue
+
+    starts = range(0, len(paths), SIZES_AT_ONCE)
+    with ThreadPoolExecutor() as pool, tqdm(desc="sizes of the pictures", total=len(paths), disable=None) as bar:
+        for start, _ in zip(starts, pool.map(fill, starts), strict=True):
+            bar.update(min(SIZES_AT_ONCE, len(paths) - start))
+    return sizes
+
+
+def _upright_size(path):
+    label = _label(path)
+    with _opened(path, label) as file:
+        try:
+            image, orientation = _open_header(file, label), None
+        except UserError:
+            raise
+        except Exception:
+            stripped = without_metadata(_all_bytes(file))
+            if stripped is None:
+                raise
+            image, orientation = _open_header(io.BytesIO(stripped[0]), label), stripped[1]
+        turned = (orientation or orientation_of(image)) >= 5
+        return image.size[::-1] if turned else image.size
+
+
+def _label(path):
+    """How messages name a file: one line, without control characters."""
+    text = str(path if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "a picture in memory"))
+    return text if text.isprintable() else ascii(text)
+
+
+@contextmanager
+def _opened(path, label):
+    """The file, open for reading. Only regular files: a pipe would block, a device may never end."""
+    if not isinstance(path, (str, os.PathLike)):
+        yield path
+        return
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise UserError(f"{label}: no such image") from None
+    except OSError as error:
+        raise UserError(f"{label}: {error.strerror}") from None
+    except ValueError as error:  # a name that cannot be one
+        raise UserError(f"{label}: {first_line(error)}") from None
+    state = os.fstat(number)
+    if not stat.S_ISREG(state.st_mode):
+        os.close(number)
+        what = "a folder" if stat.S_ISDIR(state.st_mode) else "no regular file"
+        raise UserError(f"{label}: {what}, not an image")
+    with open(number, "rb") as file:
+        if state.st_size > MAX_BYTES:
+            raise UserError(f"{label}: {state.st_size / 2**30:.1f} GiB is too much for an image: refused above 1 GiB")
+        yield file
+
+
+def _all_bytes(file):
+    file.seek(0)
+    return file.read(MAX_BYTES)
+
+
+def _read_upright(file, label):
+    """The picture in an open file, in RGB and upright. Where the decoder fails, it gets a second chance without the
+    metadata: they must not decide over sound pixels. Raises UserError."""
+    try:
+        return _pixels(file, label)
+    except UserError:
+        raise
+    except Exception as error:  # of a damaged file a decoder may raise anything
+        reason = error
+    try:
+        stripped = without_metadata(_all_bytes(file))
+        if stripped is not None:
+            return _pixels(io.BytesIO(stripped[0]), label, stripped[1])
+    except Exception:  # the first reason is the one that speaks of the file as it is
+        pass
+    raise UserError(f"{label}: not a readable image ({_reason(reason, file)})") from None
+
+
+def _open_header(file, label):
+    """The picture in an open file with nothing decoded yet. Raises what Pillow raises, and UserError on its size."""
+    _silence_pillow()
+    image = Image.open(file, formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise UserError(f"{label}: {image.width}x{image.height} is above 64 megapixels: refused")
+    return image
+
+
+def _pixels(file, label, orientation=None):
+    image = _open_header(file, label)
+    image.load()
+    if image.width * image.height > MAX_PIXELS:  # loading may have changed the size
+        raise UserError(f"{label}: {image.width}x{image.height} is above 64 megapixels: refused")
+    turn = _TURNS.get(orientation or orientation_of(image))
+    return _rgb(image if turn is None else image.transpose(turn))
+
+
+def _silence_pillow():
+    """Keep Pillow's warnings and log about metadata off the screen: they name no file, and this module judges for
+    itself.
+
+    The filter is set when the first picture is read and stays. `warnings.catch_warnings` is no way: it swaps the
+    filters of the whole process, and pictures are decoded in threads.
+    """
+    if ("ignore", None, Warning, _PILLOW, 0) not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_PILLOW.pattern)
+    logger = logging.getLogger("PIL")
+    if not logger.handlers:  # without one, Python prints what is logged as an error
+        logger.addHandler(logging.NullHandler())
+
+
+def _reason(error, file):
+    """What an exception of the decoder means, in a few words of one line."""
+    if isinstance(error, UnidentifiedImageError):
+        file.seek(0)
+        start = file.read(8)
+        names = [name for name, beginnings in MAGIC.items() if start.startswith(beginnings)]
+        if names:
+            return f"its {names[0]} header is damaged"
+        return f"it is none of {', '.join(list(MAGIC)[:-1])} and {list(MAGIC)[-1]}"
+    if isinstance(error, MemoryError):
+        return "too little memory to decode it"
+    text = first_line(error)[:200]
+    text = text if text.isprintable() else ascii(text)
+    known = isinstance(error, (OSError, SyntaxError, ValueError, Image.DecompressionBombError))
+    return text if known else f"the decoder failed: {text}"
+
+
 def _rgb(image):
+    """Any mode as RGB. Raises ValueError on values outside the range of their type: clipped they would look like a
+    picture."""
     if image.mode.startswith("I;16") or image.mode == "I":  # PIL would clip 16 bits to 8, not scale
-        image = Image.fromarray((np.asarray(image, np.uint32) >> 8).astype(np.uint8))
+        values = np.asarray(image).astype(np.int64)
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high > 65535:
+            raise ValueError(f"its integers range from {low} to {high}; 0 to 65535 can be read")
+        if 0 < high < 256:
+            raise ValueError(f"its 16-bit values end at {high}, so they would all be black; save it with 8 bits")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        values = np.asarray(image)
+        if not np.isfinite(values).all():
+            raise ValueError("it holds values that are not finite")
+        low, high = float(values.min()), float(values.max())
+        if low < 0 or high > 1:
+            raise ValueError(f"its values range from {low:g} to {high:g}; floats from 0 to 1 can be read")
+        image = Image.fromarray(np.rint(255 * values).astype(np.uint8))
     return image.convert("RGB")
 
 
-def open_cache(folder, paths, boxes, size):
-    """All pictures decoded, as one memory-mapped uint8 (N, size, size, 3) in `folder`; made on the first call.
+def open_cache(folder: str | os.PathLike, paths: Sequence[Path], boxes: np.ndarray, size: int) -> ImageCache:
+    """All pictures decoded, in one file in `folder`, made on the first call: an `ImageCache` whose item i is uint8
+    (size, size, 3).
 
     paths: N files; boxes: float (N, 4), NaN for the whole picture. The file's name depends on paths, boxes, size and
     each picture's length and time of change: changed pictures make a new cache. Several processes may call at once: one
     decodes, the others wait. Raises UserError on an unreadable picture or too little room.
     """
-    key = hashlib.sha256(repr(size).encode() + np.ascontiguousarray(boxes, np.float64).tobytes())
-    for path in paths:
-        try:
-            state = os.stat(path)
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}") from None
-        key.update(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
-    file = Path(folder) / f"{key.hexdigest()[:32]}.npy"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with open(file.with_suffix(".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not file.exists():
-                _fill_cache(file, paths, boxes, size)
-    except OSError as error:
-        raise UserError(f"--cache {folder}: {error.strerror}") from None
-    return np.load(file, mmap_mode="r", allow_pickle=False)
-
-
-def _fill_cache(file, paths, boxes, size):
-    shape = (len(paths), size, size, 3)
-    need, room = len(paths) * size * size * 3, shutil.disk_usage(file.parent).free
-    if need > room:
-        raise UserError(f"--cache {file.parent}: {need / 2**30:.1f} GiB of decoded pictures do not fit into the "
-                        f"{room / 2**30:.1f} GiB that are free")
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        pixels = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
-
-        def fill(i):
-            pixels[i] = read_image(paths[i], size, boxes[i])
-
-        with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter's lock
-            for _ in tqdm(pool.map(fill, range(len(paths))), "decoding into the cache", len(paths), disable=None):
-                pass
-        pixels.flush()
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return ImageCache.open(Path(folder), paths, boxes, size, read_image)
