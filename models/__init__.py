@@ -123,7 +123,8 @@ def _expected(annotation: Any) -> str:
     if get_args(annotation):
         return " or ".join(repr(choice) if isinstance(choice, str) else _expected(choice)
                            for choice in get_args(annotation))
-    return {bool: "true or false", str: "a text", int: "a whole number", float: "a number", NoneType: "null"}[annotation]
+    words = {bool: "true or false", str: "a text", int: "a whole number", float: "a number", NoneType: "null"}
+    return words[annotation]
 
 
 def _shortened(value: Any) -> str:

@@ -140,9 +140,15 @@ class _Inert:
 
 def _reason(path: Path, error: Exception) -> str:
     """Why a file of torch.save could not be read: the rest of a sentence that begins with "FILE is "."""
-    names, has_tensors = weight_files.pickled_names(path)
+    names, has_tensors, protocol = weight_files.pickled_names(path)
+    if protocol > 2 and has_tensors and not names:
+        lines = weight_files.lines_of_advice(path, "torch.load", _way_to_state(path, names), ", weights_only=False")
+        return (f"written with protocol {protocol} of pickle, which cannot be loaded safely. If you trust its source, "
+                f"save its state dict once, in Python, and give the new file:\n{lines}")
     if not names:
         return f"not a file of plain tensors, or damaged ({type(error).__name__} on reading it)"
+    if any(map(weight_files.is_dangerous, names)):
+        return weight_files.warning(names)
     if not has_tensors:
         return f"not a file of plain tensors: it holds {', '.join(names[:3])}, and no tensors"
     return weight_files.holds_objects(path, names, _way_to_state(path, names))

@@ -50,10 +50,11 @@ class TimmModel(Model):
                 with torch.no_grad():
                     features = self.backbone.eval()(torch.zeros(1, 3, self.size, self.size))
         except Exception as error:  # networks have their own ways of not being built
-            hint = ""
+            hint = "Choose another --image-size or --backbone"
             if "drop_path_rate" in str(error):
-                hint = f"; it has no stochastic depth: train_baseline.py --backbone {backbone} builds it without"
-            raise UserError(f"timm cannot build {backbone} for {self.size} pixels: {first_line(error)}{hint}") from None
+                hint = f"It has no stochastic depth: train_baseline.py --backbone {backbone} builds it without"
+            raise UserError(f"timm cannot build {backbone} for {self.size} pixels ({first_line(error)}). "
+                            f"{hint}.") from None
         if not isinstance(features, torch.Tensor) or features.ndim != 2:
             raise UserError(f"timm's network {backbone} gives no single vector of features for an image; "
                             f"choose another --backbone")

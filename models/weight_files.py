@@ -6,6 +6,7 @@ import stat
 import sys
 import sysconfig
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 HEAD = 4096  # bytes of the file's beginning that are looked at
@@ -19,6 +20,7 @@ SIGNATURES = (
     (b"\xfd7zXZ\x00", "compressed by xz; unpack it first"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it first"),
     (b"Rar!", "a RAR archive; unpack it first"),
+    (b"PK\x05\x06", "an empty zip archive"),
     (b"\x89PNG", "a picture, not a checkpoint"),
     (b"\xff\xd8\xff", "a picture, not a checkpoint"),
     (b"%PDF", "a PDF document, not a checkpoint"),
@@ -71,7 +73,7 @@ def foreign_kind(path: Path) -> str:
     if len(head) > 1 and head[0] == 0x80 and head[1] <= 5:
         return "" if TORCH_PICKLE.startswith(head[:len(TORCH_PICKLE)]) else _kind_of_pickle(path)
     text = head.decode("utf-8", "ignore")
-    if sum(character.isprintable() or character.isspace() for character in text) > 0.95 * len(head):
+    if sum(character.isprintable() or character.isspace() for character in text) > 0.9 * len(head):
         beginning = "".join(character if character.isprintable() else " " for character in text[:40]).strip()
         return f"a text file (it begins with {beginning!r}), not a file of plain tensors"
     return "not a file of plain tensors: neither torch.save nor safetensors wrote it, or it is damaged"
@@ -107,10 +109,9 @@ def zip_problem(path: Path) -> str:
 
 
 def _kind_of_pickle(path: Path) -> str:
-    names, _ = pickled_names(path)
-    threat = next(filter(is_dangerous, names), None)
-    if threat:
-        return _warning(threat)
+    names, _, _ = pickled_names(path)
+    if any(map(is_dangerous, names)):
+        return warning(names)
     new = new_name(path)
     content = f" (it holds {', '.join(names[:3])})" if names else ""
     return (f"a plain pickle, not a file of torch.save{content}. Loading it runs code from it. If you trust its "
@@ -129,14 +130,15 @@ def lines_of_advice(path: Path, loader: str, suffix: str, options: str = "", fir
     what the function `loader` gives."""
     return (f"  {first}\n"
             f"  state = {loader}({str(path)!r}, map_location='cpu'{options}){suffix}\n"
-            f"  torch.save(state, {new_name(path)!r})")
+            "  torch.save({key: value for key, value in state.items() if torch.is_tensor(value)}, "
+            f"{new_name(path)!r})")
 
 
-def pickled_names(path: Path) -> tuple[list[str], bool]:
+def pickled_names(path: Path) -> tuple[list[str], bool, int]:
     """(names of the classes and functions in the pickles of a checkpoint that torch.load does not rebuild by itself, in
-    their order; whether there are tensors). The pickles are taken apart, never run. What is damaged gives what was
-    found before the damage."""
-    names, has_tensors = {}, False
+    their order; whether there are tensors; the protocol of the last pickle, 0 where there is none). The pickles are
+    taken apart, never run. What is damaged gives what was found before the damage."""
+    names, has_tensors, protocol = {}, False, 0
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -147,19 +149,36 @@ def pickled_names(path: Path) -> tuple[list[str], bool]:
             data = path.read_bytes()[:LARGEST]
             streams = _consecutive_pickles(data)
         for stream in streams:
-            strings = []
-            for opcode, argument, _ in pickletools.genops(stream):
-                if opcode.name in ("GLOBAL", "INST"):
-                    names[argument.replace(" ", ".", 1)] = True
-                elif opcode.name == "STACK_GLOBAL" and len(strings) > 1:
-                    names[".".join(strings[-2:])] = True
-                elif isinstance(argument, str):
-                    strings.append(argument)
-                has_tensors |= opcode.name in ("BINPERSID", "PERSID")
+            protocol = stream[1] if stream[:1] == b"\x80" else 0
+            for name in _names_in(stream):
+                names[name] = True
+            has_tensors |= any(opcode.name in ("BINPERSID", "PERSID") for opcode, _, _ in pickletools.genops(stream))
     except Exception:  # what is damaged can fail in any way; the names found so far are enough
         pass
     names = [name for name in names if NAME.fullmatch(name)]  # others have no meaning: the file is damaged
-    return [name for name in names if not PLAIN.fullmatch(name)], has_tensors
+    return [name for name in names if not PLAIN.fullmatch(name)], has_tensors, protocol
+
+
+def _names_in(stream: bytes) -> Iterator[str]:
+    """The classes and functions that a pickle names, as module.name. Later protocols take both from the stack, where
+    strings are put by their value or from the memo."""
+    strings, memo = [], {}
+    newest = None  # the string that was put last, if nothing came after it
+    for opcode, argument, _ in pickletools.genops(stream):
+        if opcode.name in ("GLOBAL", "INST"):
+            yield argument.replace(" ", ".", 1)
+            newest = None
+        elif opcode.name == "STACK_GLOBAL":
+            yield ".".join(strings[-2:])
+            newest = None
+        elif opcode.name == "MEMOIZE":
+            memo[len(memo)] = newest
+        elif opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            memo[argument] = newest
+        else:
+            newest = memo.get(argument) if opcode.name in ("GET", "BINGET", "LONG_BINGET") else argument
+            if isinstance(newest, str):
+                strings.append(newest)
 
 
 def _consecutive_pickles(data: bytes) -> list[bytes]:
@@ -184,16 +203,15 @@ def is_dangerous(name: str) -> bool:
     return module in DANGEROUS
 
 
-def _warning(name: str) -> str:
+def warning(names: list[str]) -> str:
+    """What to say of a file that names such functions."""
+    name = next(filter(is_dangerous, names))
     return f"no honest checkpoint: loading it would call {name}. Do not load it in any other way either"
 
 
 def holds_objects(path: Path, names: list[str], suffix: str) -> str:
     """What to say of a checkpoint that holds objects of the classes `names`: which, and how to save its state dict
     once. suffix: the expression that takes the state dict out of what torch.load gives."""
-    threat = next(filter(is_dangerous, names), None)
-    if threat:
-        return _warning(threat)
     modules = [name.rpartition(".")[0] for name in names]
     own = [name.removeprefix("__main__.") for name in names if name.startswith("__main__.")]
     first = "import torch" + "".join(f"; {name} = type({name!r}, (), {{}})" for name in own)

@@ -57,8 +57,10 @@ SOUND = {"class": "models.dmue.DMUE", "arguments": {"num_classes": 3, "image_siz
 
 @pytest.mark.parametrize("change, message", [
     ({"weights": "x"}, "has no argument 'weights'"), ({"self": 1}, "has no argument 'self'"),
-    ({"num_classes": 1}, "num_classes"), ({"num_classes": 10**9}, "num_classes"), ({"num_classes": 8.0}, "num_classes"),
-    ({"num_classes": True}, "num_classes"), ({"num_classes": "8"}, "num_classes"), ({"num_classes": [8]}, "num_classes"),
+    ({"num_classes": 1}, "num_classes"), ({"num_classes": 10**9}, "num_classes"),
+    ({"num_classes": 8.0}, "num_classes"),
+    ({"num_classes": True}, "num_classes"), ({"num_classes": "8"}, "num_classes"),
+    ({"num_classes": [8]}, "num_classes"),
     ({"num_classes": 1000}, "at least 2 and at most 100 for num_classes"),  # 34 GB of experts
     ({"image_size": 8}, "image_size"), ({"image_size": 10**6}, "image_size"), ({"image_size": None}, "image_size"),
     ({"stem": "other"}, "'standard' or 'dmue' for stem, not 'other'"), ({"stem": None}, "stem"), ({"stem": []}, "stem"),
@@ -134,7 +136,7 @@ def test_a_removed_network_is_said(monkeypatch):
 
 
 def test_a_network_without_stochastic_depth_names_the_way_out():
-    with pytest.raises(UserError, match="cannot be built|train_baseline.py --backbone vgg11") as caught:
+    with pytest.raises(UserError, match="train_baseline.py --backbone vgg11") as caught:
         TimmModel(3, 32, "vgg11", drop_path=0.1)
     assert "\n" not in str(caught.value)
 
@@ -145,7 +147,8 @@ def test_a_network_that_cannot_be_built_is_one_line(monkeypatch, problem):
     def broken(*given, **more):
         raise problem
     monkeypatch.setattr("models.swinv2.timm.create_model", broken)
-    with pytest.raises(UserError, match="timm cannot build test_resnet for 32 pixels: .") as caught:
+    message = r"timm cannot build test_resnet for 32 pixels \(.*\). Choose another"
+    with pytest.raises(UserError, match=message) as caught:
         TimmModel(3, 32, "test_resnet")
     assert "\n" not in str(caught.value)
 
