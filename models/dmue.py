@@ -4,14 +4,14 @@ a confidence read off how an image's features agree with those of every class in
 In training all K + 1 last stages run; a test takes the trunk, the main one and its classifier: a plain ResNet-18.
 """
 import copy
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cli import UserError
-from models import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from cli import Between, Fraction, UserError
+from models import IMAGENET_MEAN, IMAGENET_STD, ImageSize, Normalize
 from models.resnet import ResNetModel
 
 NORMALIZATION = {"imagenet": (IMAGENET_MEAN, IMAGENET_STD), "half": ((0.5,) * 3, (0.5,) * 3)}
@@ -37,8 +37,11 @@ class DMUE(ResNetModel):
     neck: a BatchNorm without bias, one for all branches, on the pooled features. dropout: before every classifier.
     """
 
-    def __init__(self, num_classes, image_size, stem="standard", normalize="imagenet", experts="joint", missing="mask",
-                 test_scale=False, neck=False, dropout=0.0):
+    def __init__(self, num_classes: Annotated[int, Between(2, 100)],  # each with an expert of 34 MB
+                 image_size: ImageSize, stem: Literal["standard", "dmue"] = "standard",
+                 normalize: Literal["imagenet", "half"] = "imagenet",
+                 experts: Literal["joint", "split", "eval"] = "joint", missing: Literal["mask", "zero"] = "mask",
+                 test_scale: bool = False, neck: bool = False, dropout: Fraction = 0.0):
         super().__init__(num_classes, image_size, stem=stem, normalize=normalize, experts=experts, missing=missing,
                          test_scale=test_scale, neck=neck, dropout=dropout)
         self.pass_kind, self.missing, self.test_scale = experts, missing, test_scale

@@ -1,47 +1,55 @@
 """Weights to start from: `imagenet` (fetched once), `none`, or a local file. Never a silent fallback.
 
-Files of the face-recognition and FER projects differ in wrapping, prefixes and names; what is understood: the state
+Files of the face-recognition and FER projects differ in wrapping, prefixes and names. These are understood: the state
 dict bare or under one of `WRAPPERS`; keys with any of `PREFIXES` before them; a ResNet kept as `nn.Sequential` of its
 parts (as in the FER-C release). Classifiers and other parts that the backbone does not have are skipped and named.
+
+A file is for another network, and refused, if one of these holds:
+- fewer than half of the backbone's convolution and linear weights are in it (BatchNorms of equal width are in many
+  networks and do not count);
+- a weight, bias or statistic of a layer is in it with another shape. Allowed are another number of input channels of
+  the first convolution and another number of classes of the classifier: these tensors keep their initial values, as
+  do tables of positions;
+- it has a convolution or linear weight in a part of the backbone (layer1, ...) where the backbone has none: the
+  network is deeper, or has other blocks.
 """
 import hashlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from cli import UserError, first_line
-from models import checkpoints
+from models import Model, checkpoints, weight_files
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "backbone")
 PREFIXES = ("module.", "model.", "backbone.", "base.", "encoder.", "features.", "feat_net.", "resnet.",
             "net.")
 SEQUENTIAL = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}  # of a ResNet
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+VALUES = ("weight", "bias", "running_mean", "running_var")  # last part of the names of a layer's tensors
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def load(model, weights):
+def load(model: Model, weights: str) -> dict[str, Any]:
     """Load `weights` into `model.backbone`, then tell the model by its `after_loading`.
 
     weights: "none", "imagenet" (what `model.imagenet_weights()` gives) or a path. Returns the report for the run's
     records: name, sha256 of the file or of the tensors, `loaded` (keys), `skipped` (key of the file -> why),
     `initialised` (keys of the backbone that keep their initial values). Raises UserError when weights cannot be had,
-    are not plain tensors, or hold fewer than half of the backbone's tensors.
+    are not plain tensors of finite numbers, or are for another network (the rule is at the top of this file).
     """
     if weights == "none":
         return {"name": "none"}
+    state, source = _imagenet(model) if weights == "imagenet" else _from_file(Path(weights))
+    where = weights if weights == "imagenet" else f"--weights {weights}"
     own = model.backbone.state_dict()
-    state, source = _imagenet(model) if weights == "imagenet" else _from_file(Path(weights), own)
-    loaded, skipped = {}, {}
-    for key, value in state.items():
-        if key not in own:
-            skipped[key] = "the backbone has no such tensor"
-        elif value.shape != own[key].shape:
-            skipped[key] = f"shape {tuple(value.shape)}, the backbone's is {tuple(own[key].shape)}"
-        else:
-            loaded[key] = value
-    if len(loaded) < len(own) / 2:
-        raise UserError(f"{weights}: only {len(loaded)} of the backbone's {len(own)} tensors are in it; it is for "
-                        f"another network. Use --weights imagenet, none, or a matching file.")
+    matching, skipped = _match(state, own, where)
+    _refuse_other_network(model.backbone, state, matching, skipped, where)
+    loaded = {key: _converted(name, state[name], own[key], where) for key, name in matching.items()}
     model.backbone.load_state_dict(own | loaded)
     model.after_loading()
     return source | {"loaded": sorted(loaded), "skipped": skipped, "initialised": sorted(set(own) - set(loaded))}
@@ -70,29 +78,209 @@ def _imagenet(model):
     return state, {"name": name, "sha256_of_tensors": digest.hexdigest()}
 
 
-def _from_file(path, own):
+def _from_file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """(the state dict in a file, for the report: its name, its hash, and where in the file it lies)."""
     try:
-        state = checkpoints.read(path)
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    except (FileNotFoundError, IsADirectoryError):
+        kind = weight_files.foreign_kind(path)
+    except FileNotFoundError:
         raise UserError(f"--weights {path}: no such file; use imagenet, none, or the path of a checkpoint") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise UserError(f"--weights {path} cannot be read ({reason})") from None
+    if kind:
+        raise UserError(f"--weights {path} is {kind}")
+    try:
+        content = checkpoints.read(path)
+        with open(path, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except Exception as error:  # what is damaged can fail in any way
-        raise UserError(f"--weights {path}: not a file of plain tensors that can be loaded safely "
-                        f"({first_line(error)})") from None
-    for key in WRAPPERS:
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
+        raise UserError(f"--weights {path} is {_reason(path, error)}") from None
+    state, keys = _unwrapped(content)
     if not isinstance(state, dict):
-        raise UserError(f"--weights {path}: holds no state dict")
-    state = {_renamed(key, own): value for key, value in state.items() if isinstance(value, torch.Tensor)}
-    return state, {"name": path.name, "sha256": sha256}
+        raise UserError(f"--weights {path} holds no state dict, but a {type(state).__name__}")
+    tensors = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise UserError(f"--weights {path} {_no_tensors(path, state, keys)}")
+    return tensors, {"name": path.name, "sha256": sha256} | ({"inside": ".".join(keys)} if keys else {})
 
 
-def _renamed(key, own):
-    """The key without the prefixes that keep it from being one of the backbone's; as it is where none helps."""
-    bare = key
-    while bare not in own and (prefix := next((p for p in PREFIXES if bare.startswith(p)), None)):
-        bare = bare.removeprefix(prefix)
-    if bare not in own:
-        bare = re.sub(r"^\d+", lambda number: SEQUENTIAL.get(number[0], number[0]), bare)
-    return bare if bare in own else key
+def _unwrapped(content: Any) -> tuple[Any, list[str]]:
+    """(the state dict in what a checkpoint holds, the keys that lead to it)."""
+    keys = []
+    for key in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            keys.append(key)
+    return content, keys
+
+
+def _no_tensors(path: Path, state: dict, keys: list[str]) -> str:
+    """What to say of a file without tensors where they are looked for."""
+    names = [str(key) for key in state]
+    shown = ", ".join(map(_shown, names[:8])) + (", ..." if len(names) > 8 else "")
+    place = f"under {keys[-1]!r}" if keys else "at its top"
+    text = f"holds no tensors {place}, only {shown or 'nothing'}"
+    inner = _key_of_tensors(state)
+    if inner is None:
+        return text
+    suffix = "".join(f"[{key!r}]" for key in [*keys, inner])
+    lines = weight_files.lines_of_advice(path, "torch.load", suffix, ", weights_only=True")
+    return f"{text}. Save the state dict under {inner!r} once, in Python, and give the new file:\n{lines}"
+
+
+class _Inert:
+    """Stands in for an object of a class that is not loaded: takes everything and does nothing."""
+
+    def __init__(self, *values, **more):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why a file of torch.save could not be read: the rest of a sentence that begins with "FILE is "."""
+    names, has_tensors, protocol = weight_files.pickled_names(path)
+    if protocol > 2 and has_tensors and not names:
+        lines = weight_files.lines_of_advice(path, "torch.load", _way_to_state(path, names), ", weights_only=False")
+        return (f"written with protocol {protocol} of pickle, which cannot be loaded safely. If you trust its source, "
+                f"save its state dict once, in Python, and give the new file:\n{lines}")
+    if not names:
+        return f"not a file of plain tensors, or damaged ({type(error).__name__} on reading it)"
+    if any(map(weight_files.is_dangerous, names)):
+        return weight_files.warning(names)
+    if not has_tensors:
+        return f"not a file of plain tensors: it holds {', '.join(names[:3])}, and no tensors"
+    return weight_files.holds_objects(path, names, _way_to_state(path, names))
+
+
+def _way_to_state(path: Path, names: list[str]) -> str:
+    """The expression that takes the state dict out of what torch.load gives. Objects of the classes `names` are
+    replaced by inert ones, so nothing of the file is run."""
+    is_module = any(name.startswith("torch.nn.") for name in names)
+    try:
+        with torch.serialization.safe_globals([(type("Inert", (_Inert,), {}), name) for name in names]):
+            content = checkpoints.read(path)
+    except Exception:  # the file may be damaged besides
+        return ".state_dict()" if is_module else "['state_dict']"
+    suffix = ""
+    for key in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), (dict, _Inert)):
+            content = content[key]
+            suffix += f"[{key!r}]"
+    if isinstance(content, _Inert):
+        return suffix + ".state_dict()"
+    if not suffix and isinstance(content, dict):
+        inner = _key_of_tensors(content)
+        suffix = "" if inner is None else f"[{inner!r}]"
+    return suffix
+
+
+def _key_of_tensors(content: dict) -> str | None:
+    """The first key under which a dict with tensors lies."""
+    for key, value in content.items():
+        if isinstance(value, dict) and any(isinstance(tensor, torch.Tensor) for tensor in value.values()):
+            return key if isinstance(key, str) and len(key) < 100 else None
+    return None
+
+
+def _shown(name: str) -> str:
+    """A name from a file for a message: in one line, of bounded length."""
+    return repr(name) if len(name) <= 80 else f"{name[:77]!r}..."
+
+
+def _spellings(key: str) -> Iterator[str]:
+    """The names that a tensor of a file may have in the backbone: as it is, without its prefixes one after the other,
+    and the name of the part that a number of an `nn.Sequential` stands for."""
+    name = key
+    prefix = ""
+    while prefix is not None:
+        name = name.removeprefix(prefix)
+        yield name
+        prefix = next((candidate for candidate in PREFIXES if name.startswith(candidate)), None)
+    numbered = re.sub(r"^\d+", lambda number: SEQUENTIAL.get(number[0], number[0]), name)
+    if numbered != name:
+        yield numbered
+
+
+def _match(state: dict, own: dict, where: str) -> tuple[dict[str, str], dict[str, str]]:
+    """({name in the backbone: name in the file} where the shapes agree, {name in the file: why it is skipped}).
+    Raises UserError where two tensors of the file fit one of the backbone."""
+    matching, skipped = {}, {}
+    for name, value in state.items():
+        key = next((spelling for spelling in _spellings(name) if spelling in own), None)
+        if key is None:
+            skipped[name] = "the backbone has no such tensor"
+        elif value.shape != own[key].shape:
+            skipped[name] = f"shape {tuple(value.shape)}, the backbone's is {tuple(own[key].shape)}"
+        elif key in matching:
+            raise UserError(f"{where} holds two tensors for {key} of the backbone, {_shown(matching[key])} "
+                            f"and {_shown(name)}; "
+                            f"save the network that you want in a file of its own")
+        else:
+            matching[key] = name
+    return matching, skipped
+
+
+def _refuse_other_network(backbone: nn.Module, state: dict, matching: dict, skipped: dict, where: str):
+    """Raises UserError where the file is for another network; the rule is at the top of this file."""
+    own, parts = backbone.state_dict(), dict(backbone.named_modules())
+    layers = [f"{name}.weight" for name, part in parts.items() if isinstance(part, LAYERS)]
+    classifier = _classifier_parts(backbone)
+    differing, surplus = None, None
+    for name in skipped:
+        spellings = list(_spellings(name))
+        key = next((spelling for spelling in spellings if spelling in own), None)
+        if key is not None:
+            part, _, last = key.rpartition(".")
+            first_layer = key == layers[0] and _differ_in_input_channels(state[name].shape, own[key].shape)
+            counts = last in VALUES and not isinstance(parts[part], nn.Embedding)
+            if counts and key not in matching and not first_layer and part not in classifier:
+                differing = differing or f"{_shown(name)} has {skipped[name]}"
+        elif name.endswith(".weight") and state[name].ndim > 1 and surplus is None:
+            inside = [spelling for spelling in spellings if _lies_in(spelling, own)]
+            if inside and inside[0].rpartition(".")[0] not in classifier:
+                surplus = f"it has {_shown(name)}, the backbone has no such layer"
+    found = sum(layer in matching for layer in layers)
+    ways_out = "Use --weights imagenet, none, or a matching file."
+    if 2 * found < len(layers):
+        reason = f" ({differing})" if differing else ""
+        raise UserError(f"{where}: only {found} of the backbone's {len(layers)} tensors of convolutions and linear "
+                        f"layers are in it{reason}; it is for another network. {ways_out}")
+    if differing or surplus:
+        raise UserError(f"{where} is for another network: {differing or surplus}. {ways_out}")
+
+
+def _classifier_parts(backbone: nn.Module) -> tuple[str, ...]:
+    """The names of the classifiers of a network of timm; their number of classes may differ."""
+    names = getattr(backbone, "pretrained_cfg", {}).get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _differ_in_input_channels(one: torch.Size, other: torch.Size) -> bool:
+    """Whether two shapes of a convolution's weight, (outputs, inputs, height, width), differ in the inputs alone."""
+    return len(one) == len(other) and one[:1] + one[2:] == other[:1] + other[2:]
+
+
+def _lies_in(name: str, own: dict) -> bool:
+    """Whether a tensor's name begins with a part of the backbone that has tensors."""
+    part = name.partition(".")[0]
+    return any(key.startswith(f"{part}.") for key in own)
+
+
+def _converted(name: str, value: torch.Tensor, own: torch.Tensor, where: str) -> torch.Tensor:
+    """The file's tensor as the backbone needs it. Raises UserError where that would lose its meaning."""
+    if not checkpoints.is_plain_tensor(value):
+        raise UserError(f"{where}: {_shown(name)} is sparse, quantized or without values; only dense tensors can be "
+                        f"loaded")
+    if value.is_complex() or own.is_floating_point() and value.dtype not in FLOATS:
+        theirs, ours = (str(tensor.dtype).removeprefix("torch.") for tensor in (value, own))
+        raise UserError(f"{where}: {_shown(name)} holds numbers of the type {theirs}, the backbone's are {ours}; save "
+                        f"it in that type")
+    value = value.detach().to(own.dtype)
+    if not torch.isfinite(value).all():
+        raise UserError(f"{where}: {_shown(name)} holds values that are not finite; the file is damaged, or its "
+                        f"training diverged")
+    if name.endswith("running_var") and (value < 0).any():
+        raise UserError(f"{where}: {_shown(name)} holds negative variances; the file is damaged")
+    return value

@@ -1,12 +1,13 @@
 """ResNet-18 (He et al., CVPR 2016, arXiv:1512.03385): the baseline's network and the trunk of others."""
 import socket
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models import ResNet18_Weights, resnet18
 
-from models import Model, Normalize
+from models import ImageSize, Model, Normalize, NumClasses
 
 FETCH_TIMEOUT = 20  # seconds without an answer
 SMALL = 4  # side of maps up to which `SmallMapConv` is the faster convolution
@@ -15,7 +16,7 @@ SMALL = 4  # side of maps up to which `SmallMapConv` is the faster convolution
 class ResNetModel(Model):
     """A model on torchvision's ResNet-18 without its classifier, `backbone`: uint8 (N, 3, S, S) -> (N, 512)."""
 
-    def __init__(self, num_classes, image_size, **options):
+    def __init__(self, num_classes: NumClasses, image_size: ImageSize, **options: Any):
         super().__init__(num_classes, image_size, **options)
         self.normalize = Normalize()
         self.backbone = resnet18(weights=None)
@@ -70,7 +71,7 @@ class SmallMapConv(nn.Conv2d):
 class ResNet18(ResNetModel):
     """A linear classifier on the pooled 512 features."""
 
-    def __init__(self, num_classes, image_size):
+    def __init__(self, num_classes: NumClasses, image_size: ImageSize):
         super().__init__(num_classes, image_size)
         self.classifier = nn.Linear(512, num_classes)
 

@@ -1,8 +1,11 @@
 """RUL's network (Zhang, Wang & Deng, NeurIPS 2021): features, and how uncertain they are."""
 import math
+from typing import Annotated
 
 from torch import nn
 
+from cli import Between, Fraction
+from models import NumClasses
 from models.resnet import ResNetModel
 
 FEATURES = 64
@@ -13,7 +16,8 @@ LARGEST = 10  # of |log variance|: exp stays finite in bfloat16
 class RUL(ResNetModel):
     """Two heads of one form on the feature map: mu, and log_var, which weighs the mixing in training alone."""
 
-    def __init__(self, num_classes, image_size, dropout=0.4):
+    def __init__(self, num_classes: NumClasses, image_size: Annotated[int, Between(16, 2048)],
+                 dropout: Fraction = 0.4):  # 2048: the heads grow with the area of the image, up to a gigabyte
         super().__init__(num_classes, image_size, dropout=dropout)
         inputs = 512 * math.ceil(image_size / 32) ** 2
 

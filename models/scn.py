@@ -1,13 +1,14 @@
 """SCN's network (Wang et al., CVPR 2020, arXiv:2002.10392): ResNet-18 with logits scaled by attention."""
 from torch import nn
 
+from models import ImageSize, NumClasses
 from models.resnet import ResNetModel
 
 
 class SCN(ResNetModel):
     """z = a (W f + b), a = sigmoid(v . f + c) in (0, 1): one importance a for each image (sections 3.2, 3.3)."""
 
-    def __init__(self, num_classes, image_size):
+    def __init__(self, num_classes: NumClasses, image_size: ImageSize):
         super().__init__(num_classes, image_size)
         self.attention = nn.Linear(512, 1)
         self.classifier = nn.Linear(512, num_classes)
