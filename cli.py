@@ -115,7 +115,8 @@ def spell_os_error(error: OSError) -> str:
 
 def first_line(error):
     """What an exception says, in one line and never empty."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
 
 
 def lock(folder, doing):

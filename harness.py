@@ -53,7 +53,7 @@ class Images(Dataset):
 
     def __getitem__(self, i):
         try:
-            hwc = read_image(self.paths[i], self.size, self.boxes[i]) if self.cached is None else self.cached[i].copy()
+            hwc = read_image(self.paths[i], self.size, self.boxes[i]) if self.cached is None else self.cached[i]
             return torch.from_numpy(hwc).permute(2, 0, 1), i
         except UserError as error:  # raised in a worker process it would arrive as a page of text
             return error, i

@@ -84,7 +84,7 @@ def epoch(fabric, args, images, number):
     began, work = time.perf_counter(), processor()
     total = 0
     for image, _ in harness.load_batches(fabric, images, batches, args.workers):
-        total += image[:, :, ::16, ::16].sum().item()  # look at every picture: a mapped file is read when it is used
+        total += image[:, :, ::16, ::16].sum().item()  # look at every picture: a cached file is read when it is used
     assert total > 0
     return np.array([time.perf_counter() - began, processor() - work])
 

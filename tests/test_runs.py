@@ -256,7 +256,7 @@ def test_a_checkpoint_with_wrong_fields_is_refused(run_args, damage):
     state |= damage
     state = {name: value for name, value in state.items() if value is not None}
     torch.save(state, folder / "last.pt")
-    with pytest.raises(UserError, match="last.pt is damaged .*--fresh"):
+    with pytest.raises(UserError, match="last.pt is damaged.*--fresh"):
         train_baseline.main(run_args())
 
 

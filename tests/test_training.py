@@ -322,7 +322,7 @@ def test_damaged_checkpoint_is_said(train_args):
     (folder / "metrics.csv").unlink()
     for content in (b"", b"junk", (folder / "last.pt").read_bytes()[:2000]):
         (folder / "last.pt").write_bytes(content)
-        with pytest.raises(UserError, match="last.pt is damaged .*--fresh"):
+        with pytest.raises(UserError, match="last.pt is damaged.*--fresh"):
             train(args)
 
 
