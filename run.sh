@@ -18,6 +18,14 @@ set -uf -o pipefail  # -f: no word here is ever a pattern of file names
 
 fail() { echo "error: $*" >&2; exit 2; }
 
+repeated() {  # words: the first one that was there before
+  local word before=" "
+  for word; do
+    case "$before" in *" $word "*) echo "$word"; return ;; esac
+    before="$before$word "
+  done
+}
+
 # --- the command line ---
 
 demo= list= noise= ablation= setup= only=. jobs= seeds= protocol=paper sets=() size=() options=()
@@ -39,7 +47,7 @@ while [ $# -gt 0 ]; do
         --image-size) size=(--image-size "$1") ;;
       esac
       shift ;;
-    -h | --help) sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+    -h | --help) sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
     --) options=("$@"); break ;;
     -*) fail "unknown option $argument; see bash run.sh --help" ;;
     *) sets+=("$argument") ;;
@@ -49,7 +57,7 @@ done
 [[ "$protocol" =~ ^(paper|released)$ ]] || fail "--protocol is paper or released, not $protocol"
 [[ "${size[1]:-224}" =~ ^[1-9][0-9]{1,3}$ ]] || fail "--image-size takes a number of pixels, not ${size[1]}"
 [[ "$seeds" =~ ^((0|[1-9][0-9]{0,8})( +|$))*$ ]] || fail "--seeds takes whole numbers, as in \"0 1 2\", not $seeds"
-[ -z "$(tr -s ' ' '\n' <<<"$seeds" | sort | uniq -d)" ] || fail "--seeds names a seed twice: $seeds"
+[ -z "$(repeated $seeds)" ] || fail "--seeds names $(repeated $seeds) twice: $seeds"
 [[ x =~ $only ]] 2>/dev/null
 [ $? -le 1 ] || fail "--only is no regular expression (of the kind of grep -E): $only"
 [ -z "$demo" ] || [ ${#sets[@]} -eq 0 ] || fail "--demo takes no data set; without --demo: bash run.sh ${sets[*]}"
@@ -120,7 +128,7 @@ done <<<"$tables"
 for name in "${sets[@]}"; do
   [ -n "${title[$name]:-}" ] || fail "unknown data set $name; known: $(cut -f 1 <<<"$tables" | xargs)"
 done
-[ -z "$(printf '%s\n' "${sets[@]}" | sort | uniq -d)" ] || fail "a data set is named twice: ${sets[*]}"
+[ -z "$(repeated "${sets[@]}")" ] || fail "the data set $(repeated "${sets[@]}") is named twice"
 
 variant= protocol_option=() below=$runs
 [ "$protocol" = paper ] || { variant=-$protocol protocol_option=(--protocol "$protocol") below=$runs/$protocol; }
@@ -198,5 +206,5 @@ if [ -n "$list" ]; then
   exec "$base" sweep.py --list --caller "$caller" <<<"$lines"
 fi
 set_up
-if [ -n "$demo" ]; then need_room "$runs" 4 "the demo takes"; fi
+if [[ "$demo" && ! -d "$shown" ]]; then need_room "$runs" 4 "the demo takes"; fi
 exec "$python" sweep.py --jobs "$jobs" --logs "$shown/logs" <<<"$lines"  # exec: signals to this process reach sweep.py

@@ -31,11 +31,11 @@ def guard() -> None:
 
 def report(kind, error, trace) -> None:
     """In place of `sys.excepthook`."""
+    if was_interrupted(error):
+        end("interrupted; the same command goes on from here", 130)
     package = missing_package(error)
     if package:
         end("error: this Python (%s) has no package %s; %s" % (sys.executable, package, advice()), 2)
-    if was_interrupted(error):
-        end("interrupted; the same command goes on from here", 130)
     sys.__excepthook__(kind, error, trace)
 
 

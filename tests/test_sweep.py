@@ -293,13 +293,14 @@ def test_a_new_data_set_needs_no_edit_in_bash(place):
 
 @pytest.mark.parametrize("arguments, message", [
     (["images"], "unknown data set images; known: affectnet affwild"), (["check"], "unknown data set check"),
-    (["../x"], "unknown data set ../x"), (["rafbd"], "unknown data set rafbd"), (["ferplus", "ferplus"], "twice"),
+    (["../x"], "unknown data set ../x"), (["rafbd"], "unknown data set rafbd"),
+    (["ferplus", "demo", "ferplus"], "ferplus is named twice"),
     (["--demo", "ferplus"], "--demo takes no data set"), (["--demmo"], "unknown option --demmo"),
     (["--demo", "--only", "baselin/"], "no run matches --only baselin/"),
     (["--demo", "--only", "(("], "--only is no regular expression"),
     (["--demo", "--only"], "--only takes a value"), (["--only", "--demo"], "--only takes a value"),
     (["--demo", "--seeds", "*"], "--seeds takes whole numbers"), (["--demo", "--seeds", "1.5"], "--seeds takes whole"),
-    (["--demo", "--seeds", "1 2 1"], "names a seed twice"), (["--demo", "--seeds", ""], "--seeds takes a value"),
+    (["--demo", "--seeds", "1 2 1"], "--seeds names 1 twice"), (["--demo", "--seeds", ""], "--seeds takes a value"),
     (["--demo", "--image-size", "x"], "--image-size takes a number of pixels"), (["--jobs=2"], "unknown option"),
     (["--demo", "--jobs", "0"], "from 1 on, not 0"), (["--demo", "--protocol", "new"], "--protocol is paper or"),
     (["--demo", "--", "--seed", "3"], "--seed is set by the grid"), (["--demo", "--", "--loss=ce"], "--loss is set by"),
