@@ -1,6 +1,7 @@
 """What every command needs: errors for people, the command line, files that appear whole or not at all."""
 import csv
 import dataclasses
+import errno
 import fcntl
 import importlib.metadata
 import io
@@ -89,7 +90,7 @@ def run(main, Args, settle=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as error:
-        print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        print(f"error: {spell_os_error(error)}", file=sys.stderr)
         code = 2
     sys.exit(code)
 
@@ -104,6 +105,12 @@ def hidden(package):
     finally:
         if unknown:
             del sys.modules[package]
+
+
+def spell_os_error(error: OSError) -> str:
+    """File and reason, as a person reads them, and what to do about a full disk."""
+    remedy = "; free some space and start the same command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    return f"{error.filename or 'a file'}: {error.strerror or error}{remedy}"
 
 
 def first_line(error):
@@ -132,7 +139,8 @@ def versions(*packages):
 
 
 def write_whole(path, write, mode="wb"):
-    """Call `write(file)` on a temporary sibling of `path`, flush it to disk, rename: readers see all or nothing."""
+    """Call `write(file)` on a temporary sibling of `path`, flush it to disk, rename: readers see all or nothing. Raises
+    OSError with the name of the file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -142,6 +150,9 @@ def write_whole(path, write, mode="wb"):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:  # a full disk does not say where it is full
+        error.filename = error.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -155,12 +166,21 @@ def write_rows(path, rows):
     write_text(path, text.getvalue())
 
 
-def read_rows(path):
-    """The rows of a CSV file of ours as dicts of text, [] where there is none."""
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file of ours as dicts of text, [] where there is none. Raises DamagedFile naming the file where
+    it is no text, or its rows are not as long as its header."""
     if not path.exists():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    if not path.is_file():
+        raise DamagedFile(f"{path} is no regular file")
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8"), newline="")))
+    except (ValueError, csv.Error) as error:
+        raise DamagedFile(f"{path} is damaged ({first_line(error)})") from None
+    for number, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise DamagedFile(f"{path} is damaged (row {number} is not as long as the header)")
+    return rows
 
 
 def read_json(path: Path) -> dict:

@@ -2,8 +2,10 @@
 
 The scripts keep the loop; this file supplies its nouns. Only this file imports Lightning Fabric; it knows no algorithm.
 """
+import json
 import math
 import os
+import shlex
 import signal
 import threading
 import time
@@ -18,20 +20,23 @@ from tqdm import tqdm
 
 import cli
 import losses
+import metrics
 import settings
 from cli import UserError
-from datasets import default_root, fingerprint, keyed_rng, load_split, parse_options
+from datasets import default_root, default_set, fingerprint, keyed_rng, load_split, parse_options
 from datasets.fused import training_neighbours
 from datasets.images import inside, open_cache, read_image
 from datasets.label_noise import add_noise
 from models import checkpoints, pretrained
 from models.augment import flip_crop_erase
+from support import run_folder
 
 with cli.hidden("torchmetrics"):  # Fabric looks for it and uses nothing of it; finding it takes seconds
     import lightning_fabric
 
 SAVE_EVERY = 300  # seconds between checkpoints inside an epoch
 CHECK_EVERY = 50  # steps between looks at the collected losses (a look waits for the device)
+PROGRESS = ("epoch", "step", "labels", "next_labels", "sums", "history", "best")  # fields of last.pt, beside weights
 AGREE_EVERY = 10  # steps between agreements of several processes on saving and stopping
 
 
@@ -114,10 +119,12 @@ def seed_torch(*key):
     torch.manual_seed(int(keyed_rng(*key).integers(2**63)))
 
 
-def start(args, script):
-    """Check the settings. Returns the `Training` that the script's loop talks to, to be entered with `with`."""
+def start(args, script, released):
+    """Check the settings. Returns the `Training` that the script's loop talks to, to be entered with `with`.
+
+    released: the script's own values under `--protocol released`."""
     settings.check(args, tuple(losses.LOSSES))
-    return Training(args, Path(script).stem.removeprefix("train_"))
+    return Training(args, Path(script).stem.removeprefix("train_"), released)
 
 
 @dataclass
@@ -126,6 +133,7 @@ class Training:
 
     args: object
     script: str
+    released: dict  # of the script: what `--protocol released` changes
     epoch: int = 0
     step: int = 0  # within the epoch
     labels: torch.Tensor | None = None  # int64 (N,), addressed by the batch's index
@@ -136,16 +144,19 @@ class Training:
 
     def __enter__(self):
         run = self.args.run
-        precision = precision_of(self.args.machine)
+        precision, usual_precision = (precision_of(machine) for machine in (self.args.machine, settings.Machine()))
         self.fabric = connect(precision)
         self.lead = self.fabric.global_rank == 0
-        self.settings = {"script": self.script} | settings.flat(self.args) | {"precision": precision}
-        self.folder = run.runs / run.dataset / self.script / run.loss / f"noise{100 * run.noise:g}" / f"seed{run.seed}"
+        recipe = settings.usual_values(self.args, self.released) | {"precision": usual_precision}
+        self.settings = {"script": self.script} | settings.flat(self.args) | {
+            "precision": precision, "recipe": recipe, "contents": settings.contents(self.args),
+            "nll_batch": self.released.get("nll_batch", metrics.RELEASED_BATCH)}
+        self.settings["differs"] = run_folder.settings_that_differ(self.settings, recipe, self.settings["contents"])
         self.lock = self.writer = self.stop_signal = self.fused = self.earlier = None
         self.handlers, self.pending, self.saved_at = {}, [], time.monotonic()
+        self.folder, self.finished = None, False
         self.together(self.open_folder)
-        self.earlier = self.fabric.broadcast(self.earlier)
-        self.finished = not run.fresh and len(cli.read_rows(self.folder / "metrics.csv")) >= run.epochs
+        self.folder, self.earlier, self.finished = self.fabric.broadcast((self.folder, self.earlier, self.finished))
         if self.finished:
             self.say(f"{self.folder} is finished ({run.epochs} epochs); --fresh starts over")
         else:
@@ -155,8 +166,19 @@ class Training:
     def __exit__(self, *problem):
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
+        if self.writer and problem == (None, None, None) and self.epoch >= self.args.run.epochs:
+            self.together(self.finish)
         for opened in filter(None, (self.writer, self.lock)):
             opened.close()
+
+    def finish(self):
+        """Remove what only an unfinished run needs, and say where the run is and what comes next."""
+        if not self.args.run.keep_last:
+            (self.folder / run_folder.LAST).unlink(missing_ok=True)
+        built = default_set(self.args.run.dataset)
+        where = "" if (built / "manifest.json").exists() else " --set DIR   (DIR: a set built by make_fer_c.py)"
+        self.say(f"{self.folder}: finished, best validation macro-F1 {100 * self.best:.1f} percent\nnext: "
+                 f"{shlex.join(['python', 'evaluate.py', str(self.folder)])}{where}")
 
     def say(self, text):
         if self.lead:
@@ -168,16 +190,60 @@ class Training:
         if self.lead:
             try:
                 action()
-            except (UserError, OSError) as error:
+            except UserError as error:
                 problem = str(error)
+            except OSError as error:
+                problem = cli.spell_os_error(error)
         problem = self.fabric.broadcast(problem)
         if problem:
             raise UserError(problem)
 
     def open_folder(self):
+        """Find this run's folder, hold it, and see what is in it."""
+        run = self.args.run
+        identity = (run.runs, run.dataset, self.script, run.loss, run.noise, run.seed)
+        self.folder, plain = (run_folder.place(*identity, differs) for differs in (self.settings["differs"], {}))
+        if not (self.folder / run_folder.ARGS).exists() and (plain / run_folder.ARGS).exists():
+            first_release = settings.earlier(plain)  # it had one folder for a seed, whatever its settings
+            if run_folder.same_settings(first_release, self.settings):
+                self.folder = plain
         self.lock = cli.lock(self.folder, "working in")
-        self.earlier = None if self.args.run.fresh else settings.earlier(self.folder)
-        settings.refuse_others(self.folder, self.earlier or self.settings, self.settings)
+        self.earlier = None if run.fresh else settings.earlier(self.folder)
+        if self.earlier is None:
+            return
+        settings.refuse_others(self.folder, self.earlier, self.settings)
+        if not isinstance(self.earlier.get("recipe"), dict):  # so that tables and the sweep know it by its settings
+            self.earlier |= {name: self.settings[name] for name in ("recipe", "contents", "differs")}
+            cli.write_text(self.folder / run_folder.ARGS, json.dumps(self.earlier, indent=1))
+        self.finished = self.count_trained() >= run.epochs
+
+    def count_trained(self):
+        """The finished epochs of the run in this folder. Raises UserError where what it would go on from is missing:
+        starting from nothing would write over the weights and scores that are there."""
+        paths = {name: self.folder / name for name in (run_folder.METRICS, run_folder.LAST, run_folder.BEST)}
+        there = {name: path.exists() for name, path in paths.items()}
+        start_over = "Restore it, or start over with --fresh."
+        try:
+            trained = len(cli.read_rows(paths[run_folder.METRICS]))
+        except cli.DamagedFile as error:
+            if not there[run_folder.LAST]:
+                raise UserError(f"{error}, and without {run_folder.LAST} it cannot be written again. {start_over}"
+                                ) from None
+            self.say(f"{error}; it is written again from {run_folder.LAST}")
+            return 0
+        if trained >= self.args.run.epochs and not there[run_folder.BEST]:
+            raise UserError(f"{self.folder} has trained all of its epochs, but its weights, {run_folder.BEST}, are "
+                            f"missing. {start_over}")
+        if trained >= self.args.run.epochs or there[run_folder.LAST]:
+            return trained
+        if trained:
+            raise UserError(f"{self.folder} has trained {trained} of {self.args.run.epochs} epochs, but "
+                            f"{run_folder.LAST}, from which it would go on, is missing. {start_over}")
+        later = there[run_folder.BEST] and checkpoints.read_fields(paths[run_folder.BEST], ["epoch"])["epoch"] > 0
+        if later or (self.folder / run_folder.SCORES).exists() or (self.folder / run_folder.PREDICTIONS).exists():
+            raise UserError(f"{self.folder} holds weights or scores of a trained run, but neither {run_folder.METRICS} "
+                            f"nor {run_folder.LAST}. {start_over}")
+        return 0
 
     def load_data(self):
         run = self.args.run
@@ -228,19 +294,21 @@ class Training:
     def setup(self, model, optimizer):
         """Device, precision and process group; weights to start from, or the last checkpoint where there is one."""
         self.module, self.optimizer = model, optimizer
-        last = self.folder / "last.pt"
+        last = self.folder / run_folder.LAST
         resumes = last.exists() and not self.args.run.fresh
         weights = None if resumes else pretrained.load(model, self.args.run.weights)
         model, optimizer = self.fabric.setup(optimised(model, self.args.machine), optimizer)
         device = torch.cuda.get_device_name() if self.fabric.device.type == "cuda" else "cpu"
-        here = {"device": device, "processes": self.fabric.world_size, "threads": torch.get_num_threads()}
+        here = {"device": device, "processes": self.fabric.world_size, "threads": torch.get_num_threads(),
+                "compile": self.args.machine.compile}
+        self.say(f"training on {device} ({here['processes']} process{'es' if here['processes'] > 1 else ''}), "
+                 f"precision {self.settings['precision']}")
         if resumes:
             self.restore(last)
             self.together(lambda: self.say(f"{self.folder}: going on at epoch {self.epoch + 1}, step {self.step + 1}"
                                            + settings.note_resume(self.folder, here)))
         else:
-            self.together(lambda: settings.record(self.folder, self.settings | {"model": self.module.recipe},
-                                                  here | {"weights": weights}))
+            self.together(lambda: self.begin(here | {"weights": weights}))
             self.say(pretrained.summary(weights))
         self.together(self.open_log)
         if threading.current_thread() is threading.main_thread():
@@ -248,6 +316,12 @@ class Training:
                 self.stop_signal = number
             self.handlers = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
         return model, optimizer
+
+    def begin(self, environment):
+        """A run from the start. What an earlier one left is deleted only now that nothing can be wrong any more."""
+        if self.args.run.fresh:
+            run_folder.clear(self.folder)
+        settings.record(self.folder, self.settings | {"model": self.module.recipe}, environment)
 
     def open_log(self):
         if self.args.run.track:
@@ -326,7 +400,7 @@ class Training:
                 self.writer.add_scalar(f"step/{name}", value, self.epoch * self.steps + at)
 
     def diverged(self, what):
-        last = self.folder / "last.pt"
+        last = self.folder / run_folder.LAST
         kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was written yet"
         return UserError(f"{what}; {kept}. Try a lower --lr or --precision 32, with --fresh.")
 
@@ -358,13 +432,12 @@ class Training:
         if self.lead:
             if is_best:
                 best = {"model": self.module.state_dict(), "epoch": row["epoch"], "scores": scores}
-                checkpoints.write(self.folder / "best.pt", best)
+                checkpoints.write(self.folder / run_folder.BEST, best)
             self.save()
             for name, value in row.items():
                 self.writer.add_scalar(name.replace("_", "/", 1), value, self.epoch * self.steps)
-            timing = cli.read_rows(self.folder / "timing.csv")[:row["epoch"]]
-            cli.write_rows(self.folder / "timing.csv", timing + [{"epoch": row["epoch"], "seconds": f"{seconds:.2f}"}])
-            cli.write_rows(self.folder / "metrics.csv", self.history)  # last: whole, it says that the run is finished
+            self.note_time(row["epoch"], seconds)
+            cli.write_rows(self.folder / run_folder.METRICS, self.history)  # last: whole, it says that it is finished
         self.fabric.barrier()
         terms = "  ".join(f"{name} {value:.4f}" for name, value in train.items())
         self.say(f"epoch {self.epoch}/{run.epochs}  {terms}  val macro-F1 {100 * scores['macro_f1']:.1f}  "
@@ -378,22 +451,71 @@ class Training:
             torch.distributed.all_reduce(changed, torch.distributed.ReduceOp.MAX)
             self.next_labels = torch.where(changed < 0, self.labels, changed)
 
+    def note_time(self, epoch, seconds):
+        """A row of timing.csv. Times are no result: a damaged file is begun anew."""
+        path = self.folder / run_folder.TIMING
+        try:
+            rows = cli.read_rows(path)[:epoch]
+        except cli.DamagedFile:
+            rows = []
+        rows = [row for row in rows if row.keys() == {"epoch", "seconds"}]
+        cli.write_rows(path, [*rows, {"epoch": epoch, "seconds": f"{seconds:.2f}"}])
+
     def save(self):
         """last.pt: all that a killed run needs to end with the same bytes. No generator state: steps seed torch."""
         self.check_terms()
         self.saved_at = time.monotonic()
         if self.lead:
-            state = {name: getattr(self, name) for name in "epoch step labels next_labels sums history best".split()}
+            state = {name: getattr(self, name) for name in PROGRESS}
             state |= {"model": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
-            checkpoints.write(self.folder / "last.pt", state)
+            checkpoints.write(self.folder / run_folder.LAST, state)
 
     def restore(self, last):
+        """Go on from a checkpoint. Raises UserError where it is damaged or not of this run."""
+        fresh = "--fresh starts over"
         try:
-            state = checkpoints.read(last, self.fabric.device)
-            self.module.load_state_dict(state.pop("model"))
-            self.optimizer.load_state_dict(state.pop("optimizer"))
+            state = checkpoints.read_fields(last, (*PROGRESS, "model", "optimizer"), self.fabric.device)
+        except cli.DamagedFile as error:
+            raise UserError(f"{error}; {fresh}") from None
+        try:
+            progress = {name: state[name] for name in PROGRESS}
+            self.check_progress(progress)
+            self.module.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
         except Exception as error:  # what is damaged can fail in any way
-            raise UserError(f"{last} is damaged ({cli.first_line(error)}); --fresh starts over") from None
-        vars(self).update(state)
+            raise UserError(f"{last} is damaged ({cli.first_line(error)}); {fresh}") from None
+        vars(self).update(progress)
         if self.lead and self.history:  # the death may have come between checkpoint and table
-            cli.write_rows(self.folder / "metrics.csv", self.history)
+            cli.write_rows(self.folder / run_folder.METRICS, self.history)
+        if self.lead and self.best >= 0 and not (self.folder / run_folder.BEST).exists():
+            self.restore_best()
+
+    def check_progress(self, progress):
+        """Raises ValueError where what a checkpoint says about epochs and labels cannot be of this run."""
+        epoch, step, history = (progress[name] for name in ("epoch", "step", "history"))
+        if not (isinstance(epoch, int) and 0 <= epoch <= self.args.run.epochs):
+            raise ValueError(f"epoch {epoch} of {self.args.run.epochs}")
+        if not (isinstance(step, int) and 0 <= step <= self.steps):
+            raise ValueError(f"step {step} of {self.steps}")
+        if not (isinstance(history, list) and len(history) == epoch and all(isinstance(row, dict) for row in history)):
+            raise ValueError(f"its history is not one of {epoch} epochs")
+        if not (isinstance(progress["best"], float) and math.isfinite(progress["best"])):
+            raise ValueError(f"best score {progress['best']}")
+        if not isinstance(progress["sums"], dict):
+            raise ValueError("no sums of the terms")
+        for name in ("labels", "next_labels"):
+            labels = progress[name]
+            if not isinstance(labels, torch.Tensor) or labels.shape != self.labels.shape or labels.dtype != torch.int64:
+                raise ValueError(f"{name} are not those of {len(self.labels)} images")
+            if labels.min() < 0 or labels.max() >= self.num_classes:
+                raise ValueError(f"{name} are not all within 0..{self.num_classes - 1}")
+
+    def restore_best(self):
+        """best.pt is missing: write it again where the checkpoint holds the very weights, else refuse."""
+        path, scores = self.folder / run_folder.BEST, self.history[-1] if self.history else {}
+        if self.step or scores.get("val_macro_f1") != self.best:
+            raise UserError(f"{path} is missing, and the weights of the best epoch so far are not those of "
+                            f"{run_folder.LAST}. Restore it, or start over with --fresh.")
+        scores = {name.removeprefix("val_"): value for name, value in scores.items() if name.startswith("val_")}
+        checkpoints.write(path, {"model": self.module.state_dict(), "epoch": self.epoch - 1, "scores": scores})
+        self.say(f"{path} was missing; written again from {run_folder.LAST}")

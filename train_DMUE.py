@@ -20,14 +20,14 @@ import metrics
 import settings
 # --- algorithm ---
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch.nn import functional as F
 
 from models.dmue import DMUE
 
 RELEASED = {"train_confidence": False, "ramp": 0.6, "ramp_margin": False, "experts": "split", "missing": "zero",
-            "similarity": "logits", "stem": "dmue"}
+            "similarity": "logits", "stem": "dmue", "nll_batch": 128}
 
 
 @dataclass
@@ -42,11 +42,11 @@ class Run(settings.Run):
 class Algorithm:
     """Dive into Ambiguity: latent distributions and pairwise uncertainty."""
 
-    classifier_lr: float = 1e-3
+    classifier_lr: Annotated[float, cli.Between(0)] = 1e-3
     """of the classifiers and the confidence (FER-C release, authors' start: 1e-3)"""
     train_confidence: bool = True
     """the confidence's layers learn (in the authors' and the FER-C release they do not)"""
-    ramp: float | None = None
+    ramp: Annotated[float, cli.Between(0, above=True)] | None = None
     """epochs until the main loss counts fully (default: a sixth of the run; authors: 6 to 14 of 36; FER-C: .6)"""
     ramp_margin: bool = True
     """MbLS counts by that ramp too (FER-C release: it does not)"""
@@ -54,7 +54,7 @@ class Algorithm:
     """of the latent distributions' term (authors: .5)"""
     similarity_weight: float = 1000.0
     """of the similarity term (authors: 1000)"""
-    temperature: float = 1.2
+    temperature: Annotated[float, cli.Between(0, above=True)] = 1.2
     """of the latent distributions; above 1 it flattens them (authors: 1.2)"""
     renormalise: bool = False
     """rescale the wrong classes' probabilities to sum to 1 before the latent distribution is compared (authors: no)"""
@@ -70,7 +70,7 @@ class Algorithm:
     """of the images; half: to -1..1, what the MS-Celeb weights were trained with (FER-C release: imagenet)"""
     neck: bool = False
     """BatchNorm without bias before the classifiers, one for all branches (authors: yes; FER-C release: no)"""
-    dropout: float = 0.0
+    dropout: cli.Fraction = 0.0
     """before the classifiers (authors: .5; FER-C release: 0)"""
     test_scale: bool = False
     """scale test logits by the mean training confidence (neither release does)"""
@@ -141,15 +141,13 @@ def all_terms(criterion, out, target, labels, own, weights):
 
 
 def main(args):
-    with harness.start(args, __file__) as run:
+    with harness.start(args, __file__, RELEASED) as run:
         if run.finished:
             return
         criterion = run.criterion()
         # --- algorithm ---
         own = args.algorithm
         length = max(1, round(args.run.epochs / 6)) if own.ramp is None else own.ramp
-        if length <= 0:
-            raise cli.UserError(f"--ramp is a number of epochs above 0, not {own.ramp}")
         model = DMUE(run.num_classes, args.run.image_size, own.stem, own.normalize, own.experts, own.missing,
                      own.test_scale, own.neck, own.dropout)
         model.confidence.requires_grad_(own.train_confidence)

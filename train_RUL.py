@@ -18,7 +18,7 @@ import harness
 import metrics
 import settings
 # --- algorithm ---
-from typing import Literal
+from typing import Annotated, Literal
 
 from models.rul import RUL
 
@@ -31,9 +31,9 @@ class Algorithm:
 
     mixture_loss: Literal["add-up", "own"] = "add-up"
     """add-up: half the loss towards either label (paper). own: towards the first alone (FER-C release)"""
-    dropout: float = 0.4
+    dropout: cli.Fraction = 0.4
     """before both heads (authors: .4; FER-C release: 0)"""
-    classifier_lr_factor: float = 10.0
+    classifier_lr_factor: Annotated[float, cli.Between(0)] = 10.0
     """the classifier learns at this times --lr (authors: 10; FER-C release: 1)"""
 
 
@@ -53,7 +53,7 @@ def add_up(criterion, logits, target, other):
 
 
 def main(args):
-    with harness.start(args, __file__) as run:
+    with harness.start(args, __file__, RELEASED) as run:
         if run.finished:
             return
         criterion = run.criterion()

@@ -28,7 +28,7 @@ RELEASED = {"relabel_margin": 0.9, "relabel_epoch": 2}
 class Algorithm:
     """Self-Cure Network."""
 
-    high_ratio: float = 0.7
+    high_ratio: cli.Fraction = 0.7
     """share of a batch in the high-attention group (authors: .7)"""
     rank_margin: float = 0.15
     """by which that group's mean attention has to lie above the rest's (authors: .15, for batches of 64 rather .07)"""
@@ -71,7 +71,7 @@ def relabel(logits, labels, margin):
 
 
 def main(args):
-    with harness.start(args, __file__) as run:
+    with harness.start(args, __file__, RELEASED) as run:
         if run.finished:
             return
         criterion = run.criterion()

@@ -38,7 +38,7 @@ class Args:
 
 
 def main(args):
-    with harness.start(args, __file__) as run:
+    with harness.start(args, __file__, RELEASED) as run:
         if run.finished:
             return
         criterion = run.criterion()

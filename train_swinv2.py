@@ -17,11 +17,11 @@ import harness
 import metrics
 import settings
 # --- algorithm ---
-from typing import Literal
+from typing import Annotated, Literal
 
 from models.swinv2 import TimmModel
 
-RELEASED = {"head": "imagenet_logits", "decay_all": True}
+RELEASED = {"head": "imagenet_logits", "decay_all": True, "nll_batch": 32}
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Run(settings.Run):
 
     batch_size: int = 32
     """over all devices together (published for SwinV2: 32)"""
-    lr: float = 5e-5
+    lr: Annotated[float, cli.Between(0, above=True)] = 5e-5
     """of Adam, constant (published for SwinV2: 5e-5)"""
 
 
@@ -40,7 +40,7 @@ class Algorithm:
 
     backbone: str = "swinv2_tiny_window8_256"
     """any name that timm.list_models() gives (FER-C: SwinV2-T)"""
-    drop_path: float = 0.1
+    drop_path: cli.Fraction = 0.1
     """stochastic depth (FER-C release: .1)"""
     head: Literal["features", "imagenet_logits"] = "features"
     """what the classifier stands on (FER-C release: imagenet_logits)"""
@@ -58,7 +58,7 @@ class Args:
 
 
 def main(args):
-    with harness.start(args, __file__) as run:
+    with harness.start(args, __file__, RELEASED) as run:
         if run.finished:
             return
         criterion = run.criterion()

@@ -44,14 +44,17 @@ def train_args(demo_root, tmp_path):
     """Arguments of a short run: two epochs of four steps."""
     def build(**changes):
         common = dict(dataset="demo", root=demo_root, data=OPTIONS, image_size=SIZE, epochs=2, batch_size=32,
-                      weights="none", runs=tmp_path / "runs")
+                      weights="none", runs=tmp_path / "runs", keep_last=True)
         return train_baseline.Args(settings.Run(**common | changes), machine=MACHINE)
     return build
 
 
 def folder_of(args):
+    """The only run of these arguments' loss, noise and seed."""
     run = args.run
-    return run.runs / "demo/baseline" / run.loss / f"noise{100 * run.noise:g}" / f"seed{run.seed}"
+    parent = run.runs / "demo/baseline" / (run.loss or "ce") / f"noise{100 * run.noise:g}"
+    (folder,) = parent.glob(f"seed{run.seed}*")
+    return folder
 
 
 def train(args):
@@ -77,7 +80,8 @@ def command_line(demo_root, runs):
     """What the fixture `trained` does, as typed."""
     options = [part for option in OPTIONS for part in ("--data", option)]
     return ["train_baseline.py", "--dataset", "demo", "--root", str(demo_root), *options, "--image-size", str(SIZE),
-            "--epochs", "2", "--batch-size", "32", "--precision", "32", "--workers", "0", "--runs", str(runs)]
+            "--epochs", "2", "--batch-size", "32", "--precision", "32", "--workers", "0", "--runs", str(runs),
+            "--keep-last"]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +89,7 @@ def trained(demo_root, tmp_path_factory):
     """One finished run; tests only read it."""
     runs = tmp_path_factory.mktemp("trained") / "runs"
     run = settings.Run("demo", root=demo_root, data=OPTIONS, image_size=SIZE, epochs=2, batch_size=32, weights="none",
-                       runs=runs)
+                       runs=runs, keep_last=True)
     return train(train_baseline.Args(run, machine=MACHINE))
 
 
@@ -112,16 +116,18 @@ def test_finished_runs_are_skipped(trained, train_args, capsys):
     assert (trained / "last.pt").stat().st_mtime_ns == before
 
 
-def test_other_settings_are_refused_and_named(trained, train_args):
-    for change, message in ((dict(lr=0.1), "lr: 0.00025 there, 0.1 now"), (dict(epochs=3), "epochs: 2 there, 3 now"),
-                            (dict(protocol="released"), "protocol")):
-        with pytest.raises(UserError, match=f"other settings \\({message}"):
-            train_baseline.main(train_args(runs=trained.parents[4], **change))
+def test_other_settings_in_the_same_folder_are_refused_and_named(trained, train_args, tmp_path):
+    """No command leads there any more: a folder that was renamed by hand."""
+    other = train(train_args(lr=0.1, epochs=1))
+    shutil.rmtree(other)
+    shutil.copytree(trained, other)
+    with pytest.raises(UserError, match="other settings \\(epochs: 2 there, 1 now; lr: 0.00025 there, 0.1 now\\)"):
+        train_baseline.main(train_args(lr=0.1, epochs=1))
 
 
 def test_a_multiplier_of_maxent_names_the_run(train_args):
     """However it is asked for: two multipliers in one folder would be two losses in one row of the tables."""
-    def named(loss="ce", multiplier="ferc", **more):
+    def named(loss=None, multiplier="ferc", **more):
         args = train_args(loss=loss, **more)
         args.loss.maxent_multiplier = multiplier
         settings.check(args, tuple(losses.LOSSES))
@@ -141,7 +147,7 @@ def test_a_multiplier_of_maxent_names_the_run(train_args):
 def test_calib_is_the_calibrated_loss(train_args):
     folder = train(train_args(calib=True, epochs=1))
     args = json.loads((folder / "args.json").read_text())
-    assert folder.parts[-3:] == ("maxent+mbls", "noise0", "seed0") and args["loss"] == "maxent+mbls"
+    assert folder.parts[-3:-1] == ("maxent+mbls", "noise0") and args["loss"] == "maxent+mbls"
     row = next(csv.DictReader(open(folder / "metrics.csv")))
     assert [name for name in row if name.startswith("train_")] == ["train_focal", "train_maxent", "train_mbls"]
     with pytest.raises(UserError, match="does not go with --loss focal"):
@@ -149,25 +155,25 @@ def test_calib_is_the_calibrated_loss(train_args):
 
 
 def test_class_weights_reach_the_loss(train_args):
-    with harness.start(train_args(class_weights="balanced", noise=0.3), "train_baseline.py") as run:
+    with harness.start(train_args(class_weights="balanced", noise=0.3), "train_baseline.py", {}) as run:
         labels = run.labels.numpy()
         counts = np.bincount(labels, minlength=8)
         np.testing.assert_allclose(run.criterion().class_weights, 128 / (8 * counts), rtol=1e-6)
-    with harness.start(train_args(class_weights="released", noise=0.3, seed=1), "train_baseline.py") as run:
+    with harness.start(train_args(class_weights="released", noise=0.3, seed=1), "train_baseline.py", {}) as run:
         np.testing.assert_allclose(run.criterion().class_weights, np.ones(8))  # of the clean labels, 16 a class
 
 
 def test_label_noise_is_in_training_labels_only(train_args):
-    with harness.start(train_args(noise=0.25), "train_baseline.py") as run:
+    with harness.start(train_args(noise=0.25), "train_baseline.py", {}) as run:
         assert run.settings["noise_realised"] == 0.25
-        assert run.folder.parts[-2:] == ("noise25", "seed0")
+        assert run.folder.parts[-2:] == ("noise25", run.folder.name)
         assert (np.bincount(run.val_labels, minlength=8) == 2).all()
         exact = run.labels.clone()
-    with harness.start(train_args(noise=0.25, seed=1), "train_baseline.py") as run:
+    with harness.start(train_args(noise=0.25, seed=1), "train_baseline.py", {}) as run:
         assert (run.labels != exact).any()  # the noise seed is the run's
     released = []
     for seed in (2, 3):
-        with harness.start(train_args(noise=0.25, noise_rule="released", seed=seed), "train_baseline.py") as run:
+        with harness.start(train_args(noise=0.25, noise_rule="released", seed=seed), "train_baseline.py", {}) as run:
             released.append(run.labels)
     assert (released[0] == released[1]).all()
 
@@ -250,17 +256,17 @@ def test_killed_run_repeats_from_the_last_checkpoint(trained, train_args, monkey
 @pytest.mark.slow  # two starts of a process; the tests above kill inside one
 def test_kill_9_of_the_process(train_args, demo_root, tmp_path, whole):
     command = [sys.executable, *command_line(demo_root, tmp_path)]
-    folder = tmp_path / "demo/baseline/ce/noise0/seed0"
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # the sum's order depends on it
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     give_up = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < give_up and not (folder / "last.pt").exists():
+    while process.poll() is None and time.monotonic() < give_up and not list(tmp_path.rglob("last.pt")):
         time.sleep(0.01)
     process.kill()
     process.wait()
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert_same_run(folder, train(train_args()))
+    (last,) = tmp_path.rglob("last.pt")
+    assert_same_run(last.parent, train(train_args(runs=tmp_path / "whole")))
 
 
 def test_data_that_changed_is_refused(train_args, monkeypatch):
@@ -269,9 +275,14 @@ def test_data_that_changed_is_refused(train_args, monkeypatch):
         stop_at(patch, 2, interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(args)
-    monkeypatch.setattr(settings, "FREE", settings.FREE | {"data"})
-    args.run.data = ("train=120", "val=16", "test=16")
-    with pytest.raises(UserError, match=r"have changed since this run began \(128 images then, 120 now\)"):
+    whole = harness.load_split
+
+    def shorter(name, root, split, **options):
+        data = whole(name, root, split, **options)
+        return replace(data, frame=data.frame[:120]) if split == "train" else data
+
+    monkeypatch.setattr(harness, "load_split", shorter)
+    with pytest.raises(UserError, match=r"have changed since this run began \(128 training images then, 120 now\)"):
         train(args)
 
 
@@ -287,11 +298,13 @@ def test_cached_images_train_the_same(train_args, trained, tmp_path, monkeypatch
 def test_fresh_starts_over(train_args, trained):
     args = train_args(epochs=1)
     folder = train(args)
-    for mistake in (dict(weights="nowhere.pt"), dict(data=("train=x",))):
-        with pytest.raises(UserError):
-            train(replace(args, run=replace(args.run, fresh=True, **mistake)))
-        assert (folder / "best.pt").exists()  # nothing is deleted before the new run can begin
-    assert_same_run(train(replace(args, run=replace(args.run, epochs=2, fresh=True))), trained)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(UserError):
+        train(replace(args, run=replace(args.run, fresh=True, root=folder / "args.json")))
+    assert (folder / "best.pt").exists()  # nothing is deleted before the new run can begin
+    before = (folder / "best.pt").stat().st_mtime_ns
+    train(replace(args, run=replace(args.run, fresh=True)))
+    assert (folder / "best.pt").stat().st_mtime_ns > before and (folder / "notes.txt").read_text() == "mine"
 
 
 def test_killed_between_checkpoint_and_table(train_args, trained):
@@ -314,7 +327,7 @@ def test_damaged_checkpoint_is_said(train_args):
 
 
 def test_a_term_may_be_absent_from_some_steps(train_args, tmp_path):
-    with harness.start(train_args(epochs=1), "train_baseline.py") as run:
+    with harness.start(train_args(epochs=1), "train_baseline.py", {}) as run:
         model = ResNet18(8, SIZE)
         run.setup(model, torch.optim.Adam(model.parameters()))
         for _ in run.epochs():
@@ -326,10 +339,10 @@ def test_a_term_may_be_absent_from_some_steps(train_args, tmp_path):
 
 
 def test_two_processes_on_one_run(train_args):
-    with harness.start(train_args(), "train_baseline.py"):
+    with harness.start(train_args(), "train_baseline.py", {}):
         with pytest.raises(UserError, match="another process is working in"):
             train(train_args())
-    train(train_args(epochs=1))  # the lock went with the run
+    train(train_args())  # the lock went with the run
 
 
 def test_signal_handlers_come_back(train_args):
@@ -379,7 +392,7 @@ def test_going_on_elsewhere_is_said_and_booked(train_args, monkeypatch, capsys):
     path.write_text(json.dumps(environment | {"processes": 4}))
     train(args)
     assert "processes: 4 there, 1 now: not bit for bit" in capsys.readouterr().out
-    resumed = {key: environment[key] for key in ("device", "processes", "threads")}
+    resumed = {key: environment[key] for key in ("device", "processes", "threads", "compile")}
     assert json.loads(path.read_text()) == environment | {"processes": 4, "resumed": [resumed]}
 
 
@@ -398,7 +411,8 @@ def test_poisoned_weights_are_never_saved(train_args, monkeypatch):
 
 
 @pytest.mark.parametrize("changes, message", [
-    (dict(loss="mse"), "known: ce, focal"), (dict(noise=1.0), "below 1"), (dict(epochs=0), "--epochs starts at 1"),
+    (dict(loss="mse"), "known: ce, focal"), (dict(noise=1.0), "below 1"),
+    (dict(epochs=0), "--epochs has to be at least 1"),
     (dict(batch_size=1), "--batch-size"), (dict(image_size=16), "--image-size"),
     (dict(dataset="x"), "unknown data set"), (dict(weights="nowhere.pt"), "nowhere.pt: no such file"),
     (dict(data=("train=0",)), "train=0 is not a whole number"), (dict(weight_decay=-1), "--weight-decay"),
@@ -459,7 +473,7 @@ def test_weights_from_a_file(train_args, tmp_path):
     file = tmp_path / "weights.pt"
     torch.save({"state_dict": {f"module.{key}": value for key, value in source.items()}, "epoch": 3}, file)
     args = train_args(weights=str(file))
-    with harness.start(args, "train_baseline.py") as run:
+    with harness.start(args, "train_baseline.py", {}) as run:
         model = ResNet18(8, SIZE)
         run.setup(model, torch.optim.Adam(model.parameters()))
         torch.testing.assert_close(dict(model.backbone.state_dict()), dict(source))
@@ -504,7 +518,7 @@ def test_resnet_is_the_specified_one(whole):
 
 
 def test_every_term_moves_the_weights(train_args, whole):
-    with harness.start(train_args(calib=True), "train_baseline.py") as run:
+    with harness.start(train_args(calib=True), "train_baseline.py", {}) as run:
         criterion = run.criterion()
     model = ResNet18(8, SIZE)
     with torch.no_grad():
@@ -666,11 +680,11 @@ def torchrun(arguments, **environment):
 def test_two_processes_train_and_score_as_one(train_args, demo_root, built, tmp_path, whole):
     done = torchrun(command_line(demo_root, tmp_path))
     assert done.returncode == 0, done.stderr
-    folder = tmp_path / "demo/baseline/ce/noise0/seed0"
+    (folder,) = (tmp_path / "demo/baseline/ce/noise0").glob("seed0-*")
     assert json.loads((folder / "environment.json").read_text())["processes"] == 2
     assert len(list(csv.DictReader(open(folder / "metrics.csv")))) == 2
 
-    scored, run = train(train_args(epochs=1, seed=1)), tmp_path / "copy"
+    scored, run = train(train_args(epochs=1, seed=1, runs=tmp_path / "one")), tmp_path / "copy"
     shutil.copytree(scored, run)
     score_again(scored, built)
     done = torchrun(["evaluate.py", str(run), "--set", str(built), "--precision", "32", "--workers", "0"])
