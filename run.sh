@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The published grid: seeds x data sets x algorithms x {uncalibrated, calibrated}. Builds missing FER-C sets first.
 #   bash run.sh [SET ...]   affectnet affwild rafdb, those that are in data/; or the named ones (ferplus, demo, ...)
-#   bash run.sh --demo      a small grid on faces drawn on the spot: no data, no GPU, ten minutes, 4 GB of disk
+#   bash run.sh --demo      a small grid on faces drawn on the spot: no data, no GPU, ten minutes, 5 GB of disk
 #     --noise               also with 10, 20 and 30 % wrong training labels
 #     --ablation            also the losses focal and maxent (published for rafdb), and the other multipliers of MaxEnt
 #     --only REGEX          only runs whose set/algorithm/loss/noise<percent>/seed<n> matches
@@ -205,6 +205,9 @@ lines=$(
 if [ -n "$list" ]; then
   exec "$base" sweep.py --list --caller "$caller" <<<"$lines"
 fi
+if [[ "$demo" && ! -d "$shown" ]]; then  # two checkpoints of DMUE at a time are most of it; a quarter of it stays
+  [ -x "$(command -v "$python")" ] || need_room . 12 "the packages and the demo take"
+  need_room "$runs" 5 "the demo takes"
+fi
 set_up
-if [[ "$demo" && ! -d "$shown" ]]; then need_room "$runs" 4 "the demo takes"; fi
 exec "$python" sweep.py --jobs "$jobs" --logs "$shown/logs" <<<"$lines"  # exec: signals to this process reach sweep.py

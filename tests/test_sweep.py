@@ -332,6 +332,28 @@ def test_refusals_and_help_need_no_packages(tmp_path):
         assert not (tmp_path / ".venv").exists() and "installing" not in done.stderr
 
 
+def test_too_little_disk_is_refused_before_anything_is_installed_or_drawn(tmp_path, place):
+    """`df` says how much is free; with the packages there the demo needs less."""
+    for name in ("run.sh", "sweep.py", "requirements.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("datasets", "support"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "df").write_text('#!/bin/sh\necho head\necho "disk 1 1 ${FREE}000000 1% /"\n')
+    (tools / "df").chmod(0o755)
+    usual = {"PATH": f"{tools}:{os.environ['PATH']}", "cwd": tmp_path, "run": "run.sh"}
+    for free, python, message in (("11", None, "the packages and the demo take 12 GB of disk"),
+                                  ("4", str(place.python), "the demo takes 5 GB of disk, and ")):
+        done = place.bash("--demo", FREE=free, FERC_PYTHON=python, **usual)
+        assert done.returncode == 2 and message in done.stderr and f" has {free} GB free" in done.stderr
+        assert done.stderr.count("\n") == 1 and not (tmp_path / ".venv").exists() and place.scripts() == []
+    done = place.bash("--setup", FREE="6", FERC_PYTHON=None, **usual)
+    assert done.returncode == 2 and "the packages take 7 GB of disk" in done.stderr
+    place.runs.joinpath("demo").mkdir(parents=True)  # begun before: most of it is there already
+    assert place.bash("--demo", "--only", "SCN/ce", FREE="4", PATH=usual["PATH"]).returncode == 0
+
+
 def test_a_failed_build_stops_the_trainings_of_its_set_alone(place):
     """AffectNet-C fails: AffWild-C, which takes its mixture, and both sets' runs are left out; RAF-DB goes on."""
     for name in ("affectnet", "affwild", "rafdb"):
