@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds Demo-C as a Slurm job array of three shares and a merge, as the README shows it, on a cluster of this one machine
+# Builds Demo-C as a Slurm job array of three shards and a merge, as the README shows it, on a cluster of this one machine
 # (real slurmctld, slurmd and munged in a temporary folder), and compares the checksums with one build. Then trains and
 # scores a small sweep on it as an array.
 #   apt-get install slurmctld slurmd slurm-client munge    then, as root: bash benchmarks/slurm.sh [images, default 24]
@@ -63,13 +63,13 @@ sinfo || { cat "$here"/*.out "$here"/*.log >&2; exit 1; }
 
 build="$python make_fer_c.py --dataset demo --root $here/demo --limit $images"
 $build --out "$here/one" --workers 1 | head -1  # also draws the faces
-echo "array of 3 shares, then the merge:"
-job=$(sbatch --parsable --array=1-3 --output="$here/share-%a.txt" \
+echo "array of 3 shards, then the merge:"
+job=$(sbatch --parsable --array=1-3 --output="$here/shard-%a.txt" \
   --wrap "$build --out $here/Demo-C --workers 1"' --shard $SLURM_ARRAY_TASK_ID/3')
 merge=$(sbatch --parsable --dependency=afterok:"$job" --kill-on-invalid-dep=yes --output="$here/merge.txt" \
   --wrap "$build --out $here/Demo-C --merge")
 for _ in $(seq 600); do [ -n "$(squeue -h -j "$job,$merge" 2> /dev/null)" ] || break; sleep 1; done
-grep -h "^built\|^error" "$here"/share-*.txt "$here/merge.txt" | sed "s#$here/##"
+grep -h "^built\|^error" "$here"/shard-*.txt "$here/merge.txt" | sed "s#$here/##"
 $build --out "$here/Demo-C" --verify | sed "s#$here/##"
 cmp "$here/one/checksums.sha256" "$here/Demo-C/checksums.sha256" && echo "the same checksums as one build"
 

@@ -28,7 +28,7 @@ RECIPES = {
     "rafdb": {"epochs": 50},
     # FER+ without weights: the 34 images of its rarest class would weigh 22
     "ferplus": {"epochs": 20, "class_weights": "none", "released": {"class_weights": "none"}},
-    "demo": {"epochs": 3, "image_size": 48, "batch_size": 32, "weights": "none"},
+    "demo": {"epochs": 3, "image_size": 64, "batch_size": 16, "weights": "none"},
 }
 
 GMM_FROM = {"affwild": "affectnet"}  # labelled with the mixture of another set

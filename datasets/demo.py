@@ -9,9 +9,14 @@ begins with the smaller one. `load` draws what is missing.
 
   python -m datasets.demo --layout ferplus --out DIR      drawn faces in the official layout of another set
 """
+from support import start
+
+if __name__ == "__main__":  # before the imports that may be interrupted, or fail outside the environment
+    start.guard()
+
 import importlib
 import os
-import shutil
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,7 +33,7 @@ from tqdm import tqdm
 
 import cli
 from cli import UserError
-from datasets import COLUMNS, Split, keyed_rng
+from datasets import COLUMNS, Split, keyed_rng, spelt
 
 CLASSES = ("Neutral", "Happy", "Sad", "Surprise", "Fear", "Disgust", "Anger", "Contempt")
 DEFAULTS = {"train": 448, "val": 112, "test": 56, "seed": 0}
@@ -684,24 +689,40 @@ class Args:
     """a new folder for it (raf-ml may go beside rafdb)"""
 
 
-def main(args):
-    """Write demo faces in exactly the layout of an official release, its known quirks included."""
+def main(args: Args) -> None:
+    """Write demo faces in exactly the layout of an official release, its known quirks included. Nothing that is in the
+    folder before is touched. Raises UserError on an unknown layout and on a folder that cannot be used."""
     if args.layout not in LAYOUTS:
         raise UserError(f"unknown layout {args.layout!r}; known: {', '.join(LAYOUTS)}")
-    module, temporary = importlib.import_module(LAYOUTS[args.layout]), args.out.with_name(f".{args.out.name}.tmp")
+    out, created = args.out, not args.out.exists()
+    if not created:
+        refuse_foreign(out, args.layout)
+    module = importlib.import_module(LAYOUTS[args.layout])
     try:
-        if args.out.exists() and {path.name for path in args.out.iterdir()} - BESIDE.get(args.layout, set()):
-            raise UserError(f"{args.out} is not empty; give a new folder")
-        shutil.rmtree(temporary, ignore_errors=True)  # of a killed start
-        module.LAYOUTS[args.layout](temporary, faces)
-        args.out.mkdir(parents=True, exist_ok=True)
-        for part in temporary.iterdir():
-            part.rename(args.out / part.name)
+        out.mkdir(parents=True, exist_ok=True)
+        # Inside the folder, so that it may be a link, a mount point or the current one.
+        with tempfile.TemporaryDirectory(prefix=".layout-", dir=out) as temporary:
+            module.LAYOUTS[args.layout](Path(temporary), faces)
+            for part in sorted(Path(temporary).iterdir()):
+                part.rename(out / part.name)
     except OSError as error:
-        raise UserError(f"cannot write {args.out}: {error.strerror}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    print(f"wrote the layout {args.layout} to {args.out}")
+        if created and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from None
+    print(f"wrote the layout {args.layout} to {out}")
+
+
+def refuse_foreign(out: Path, layout: str) -> None:
+    """Raises UserError where a layout cannot go into a folder, because it is a file or holds something else."""
+    if not out.is_dir():
+        raise UserError(f"--out {out} is a file; give a new folder")
+    try:
+        others = sorted({path.name for path in out.iterdir()} - BESIDE.get(layout, set()))
+    except OSError as error:
+        raise UserError(f"cannot read {out}: {error.strerror}") from None
+    if others:
+        named = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        raise UserError(f"{out} is not empty (it holds {spelt(named)}); give a new folder")
 
 
 if __name__ == "__main__":

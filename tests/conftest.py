@@ -7,6 +7,8 @@ from torch import nn
 
 import make_fer_c
 
+pytest_plugins = ["processes"]
+
 SIZE = 32
 OPTIONS = ("train=128", "val=16", "test=16")
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from cli import UserError
-from datasets import COLUMNS, demo, keyed_rng, load_split
+from datasets import COLUMNS, RECIPES, demo, keyed_rng, load_split
 
 SMALL = {"train": "16", "val": "8", "test": "8"}
 
@@ -150,6 +150,78 @@ def test_every_style_and_extreme_draws():
     for k in range(20):
         image = face(((-1) ** k * 1.3, (-1) ** (k // 2) * 1.3), k, k)
         assert image.shape == (224, 224, 3) and image.dtype == np.uint8 and image.std() > 10
+
+
+# ---- the official layouts of other sets
+
+
+def write_layout(layout, out):
+    demo.main(demo.Args(layout, out))
+
+
+@pytest.fixture
+def little(monkeypatch):
+    """A layout that is written at once."""
+    def write(root, faces):
+        (root / "Image").mkdir(parents=True)
+        (root / "Image/one.png").write_bytes(next(iter(faces("train", 1))).image.tobytes())
+        (root / "list.txt").write_text("one")
+    monkeypatch.setattr("datasets.ferplus.LAYOUTS", {"ferplus": write})
+
+
+def test_a_layout_goes_into_a_new_or_an_empty_folder(little, tmp_path, monkeypatch):
+    """Also where it is the current folder or a link to another one: nothing is made beside it."""
+    inside, here, target = tmp_path / "inside", tmp_path / "here", tmp_path / "target"
+    here.mkdir()
+    target.mkdir()
+    (tmp_path / "link").symlink_to(target)
+    (tmp_path / ".inside.tmp").mkdir()  # somebody's
+    (tmp_path / ".inside.tmp/notes").write_text("mine")
+    write_layout("ferplus", inside / "deep")
+    monkeypatch.chdir(here)
+    write_layout("ferplus", Path("."))
+    write_layout("ferplus", tmp_path / "link")
+    for folder in (inside / "deep", here, target):
+        assert sorted(path.name for path in folder.iterdir()) == ["Image", "list.txt"]
+    assert (tmp_path / "link").is_symlink() and (tmp_path / ".inside.tmp/notes").read_text() == "mine"
+
+
+def test_a_layout_leaves_what_is_there_alone(little, tmp_path, monkeypatch):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/notes").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for name, message in (("full", "is not empty .it holds notes.; give a new folder"), ("file", "file is a file")):
+        with pytest.raises(UserError, match=message):
+            write_layout("ferplus", tmp_path / name)
+    with pytest.raises(UserError, match="unknown layout 'fer'; known: affectnet-old, affectnet-2021"):
+        write_layout("fer", tmp_path / "new")
+
+    def fail(root, faces):
+        (root / "half").mkdir()
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr("datasets.ferplus.LAYOUTS", {"ferplus": fail})
+    for name in ("new", "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(UserError, match=f"cannot write .*{name}: No space left"):
+            write_layout("ferplus", tmp_path / name)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["empty", "file", "full", "notes"]
+
+
+def test_raf_ml_goes_beside_raf_db(tmp_path, monkeypatch):
+    writers = {name: lambda root, faces, part=part: (root / part).mkdir()
+               for name, part in (("rafdb", "basic"), ("raf-ml", "RAF-ML"))}
+    monkeypatch.setattr("datasets.rafdb.LAYOUTS", writers)
+    write_layout("rafdb", tmp_path)
+    write_layout("raf-ml", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["RAF-ML", "basic"]
+    with pytest.raises(UserError, match="is not empty .it holds basic"):
+        write_layout("rafdb", tmp_path)
+
+
+def test_the_demo_is_of_the_size_that_the_corruptions_were_made_for():
+    """64 px, at least 56 test images, of several people."""
+    assert RECIPES["demo"]["image_size"] == 64
+    assert demo.DEFAULTS["test"] >= 56 and demo.DEFAULTS["test"] // demo.PER_IDENTITY >= 7
 
 
 def test_importing_leaves_the_global_generator_alone():

@@ -192,7 +192,7 @@ def test_protocol_and_recipe_fill_in_what_is_not_typed():
     def settled(line):
         return make_fer_c.cli.parse(make_fer_c.Args, make_fer_c.settle, line.split())
 
-    assert settled("--dataset ferplus").image_size == 224 and settled("--dataset demo").image_size == 48
+    assert settled("--dataset ferplus").image_size == 224 and settled("--dataset demo").image_size == 64
     assert settled("--dataset demo --image-size 64").image_size == 64
     released = settled("--dataset ferplus --protocol released --data a=1 --data b=2")
     assert (released.corruptions, released.visibility, released.data) == ("fer-c-released", "l2-uint8", ("a=1", "b=2"))

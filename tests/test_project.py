@@ -4,10 +4,8 @@ import importlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,10 +15,10 @@ import cli
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(path.name for path in ROOT.glob("train_*.py"))
 MODULES = sorted(path.stem for path in ROOT.glob("*.py")) + sorted(
-    f"{path.parent.name}.{path.stem}" for folder in ("datasets", "models", "reporting")
+    f"{path.parent.name}.{path.stem}" for folder in ("datasets", "models", "reporting", "support")
     for path in (ROOT / folder).glob("[!_]*.py"))
-LIGHT = ["make_fer_c", "report", "corruptions", "soft_labels", "metrics", "settings", "cli"] + [
-    name for name in MODULES if name.startswith(("datasets.", "reporting."))]
+LIGHT = ["make_fer_c", "report", "sweep", "corruptions", "soft_labels", "metrics", "settings", "cli"] + [
+    name for name in MODULES if name.startswith(("datasets.", "reporting.", "support."))]
 
 WATCH = """
 import os, random, signal, sys, warnings
@@ -77,11 +75,6 @@ def test_scripts_are_equal_outside_their_fences():
     assert any(".backward(" in line for line in first) and any("optimizer.step()" in line for line in first)
     for script in SCRIPTS[1:]:
         assert shared(script) == first, script
-
-
-def test_files_keep_to_their_length():
-    assert len((ROOT / "harness.py").read_text().splitlines()) <= 400
-    assert all(len((ROOT / script).read_text().splitlines()) <= 180 for script in SCRIPTS)
 
 
 def test_only_the_harness_imports_fabric():
@@ -141,106 +134,80 @@ def test_files_appear_whole(tmp_path):
     assert path.read_bytes() == b"one\n" and os.listdir(path.parent) == ["b.txt"]
 
 
-def bash(*arguments, **environment):
-    return subprocess.run(["bash", "run.sh", *arguments], cwd=ROOT, env=os.environ | environment, capture_output=True,
+# ---- outside the environment: a copy of the script in a folder of its own, and a Python without packages
+
+SMALL_SCRIPT = '''"""Starts as all scripts do."""
+from support import start
+
+if __name__ == "__main__":
+    start.guard()
+
+{body}
+'''
+
+
+def run_small(folder, body, *words, python=(sys.executable, "-S"), **environment):
+    """Run a script of our make that imports and does `body`; python: the interpreter and its flags."""
+    (folder / "support").mkdir(exist_ok=True)
+    for name in ("__init__.py", "start.py"):
+        shutil.copy(ROOT / "support" / name, folder / "support")
+    (folder / "small.py").write_text(SMALL_SCRIPT.format(body=body))
+    return subprocess.run([*python, "small.py", *words], cwd=folder, env=os.environ | environment, capture_output=True,
                           text=True)
 
 
-def test_run_lists_one_command_a_line(tmp_path):
-    done = bash("--demo", "--list", FERC_DATA=str(tmp_path), FERC_RUNS=str(tmp_path))
-    lines = done.stdout.splitlines()
-    assert done.returncode == 0 and lines[0].split()[1] == "make_fer_c.py"
-    assert len(lines) == 1 + 2 * len(SCRIPTS) and all("train_" in x and "&&" in x and "evaluate.py" in x
-                                                      for x in lines[1:])
-    spaced = tmp_path / "a b"
-    (spaced / "rafdb").mkdir(parents=True)
-
-    def listed(*options):
-        return bash("--list", *options, FERC_DATA=str(spaced), FERC_RUNS=str(spaced), FERC_PYTHON="true"
-                    ).stdout.splitlines()
-
-    lines = listed()
-    assert len(lines) == 1 + 3 * 2 * len(SCRIPTS)
-    assert all(subprocess.run(["bash", "-c", line], cwd=ROOT).returncode == 0 for line in lines[:3])
-    assert lines[0].startswith("true make_fer_c.py") and "a\\ b" in lines[0]
-    assert sum("--seed 2" in line for line in lines) == 2 * len(SCRIPTS)
-    assert len(listed("--noise")) == 1 + 4 * 3 * 2 * len(SCRIPTS)
-    assert len(listed("--ablation")) == 1 + 3 * 7 * len(SCRIPTS)
-    assert len(listed("--noise", "--ablation")) == 1 + 3 * (7 + 3 * 2) * len(SCRIPTS)
-    some = listed("--noise", "--only", "SCN/ce/noise[23]0", "--seeds", "7", "--image-size", "48", "--", "--epochs", "5")
-    assert len(some) == 3 and all("--seed 7" in x and "--image-size 48 --epochs 5" in x for x in some[1:])
-    assert some[0].endswith("--image-size 48 ") and "--noise 0.20" in some[1] and "--noise 0.30" in some[2]
-    assert len(listed("ferplus", "demo")) == 2 + 2 * 3 * 2 * len(SCRIPTS)
+def test_outside_the_environment_one_line_names_the_command(tmp_path):
+    done = run_small(tmp_path, "import tyro.conf", "--dataset", "a b")
+    command = ".venv/bin/python small.py --dataset 'a b'"
+    assert done.returncode == 2 and done.stderr == (
+        f"error: this Python ({sys.executable}) has no package tyro; install the packages once (bash run.sh --setup), "
+        f"then: {command.replace('.venv/bin/python', '.venv/bin/python -S')}\n")
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv/installed").write_text("")
+    done = run_small(tmp_path, "import tyro.conf")
+    assert done.stderr.endswith("has no package tyro; use the project's: .venv/bin/python -S small.py\n")
+    done = subprocess.run([sys.executable, "-S", tmp_path / "small.py"], cwd="/", capture_output=True, text=True)
+    assert done.stderr.endswith(f"the project's: {tmp_path}/.venv/bin/python -S {tmp_path}/small.py\n")
 
 
-def test_run_without_data_says_where_it_looked(tmp_path):
-    done = bash(FERC_DATA=str(tmp_path))
-    assert done.returncode == 2 and f"{tmp_path}/rafdb" in done.stderr and "--demo" in done.stderr
-    for wrong, message in (("--demmo", "unknown option --demmo"), ("rafbd", "unknown data set rafbd"),
-                           ("--only", "takes a value"), ("--jobs=2", "unknown option")):
-        done = bash(wrong)
-        assert done.returncode == 2 and message in done.stderr
-    assert "from 1 on, not 0" in bash("--jobs", "0", "--demo").stderr
+def test_an_old_python_is_named(tmp_path):
+    done = run_small(tmp_path, "import numpy", python=(
+        sys.executable, "-c", "import sys, runpy; sys.version_info = (3, 9, 2, 'final', 0); sys.path.insert(0, '.');"
+        "runpy.run_path(sys.argv[1], run_name='__main__')"))
+    assert done.returncode == 2 and done.stderr.startswith("error: this is Python 3.9 (")
+    assert done.stderr.count("\n") == 1 and "3.11 or newer is needed" in done.stderr
 
 
-def test_a_failing_run_does_not_stop_the_rest(tmp_path):
-    """A stand-in for Python that fails at training: everything else still runs, and the end names what failed."""
-    fake = tmp_path / "python"
-    fake.write_text('#!/bin/sh\necho "$@" >>"$FERC_RUNS/called"\ncase "$1" in train_*) exit 3;; esac\n')
-    fake.chmod(0o755)
-    done = bash("--demo", FERC_PYTHON=str(fake), FERC_DATA=str(tmp_path), FERC_RUNS=str(tmp_path))
-    called = (tmp_path / "called").read_text().splitlines()
-    assert done.returncode == 1
-    assert sum(line.startswith("train_") for line in called) == 2 * len(SCRIPTS) and called[-1].startswith("report.py")
-    assert f"failed ({2 * len(SCRIPTS)}):" in done.stderr and not any(line.startswith("evaluate") for line in called)
-    count = 2 * len(SCRIPTS)
-    assert f"[{count}/{count}] " in done.stdout and done.stdout.count("FAILED") == count
+def test_ctrl_c_while_importing_is_one_line(tmp_path):
+    for body in ("raise KeyboardInterrupt", "try:\n    raise KeyboardInterrupt\nfinally:\n    import nothing_there",
+                 "try:\n    raise KeyboardInterrupt\nexcept BaseException as e:\n    raise ImportError('x') from e"):
+        done = run_small(tmp_path, body)
+        assert (done.returncode, done.stderr) == (130, "interrupted; the same command goes on from here\n"), body
 
 
-def test_stopping_reaches_every_job(tmp_path):
-    """Ctrl-C at run.sh: its jobs get SIGTERM, which training answers with a checkpoint, and nothing is left behind."""
-    fake = tmp_path / "python"
-    fake.write_text('''#!/bin/bash
-[[ $1 == train_* ]] || exit 0
-trap 'echo saved >>"$FERC_RUNS/called"; exit 143' TERM
-echo started >>"$FERC_RUNS/called"
-while :; do sleep 0.05; done
-''')
-    fake.chmod(0o755)
-    places = {"FERC_PYTHON": str(fake), "FERC_DATA": str(tmp_path), "FERC_RUNS": str(tmp_path)}
-    sweep = subprocess.Popen(["bash", "run.sh", "--demo", "--jobs", "3"], cwd=ROOT, env=os.environ | places,
-                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    called = tmp_path / "called"
-    give_up = time.monotonic() + 60
-    while time.monotonic() < give_up and not (called.exists() and called.read_text().count("started") == 3):
-        time.sleep(0.05)
-    sweep.send_signal(signal.SIGINT)
-    assert "goes on from here" in sweep.communicate(timeout=60)[1] and sweep.returncode == 130
-    assert sorted(called.read_text().split()) == ["saved"] * 3 + ["started"] * 3
+def test_other_errors_keep_their_traceback_and_nothing_happens_on_import(tmp_path):
+    for body in ("1 / 0", "import support.nothing", "raise ImportError('of our own')"):
+        done = run_small(tmp_path, body)
+        assert done.returncode == 1 and "Traceback" in done.stderr, body
+    assert "excepthook" not in python("import sys, sweep; print(sys.excepthook)").stdout.replace(
+        "<built-in function excepthook>", "")
 
 
-def test_what_is_scored_is_skipped_and_nothing_else_is(tmp_path):
-    """Skipped only with scores of all of this set, version for version, younger than the weights."""
-    fake = tmp_path / "python"
-    fake.write_text('#!/bin/sh\necho "$1" >>"$FERC_RUNS/called"\n')
-    fake.chmod(0o755)
-    run, built = tmp_path / "demo/baseline/ce/noise0/seed0", tmp_path / "Demo-C"
-    run.mkdir(parents=True)
-    built.mkdir()
-    (built / "manifest.json").write_text('{\n "made_with": {\n  "images": 16\n },\n "set_version": "0ab1"\n}\n')
-    (run / "best.pt").write_text("")
-    os.utime(run / "best.pt", (1, 1))
+def guarded(path):
+    """Whether a script calls `start.guard()` before it imports anything outside Python's library."""
+    for statement in ast.parse(path.read_text()).body:
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            names = [statement.module] if isinstance(statement, ast.ImportFrom) else [a.name for a in statement.names]
+            if any(name.split(".")[0] not in {*sys.stdlib_module_names, "support"} for name in names):
+                return False
+        elif isinstance(statement, ast.If):
+            return "start.guard()" in ast.unparse(statement)
+    return False
 
-    def called(scores):
-        (run / "scores.csv").write_text(scores)
-        (tmp_path / "called").write_text("")
-        bash("--demo", FERC_PYTHON=str(fake), FERC_DATA=str(tmp_path), FERC_RUNS=str(tmp_path))
-        return (tmp_path / "called").read_text().split().count("train_baseline.py")
 
-    whole = "Demo-C,0ab1,softmax,pooled,,n,16\n"
-    assert called(whole) == 1  # only the calibrated one
-    for other in ("", whole.replace("16", "10"), whole.replace("0ab1", "0ab2"), whole.replace("Demo", "Dome")):
-        assert called(other) == 2
+@pytest.mark.parametrize("script", ["sweep.py"])
+def test_scripts_are_guarded(script):
+    assert guarded(ROOT / script)
 
 
 # ---- set-up, with stand-ins for Python

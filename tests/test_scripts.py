@@ -145,7 +145,7 @@ def test_settings_of_the_published_recipes():
 
     assert [parsed(name, "--dataset affectnet")["batch_size"] for name in SCRIPTS] == [256, 256, 128, 256, 32]
     assert [parsed(name, "--dataset affectnet")["lr"] for name in SCRIPTS] == [2.5e-4] * 4 + [5e-5]
-    assert {parsed(name, "--dataset demo")["batch_size"] for name in SCRIPTS} == {32}
+    assert {parsed(name, "--dataset demo")["batch_size"] for name in SCRIPTS} == {16}
     assert parsed("SCN", "--dataset affwild --protocol released")["relabel_epoch"] == 15
     assert parsed("SCN", "--dataset rafdb --protocol released")["relabel_epoch"] == 2
     assert parsed("SCN", "--dataset rafdb --protocol released --relabel-epoch 7")["relabel_epoch"] == 7
