@@ -67,7 +67,7 @@ class Run:
     weight_decay: Annotated[float, Between(0)] = 1e-5
     """of Adam, coupled (published: 1e-5)"""
     image_size: Annotated[int, Between(32, 4096)] = 224
-    """side of the images, in training and scoring alike (published: 224; demo: 48)"""
+    """side of the images, in training and scoring alike (published: 224; demo: 64)"""
     weights: Annotated[str, CONTENT] = "imagenet"
     """to start from: imagenet, none, or the path of a checkpoint (demo: none)"""
     class_weights: Literal["none", "balanced", "released"] = "balanced"

@@ -10,6 +10,11 @@ ramps that are over after one epoch, and the stem of the release's MS-Celeb weig
   torchrun --nproc-per-node 4 train_DMUE.py --dataset affectnet
   python train_DMUE.py --dataset demo                           no data; measured: 22 s an epoch on one core (2.5 GHz)
 """
+from support import start
+
+if __name__ == "__main__":  # before the imports that may be interrupted, or fail outside the environment
+    start.guard()
+
 from dataclasses import dataclass, field
 
 import torch

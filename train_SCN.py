@@ -8,6 +8,11 @@ batch, as in the authors' code. --protocol released: margin .9, from epoch 2 on 
   torchrun --nproc-per-node 4 train_SCN.py --dataset rafdb
   python train_SCN.py --dataset demo                            no data; measured: 7 s an epoch on one core (2.5 GHz)
 """
+from support import start
+
+if __name__ == "__main__":  # before the imports that may be interrupted, or fail outside the environment
+    start.guard()
+
 from dataclasses import dataclass, field
 
 import torch

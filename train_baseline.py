@@ -6,6 +6,11 @@ FER-C (arXiv:2312.11542) trains it with cross-entropy, or calibrated with MaxEnt
   torchrun --nproc-per-node 4 train_baseline.py --dataset ferplus --root DIR
   python train_baseline.py --dataset demo                       no data; measured: 8 s an epoch on one core (2.5 GHz)
 """
+from support import start
+
+if __name__ == "__main__":  # before the imports that may be interrupted, or fail outside the environment
+    start.guard()
+
 from dataclasses import dataclass, field
 
 import torch

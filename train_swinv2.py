@@ -8,6 +8,11 @@ inside the model, stochastic depth .1, learning rate 5e-5, batches of 32; no wei
   torchrun --nproc-per-node 4 train_swinv2.py --dataset rafdb
   python train_swinv2.py --dataset demo                         no data; measured: 27 s an epoch on one core (2.5 GHz)
 """
+from support import start
+
+if __name__ == "__main__":  # before the imports that may be interrupted, or fail outside the environment
+    start.guard()
+
 from dataclasses import dataclass, field
 
 import torch
