@@ -1,0 +1,86 @@
+"""Which files stand for the pictures that a label file names. Copies are often saved again in another format: a picture
+is found under any of `SUFFIXES`, in any letter case; the name as listed goes first."""
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cli import UserError
+from datasets import found_in, note_all, spelt
+from datasets.images import inside
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # the first that is there is taken
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file is named as a picture; hidden files (macOS leaves ._x.jpg behind) are none."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def rank(name: str) -> tuple[int, str]:
+    """Sort key of pictures that share a name but for the suffix: the order of `SUFFIXES`, then the name."""
+    return SUFFIXES.index(os.path.splitext(name)[1].lower()), name
+
+
+def files_in(root: Path, folder: str) -> list[str]:
+    """Names of the regular files in a folder below the root; links are followed, an absent folder holds none. Raises
+    UserError where it cannot be listed or leads out of the root."""
+    try:
+        with os.scandir(inside(root, folder)) as entries:
+            return [entry.name for entry in entries if entry.is_file()]
+    except PermissionError as error:
+        raise UserError(f"{error.filename}: {error.strerror}") from None
+    except (OSError, ValueError):  # absent, or a name from a label file that cannot be one
+        return []
+
+
+def find_pictures(root: Path, paths: Sequence[str], notes: dict) -> np.ndarray:
+    """The files that stand for these paths below the root.
+
+    Returns text (N,), dtype object: the path itself where it is there, otherwise the file in the same folder whose name
+    differs only in the suffix, otherwise "". Every folder is listed once. `notes` counts the pictures found under
+    another suffix, and those that are there in several formats.
+    """
+    listings: dict[str, tuple[set[str], dict[str, list[str]]]] = {}
+    found = np.full(len(paths), "", object)
+    renamed, doubled = [], []
+    for i, path in enumerate(paths):
+        folder, _, name = path.rpartition("/")
+        if folder not in listings:
+            listings[folder] = _listing(root, folder)
+        files, by_stem = listings[folder]
+        same = by_stem.get(os.path.splitext(name)[0], ())
+        if name in files:
+            found[i] = path
+        elif same:
+            found[i] = f"{folder}/{same[0]}" if folder else same[0]
+            renamed.append(f"{same[0]} for {name}")
+        if len(same) > 1:
+            taken = found[i].rpartition("/")[2]
+            doubled.append(f"{taken}, not {next(other for other in same if other != taken)}")
+    note_all(notes, "picture found under another suffix than listed", renamed)
+    note_all(notes, "picture in several formats, one taken", doubled)
+    return found
+
+
+def _listing(root: Path, folder: str) -> tuple[set[str], dict[str, list[str]]]:
+    """The files of a folder: all names, and the pictures by their name without the suffix, in order of `rank`."""
+    files = files_in(root, folder)
+    by_stem: dict[str, list[str]] = {}
+    for name in files:
+        if is_picture(name):
+            by_stem.setdefault(os.path.splitext(name)[0], []).append(name)
+    for names in by_stem.values():
+        if len(names) > 1:
+            names.sort(key=rank)
+    return set(files), by_stem
+
+
+def comparison(root: Path, paths: Sequence[str], found: Sequence[str]) -> str:
+    """Where none of the pictures was found: the first name looked for beside what its folder holds; else ""."""
+    if not len(paths) or any(found):
+        return ""
+    folder, _, name = paths[0].rpartition("/")
+    return f"looked for {spelt(name)[:80]} in {spelt(folder)[:120] or 'the root'}, which holds: " + found_in(
+        inside(root, folder))
