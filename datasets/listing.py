@@ -1,6 +1,7 @@
 """Which files stand for the pictures that a label file names. Copies are often saved again in another format: a picture
 is found under any of `SUFFIXES`, in any letter case; the name as listed goes first."""
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,16 +36,18 @@ def files_in(root: Path, folder: str) -> list[str]:
         return []
 
 
-def find_pictures(root: Path, paths: Sequence[str], notes: dict) -> np.ndarray:
+def find_pictures(root: Path, paths: Sequence[str], notes: dict, listed: Sequence[str] | None = None) -> np.ndarray:
     """The files that stand for these paths below the root.
 
     Returns text (N,), dtype object: the path itself where it is there, otherwise the file in the same folder whose name
     differs only in the suffix, otherwise "". Every folder is listed once. `notes` counts the pictures found under
-    another suffix, and those that are there in several formats.
+    another suffix, and those that are there in several formats. `listed`: all paths of the data set, where `paths` are
+    only some: one file never stands for two of them.
     """
     listings: dict[str, tuple[set[str], dict[str, list[str]]]] = {}
     found = np.full(len(paths), "", object)
     renamed, doubled = [], []
+    shared: set[str] | None = None
     for i, path in enumerate(paths):
         folder, _, name = path.rpartition("/")
         if folder not in listings:
@@ -54,6 +57,10 @@ def find_pictures(root: Path, paths: Sequence[str], notes: dict) -> np.ndarray:
         if name in files:
             found[i] = path
         elif same:
+            if shared is None:  # built only where a copy needs it: it takes its time for 300,000 paths
+                shared = _shared_stems(paths if listed is None else listed)
+            if os.path.splitext(path)[0] in shared:
+                continue
             found[i] = f"{folder}/{same[0]}" if folder else same[0]
             renamed.append(f"{same[0]} for {name}")
         if len(same) > 1:
@@ -62,6 +69,12 @@ def find_pictures(root: Path, paths: Sequence[str], notes: dict) -> np.ndarray:
     note_all(notes, "picture found under another suffix than listed", renamed)
     note_all(notes, "picture in several formats, one taken", doubled)
     return found
+
+
+def _shared_stems(paths):
+    """The paths without their suffixes that occur several times."""
+    counts = Counter(os.path.splitext(path)[0] for path in paths)
+    return {stem for stem, count in counts.items() if count > 1}
 
 
 def _listing(root: Path, folder: str) -> tuple[set[str], dict[str, list[str]]]:
