@@ -44,19 +44,21 @@ def find_pictures(root: Path, paths: Sequence[str], notes: dict, listed: Sequenc
     another suffix, and those that are there in several formats. `listed`: all paths of the data set, where `paths` are
     only some: one file never stands for two of them.
     """
-    listings: dict[str, tuple[set[str], dict[str, list[str]]]] = {}
+    listings: dict[str, Listing] = {}
     found = np.full(len(paths), "", object)
     renamed, doubled = [], []
     shared: set[str] | None = None
     for i, path in enumerate(paths):
         folder, _, name = path.rpartition("/")
         if folder not in listings:
-            listings[folder] = _listing(root, folder)
-        files, by_stem = listings[folder]
-        same = by_stem.get(os.path.splitext(name)[0], ())
-        if name in files:
+            listings[folder] = Listing(files_in(root, folder))
+        listing = listings[folder]
+        if name in listing.files:
             found[i] = path
-        elif same:
+            if not listing.mixed:
+                continue
+        same = listing.same_picture(name)
+        if not found[i] and same:
             if shared is None:  # built only where a copy needs it: it takes its time for 300,000 paths
                 shared = _shared_stems(paths if listed is None else listed)
             if os.path.splitext(path)[0] in shared:
@@ -71,23 +73,28 @@ def find_pictures(root: Path, paths: Sequence[str], notes: dict, listed: Sequenc
     return found
 
 
+class Listing:
+    """The files of a folder, and its pictures by their name without the suffix, which are sorted out on the first
+    need: the folders of AffectNet hold 300,000 files."""
+
+    def __init__(self, names: list[str]):
+        self.files = set(names)
+        self.mixed = len({name[-4:] for name in names}) > 1  # of one ending, no two share their stem
+        self._by_stem: dict[str, list[str]] | None = None
+
+    def same_picture(self, name: str) -> list[str]:
+        """The pictures called `name` but for the suffix, in order of `rank`."""
+        if self._by_stem is None:
+            self._by_stem = {}
+            for file in filter(is_picture, self.files):
+                self._by_stem.setdefault(os.path.splitext(file)[0], []).append(file)
+        return sorted(self._by_stem.get(os.path.splitext(name)[0], ()), key=rank)
+
+
 def _shared_stems(paths):
     """The paths without their suffixes that occur several times."""
     counts = Counter(os.path.splitext(path)[0] for path in paths)
     return {stem for stem, count in counts.items() if count > 1}
-
-
-def _listing(root: Path, folder: str) -> tuple[set[str], dict[str, list[str]]]:
-    """The files of a folder: all names, and the pictures by their name without the suffix, in order of `rank`."""
-    files = files_in(root, folder)
-    by_stem: dict[str, list[str]] = {}
-    for name in files:
-        if is_picture(name):
-            by_stem.setdefault(os.path.splitext(name)[0], []).append(name)
-    for names in by_stem.values():
-        if len(names) > 1:
-            names.sort(key=rank)
-    return set(files), by_stem
 
 
 def comparison(root: Path, paths: Sequence[str], found: Sequence[str]) -> str:
