@@ -417,6 +417,18 @@ def test_real_ferplus():
     assert len(data.frame) > 1000 and (np.bincount(data.frame["expression"], minlength=8) > 0).all()
 
 
+# ---- damaged label files of every layout
+
+def test_damaged_label_files_give_rows_or_a_user_error(tmp_path):
+    """A small, fixed part of what `python tests/fuzz_labels.py` tries."""
+    import fuzz_labels
+
+    outcomes, faults = fuzz_labels.fuzz(100, 1, tmp_path)
+    assert not faults, faults[0]
+    assert len(outcomes) == 10 and all(found.total() == 10 for found in outcomes.values())
+    assert all(fuzz_labels.past_headers(found) >= 0.25 for found in outcomes.values()), outcomes
+
+
 # ---- pictures
 
 def picture(mode):
