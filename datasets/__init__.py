@@ -228,14 +228,17 @@ def _checked(data, name, split):
     if tuple(frame.columns) != COLUMNS:
         raise AssertionError(f"{what}: columns are {tuple(frame.columns)}, not {COLUMNS}")
     if frame.empty:
-        rule = ". Without an official list it is a tenth of each class of train" if split == "val" else ""
-        raise UserError(f"{what}: no usable image ({said}){rule}")
+        rule = "Without an official list it is a tenth of each class of train" if split == "val" else (
+            "Is the copy complete, and do the names in its label files fit those on disk?")
+        raise UserError(f"{what}: no usable image ({said}). {rule}")
     bad = [i for i in frame["id"] if not SAFE_ID.fullmatch(i)]
     if bad:
         raise UserError(f"{what}: {len(bad)} ids cannot be file names, for example {bad[0]!r}")
     twice = frame["id"][frame["id"].duplicated()]
     if len(twice):
-        raise UserError(f"{what}: {len(twice)} ids appear twice, for example {twice.iloc[0]!r}")
+        same = frame["path"][frame["id"] == twice.iloc[0]].tolist()
+        raise UserError(f"{what}: {len(twice)} ids appear twice, for example {twice.iloc[0]!r} of "
+                        f"{spelt(same[0])[:80]} and {spelt(same[1])[:80]}. Images are stored under these names: list each one once")
     outside = frame.loc[~frame["expression"].between(0, len(classes) - 1)]
     if len(outside):
         first = outside.iloc[0]

@@ -384,7 +384,7 @@ def _on_disk(root, table, notes):
     found = find_pictures(root, paths, notes)
     there = found != ""
     note_missing(notes, table["name"][~there].str[:80].tolist(), comparison(root, paths, found))
-    return table.assign(path=found)[there]
+    return table.assign(path=pd.Series(found, index=table.index, dtype=table["path"].dtype))[there]
 
 
 def _boxes(table, crop, notes):

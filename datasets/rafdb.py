@@ -264,7 +264,8 @@ def _ml(root, found, test, notes):
     labels = root / folder / "EmoLabel"
     ids, shares, _ = _named_rows(labels / name, len(CLASSES), ML_NAME, "0001.jpg 0.5 0.5 0 0 0 0", notes)
     if not (labels / "partition_label.txt").is_file():
-        raise UserError(f"{labels}: no partition_label.txt: it says which images of RAF-ML are for testing")
+        raise UserError(f"{labels}: no partition_label.txt: it says which images of RAF-ML are for testing. "
+                        f"Unpack it from the release; found: {found_in(labels)}")
     listed, flags, lines = _named_rows(labels / "partition_label.txt", 1, ML_NAME, "0001.jpg 0", notes, FLAGS)
     wrong = ~np.isin(flags[:, 0], (0, 1))
     if wrong.any():
