@@ -1,9 +1,18 @@
 """The data sets. `load_split(name, root, split)` is the one door; each parser stands in its own file, imported on use.
 
-Add a data set: a module with `CLASSES` and `load(root, split, **options) -> Split`, and its rows in the tables below.
+Add a data set: a module with `OPTIONS` and `load(root, split, **options) -> Split`, and its rows in the tables below.
 """
+import sys
+
+from support import start
+
+if sys.argv[:1] == ["-m"]:  # `python -m datasets.check`: this file is imported before the script
+    start.guard()
+
+import csv
 import hashlib
 import importlib
+import io
 import os
 import re
 from dataclasses import dataclass, field
@@ -16,9 +25,12 @@ from cli import UserError
 
 DATASETS = {
     "affectnet": "datasets.affectnet", "affwild": "datasets.affwild", "rafdb": "datasets.rafdb",
-    "ferplus": "datasets.ferplus", "demo": "datasets.demo",
+    "ferplus": "datasets.ferplus", "demo": "datasets.demo", "folders": "datasets.folders",
 }
-TITLES = {"affectnet": "AffectNet", "affwild": "AffWild", "rafdb": "RAF-DB", "ferplus": "FERPlus", "demo": "Demo"}
+TITLES = {
+    "affectnet": "AffectNet", "affwild": "AffWild", "rafdb": "RAF-DB", "ferplus": "FERPlus", "demo": "Demo",
+    "folders": "Folders",
+}
 
 # How each set is trained (spec of the benchmark, section 5); a field of settings.Run each. What is absent: its default.
 RECIPES = {
@@ -29,6 +41,9 @@ RECIPES = {
     # FER+ without weights: the 34 images of its rarest class would weigh 22
     "ferplus": {"epochs": 20, "class_weights": "none", "released": {"class_weights": "none"}},
     "demo": {"epochs": 3, "image_size": 64, "batch_size": 16, "weights": "none"},
+    # Class folders of any origin: as long as FER+. The balanced weights (the default) stay: nothing is known about the
+    # frequencies, and the rarest class of the usual copies (Disgust in FER2013, 1.5 %) weighs 9 with them.
+    "folders": {"epochs": 20},
 }
 
 GMM_FROM = {"affwild": "affectnet"}  # labelled with the mixture of another set
@@ -89,6 +104,11 @@ def keyed_rng(*key):
     return np.random.Generator(np.random.SFC64(int.from_bytes(digest, "little")))
 
 
+def told(notes: dict) -> str:
+    """Notes as a part of a sentence, "" where there are none."""
+    return "; ".join(f"{reason}: {count}" for reason, count in notes.items() if count)
+
+
 def note(notes, what, example, number=1):
     """Count `what`, `number` times, under a text that carries its first example; bytes that are no text spelt out."""
     start = f"{what} (for example "
@@ -102,30 +122,58 @@ def note_all(notes, what, names):
         note(notes, what, names[0], len(names))
 
 
-def note_missing(notes, names):
-    """Files that a list names and that are not there: up to ten are named, of more the first."""
+def note_missing(notes: dict, names, looked_for: str = "") -> None:
+    """Count files that a list names and that are not there: up to ten are named, of more the first.
+
+    looked_for: where none at all was found, what was looked for beside what is there (`datasets.listing.comparison`).
+    """
     if len(names):
         named = ", ".join(names) if len(names) <= 10 else f"for example {names[0]}"
-        notes[f"listed but not on disk ({spelt(named)})"] = len(names)
+        notes[f"listed but not on disk ({spelt(named)}{'; ' * bool(looked_for)}{looked_for})"] = len(names)
 
 
-def spelt(text):
-    return text.encode("utf-8", "backslashreplace").decode()
+def spelt(text: str) -> str:
+    """Text from a label file or a folder in one printable line: bytes that are no text and control characters are
+    written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def found_in(folder):
+def found_in(folder: Path) -> str:
     """What a folder holds, in a few words for an error."""
-    if not folder.is_dir():
+    if not folder.exists():
         return "no such folder"
-    return spelt(", ".join(sorted(path.name for path in folder.iterdir())[:5])) or "nothing"
+    if not folder.is_dir():
+        return "a file of this name"
+    return spelt(", ".join(sorted(path.name[:60] for path in folder.iterdir())[:5])) or "nothing"
 
 
-def read_text(path):
-    """A text file of unknown make. Raises UserError where it cannot be read."""
+def read_text(path: Path) -> str:
+    """A text file of unknown make: UTF-8 with or without a byte order mark, or UTF-16 with one; bytes that are neither
+    become U+FFFD, NUL characters are dropped. Raises UserError where it cannot be read or is no regular file (opening
+    a named pipe would wait for ever)."""
     try:
-        return path.read_bytes().decode("utf-8-sig", "replace").replace("\0", "")
+        if not path.is_file():
+            raise UserError(f"{path}: no such file" if not path.exists() else f"{path} is no regular file")
+        data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    return data.decode(encoding, "replace").replace("\0", "")
+
+
+def read_table(path: Path) -> list[tuple[int, list[str]]]:
+    """A CSV file of unknown make: (number of the line it begins on, cells without blanks around them) of every row that
+    is not empty. Raises UserError naming the line where it is no CSV file."""
+    text = read_text(path).replace("\r\n", "\n").replace("\r", "\n")
+    rows, line, reader = [], 1, csv.reader(io.StringIO(text))
+    try:
+        for row in reader:
+            if row:
+                rows.append((line, [cell.strip() for cell in row]))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path} line {line}: not a CSV file ({error}); a stray quotation mark?") from None
+    return rows
 
 
 def frame_of(**columns):
@@ -183,18 +231,22 @@ def load_split(name, root, split, **options):
 
 def _checked(data, name, split):
     frame, classes, what = data.frame, data.classes, f"{name} {split}"
-    said = "; ".join(f"{reason}: {count}" for reason, count in data.notes.items()) or "nothing was found"
+    said = told(data.notes) or "nothing was found"
     if tuple(frame.columns) != COLUMNS:
         raise AssertionError(f"{what}: columns are {tuple(frame.columns)}, not {COLUMNS}")
     if frame.empty:
-        rule = ". Without an official list it is a tenth of each class of train" if split == "val" else ""
-        raise UserError(f"{what}: no usable image ({said}){rule}")
+        rule = "Without an official list it is a tenth of each class of train" if split == "val" else (
+            "Is the copy complete, and do the names in its label files fit those on disk?")
+        raise UserError(f"{what}: no usable image ({said}). {rule}")
     bad = [i for i in frame["id"] if not SAFE_ID.fullmatch(i)]
     if bad:
         raise UserError(f"{what}: {len(bad)} ids cannot be file names, for example {bad[0]!r}")
     twice = frame["id"][frame["id"].duplicated()]
     if len(twice):
-        raise UserError(f"{what}: {len(twice)} ids appear twice, for example {twice.iloc[0]!r}")
+        same = frame["path"][frame["id"] == twice.iloc[0]].tolist()
+        raise UserError(f"{what}: {len(twice)} ids appear twice, for example {twice.iloc[0]!r} of "
+                        f"{spelt(same[0])[:80]} and {spelt(same[1])[:80]}. Images are stored under these names: list "
+                        f"each one once")
     outside = frame.loc[~frame["expression"].between(0, len(classes) - 1)]
     if len(outside):
         first = outside.iloc[0]

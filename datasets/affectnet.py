@@ -4,7 +4,9 @@ training images.
 
 Layouts: the old distribution, Manually_Annotated/Manually_Annotated_Images/<subdir>/<hash>.jpg (whole pictures) with
 training.csv and validation.csv in any of `LIST_PLACES`; or that of March 2021, {train_set,val_set}/images/<id>.jpg
-(224x224, cropped) with annotations/<id>_{exp,val,aro}.npy. The scan of the latter's many files is kept beside them.
+(224x224, cropped) with annotations/<id>_{exp,val,aro}.npy. Pictures saved again under another suffix are found. What
+takes long, the scan of the latter's many files and the sizes of the former's pictures (a box that misses its picture is
+left out), is kept beside them.
 """
 import hashlib
 import os
@@ -23,8 +25,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from cli import UserError, write_text
-from datasets import Split, found_in, frame_of, hold_out, keyed_rng, note, note_all, note_missing
-from datasets.images import MAX_PIXELS, on_disk
+from datasets import Split, found_in, frame_of, hold_out, keyed_rng, note, note_all, note_missing, spelt
+from datasets.images import MAX_PIXELS, box_fits, picture_sizes
+from datasets.listing import comparison, find_pictures, is_picture
 
 CLASSES = ("Neutral", "Happy", "Sad", "Surprise", "Fear", "Disgust", "Anger", "Contempt")
 OPTIONS = {
@@ -71,12 +74,15 @@ def load(root, split, classes="8", crop="xywh", layout=""):
         if str(value) not in known:
             raise UserError(f"affectnet: {name}={value}: choose {' or '.join(filter(None, known))}")
     notes, count = {}, int(classes)
-    if _distribution(root, layout, notes) == "old":
+    distribution = _distribution(root, layout, notes)
+    if distribution == "old":
         table = _from_list(root, split, notes)
     else:
         table = _from_annotations(root, FOLDERS[split], notes)
     table = _labelled(table, count, notes)
     table = _on_disk(root, table, notes)
+    if distribution == "old":
+        table = _fitting(root, LISTS[split], table, notes)
     if split != "test":
         held = hold_out(table["expression"], count)
         table = table[held if split == "val" else ~held]
@@ -143,7 +149,8 @@ def _read_list(path):
             header = header if headed else HEADER
             missing = [name for name in HEADER if name not in header and name != "facial_landmarks"]
             if missing:
-                raise UserError(f"{path}: no column {', '.join(missing)}; found: {', '.join(header)[:200]}")
+                raise UserError(f"{path}: no column {', '.join(missing)}; found: {spelt(', '.join(header))[:200]}. The "
+                                f"list of AffectNet has the columns {', '.join(HEADER)}")
             name, some = header.index(HEADER[0]), itemgetter(*(header.index(number) for number in NUMBERS))
             for line in file if headed else chain([first], file):
                 cells = line.split(",")
@@ -157,7 +164,8 @@ def _read_list(path):
         raise UserError(f"{path}: no row in it; an incomplete copy?")
     table = pd.DataFrame(np.frombuffer(numbers).reshape(-1, len(NUMBERS)), columns=NUMBERS)
     if table.isna().all(axis=None):
-        raise UserError(f"{path}: not a list of {', '.join(HEADER)}: no row has such cells")
+        raise UserError(f"{path}: not a list of {', '.join(HEADER)}: no row has such cells; line 1 is "
+                        f"{spelt(first.strip())[:60]!r}")
     return table.assign(name=pd.Series(names, dtype=object)), headed
 
 
@@ -179,10 +187,10 @@ def _from_annotations(root, folder, notes):
     table = _annotations(root, folder, notes)
     table["path"] = f"{folder}/images/" + table["name"] + ".jpg"
     readable = table["expression"].notna()
-    images = {name.removesuffix(".jpg") for name in os.listdir(root / folder / "images") if name.endswith(".jpg")}
-    without = images - set(table["name"][readable])
+    images = {os.path.splitext(name)[0]: name for name in os.listdir(root / folder / "images") if is_picture(name)}
+    without = images.keys() - set(table["name"][readable])
     if without:
-        note(notes, "image without a readable expression", f"{min(without)}.jpg", len(without))
+        note(notes, "image without a readable expression", images[min(without)], len(without))
     return table[readable]
 
 
@@ -193,7 +201,8 @@ def _annotations(root, folder, notes):
     the annotations folder has as many files and the same date; files changed in place go unseen."""
     annotations = root / folder / "annotations"
     changed = annotations.stat().st_mtime_ns
-    files = os.listdir(annotations)
+    with os.scandir(annotations) as entries:
+        files = {entry.name: entry.is_file() for entry in entries}  # opening a named pipe would wait for ever
     stamp = f"# FER-C scan 1, {len(files)} files, changed {changed}\n"
     places = _cache_places(root, folder)
     for what, path in places.items():
@@ -201,23 +210,29 @@ def _annotations(root, folder, notes):
         if table is not None:
             notes["cache"] = f"annotations from {what}, {path.name} (delete it to have them read again)"
             return table
-    names = sorted((found[1] for found in map(re.compile(r"([0-9]+)_exp\.npy").fullmatch, files) if found),
+    names = sorted((found[1] for found in map(re.compile(r"([0-9]{1,18})_exp\.npy").fullmatch, files) if found),
                    key=lambda name: (int(name), name))
     batches = [names[i:i + BATCH] for i in range(0, len(names), BATCH)]
     with ThreadPoolExecutor(THREADS) as pool:
-        read = pool.map(lambda batch: _read_numbers(annotations, batch), batches)
+        read = pool.map(lambda batch: _read_numbers(annotations, batch, files), batches)
         read = list(tqdm(read, f"reading {folder}/annotations", len(batches), mininterval=1,
                          disable=len(batches) <= 20 or None))
     values = np.concatenate(read) if read else np.zeros((0, 3))
     table = pd.DataFrame({"name": pd.Series(names, dtype=object), "expression": values[:, 0], "valence": values[:, 1],
                           "arousal": values[:, 2]})
+    _write_cache(places, stamp, table)
+    return table
+
+
+def _write_cache(places, stamp, table):
+    """Keep a table in the first place that can be written. A cache is a convenience: without one the next start
+    reads the files again."""
     for path in places.values():
         try:
             write_text(path, stamp + table.to_csv(index=False, lineterminator="\n"))
-            break
-        except OSError:
-            continue  # a cache is a convenience: without one the next run reads the files again
-    return table
+            return
+        except (OSError, UnicodeEncodeError):
+            continue
 
 
 def _cache_places(root, folder):
@@ -228,29 +243,99 @@ def _cache_places(root, folder):
             "the scan in the user's cache folder": cache / f"{key}-{folder}.csv"}
 
 
-def _read_cache(path, stamp):
-    """The table kept in a file with this stamp, or None."""
+def _read_cache(path, stamp, columns=("expression", "valence", "arousal"), name="[0-9]+"):
+    """The table kept in a file with this stamp, or None. columns: those of numbers, behind `name`, a text that matches
+    the pattern where one is given."""
+    columns = list(columns)
     try:
+        if not path.is_file():
+            return None
         with open(path, encoding="utf-8") as file:
             if file.readline(1000) != stamp:
                 return None
-            table = pd.read_csv(file, dtype=object)
-        columns = ["expression", "valence", "arousal"]
+            table = pd.read_csv(file, dtype=object, keep_default_na=False, na_values={key: [""] for key in columns})
         table[columns] = table[columns].astype(np.float64)  # from text, so that every digit counts
-        whole = list(table.columns) == ["name", *columns] and table["name"].astype(str).str.fullmatch("[0-9]+").all()
-    except (OSError, ValueError, KeyError):
+        whole = list(table.columns) == ["name", *columns]
+        whole = whole and (name is None or table["name"].str.fullmatch(name).all())
+    except (OSError, ValueError, KeyError, AttributeError):
         return None
     return table if whole else None
+
+
+# --- sizes of the pictures of the old distribution ---
+
+def _fitting(root, list_name, table, notes):
+    """The rows whose face box lies in its picture, with the columns picture_width and picture_height (NaN where a
+    picture cannot be read: whoever decodes it says why)."""
+    sizes = _sizes(root, list_name, table, notes)
+    table = table.assign(picture_width=sizes[:, 0], picture_height=sizes[:, 1])
+    x, y, width, height = (table[name].to_numpy() for name in BOX)
+    good = _box_fits(np.stack([x, y, x + width, y + height], 1), table)
+    return _keep(table, good, "face box that is not in its picture", notes)
+
+
+def _box_fits(boxes, table):
+    """`box_fits` for rows with the columns of `_fitting`. boxes: float (N, 4). Returns bool (N,)."""
+    sizes = table[["picture_width", "picture_height"]].fillna(-1).to_numpy(np.int64)
+    return box_fits(boxes, sizes)
+
+
+def _sizes(root, list_name, table, notes):
+    """Width and height of the pictures of a table, float (N, 2), NaN where a header cannot be read.
+
+    Kept as a CSV file as `_annotations` are. It counts as long as no folder of the images has changed; pictures that
+    the list has got in the meantime are looked at and added, unreadable ones are looked at every time."""
+    images = next(place for place in IMAGE_PLACES if (root / place).is_dir())
+    stamp = f"# FER-C sizes 1, {_folders_digest(root / images)}\n"
+    places = _cache_places(root, f"{list_name.removesuffix('.csv')}-sizes")
+    known = None
+    for what, path in places.items():
+        known = _read_cache(path, stamp, ("width", "height"), None)
+        if known is not None:
+            notes["cache"] = f"sizes of pictures from {what}, {path.name} (delete it to have them read again)"
+            break
+    if known is None:
+        known = pd.DataFrame({"name": pd.Series([], dtype=object), "width": [], "height": []})
+    if np.array_equal(known["name"].to_numpy(object), table["name"].to_numpy(object)):
+        return known[["width", "height"]].to_numpy()  # the usual case, which is to be quick
+    rows = pd.Index(known["name"]).get_indexer(table["name"]) if known["name"].is_unique else np.full(len(table), -1)
+    sizes = np.full((len(table), 2), np.nan)
+    sizes[rows >= 0] = known[["width", "height"]].to_numpy()[rows[rows >= 0]]
+    unknown = np.flatnonzero(rows < 0)
+    if len(unknown):
+        found = picture_sizes(root, table["path"].iloc[unknown].tolist()).astype(float)
+        readable = (found > 0).all(axis=1)
+        sizes[unknown[readable]] = found[readable]
+        new = pd.DataFrame({"name": table["name"].iloc[unknown[readable]].to_numpy(object),
+                            "width": found[readable, 0], "height": found[readable, 1]})
+        if len(new):
+            notes.pop("cache", None)
+            _write_cache(places, stamp, pd.concat([known, new]).astype({"width": int, "height": int}))
+    return sizes
+
+
+def _folders_digest(folder):
+    """A digest of when the folders below `folder`, and it itself, last got or lost a file."""
+    changed = [f"{folder.stat().st_mtime_ns}"]
+    with os.scandir(folder) as entries:
+        changed += sorted(f"{entry.name} {entry.stat().st_mtime_ns}" for entry in entries if entry.is_dir())
+    return hashlib.sha256(os.fsencode("\n".join(changed))).hexdigest()
 
 
 NPY = re.compile(rb"\x93NUMPY[\1-\3]\0.{2,4}\{'descr': '([<>|=][fiuSU][0-9]{1,3})', 'fortran_order': (?:True|False), "
                  rb"'shape': \((?:1, ?)*1?\),? *\} *\n", re.DOTALL)
 
 
-def _read_numbers(annotations, names):
-    """expression, valence, arousal of some ids: float64 (N, 3), NaN where there is none."""
-    return np.array([[_read_number(f"{annotations}/{name}_{kind}.npy") for kind in ("exp", "val", "aro")]
-                     for name in names])
+def _read_numbers(annotations, names, files):
+    """expression, valence, arousal of some ids: float64 (N, 3), NaN where there is none.
+
+    files: {name in the folder: whether it is a regular file}."""
+    values = np.full((len(names), 3), np.nan)
+    for i, name in enumerate(names):
+        for k, kind in enumerate(("exp", "val", "aro")):
+            if files.get(f"{name}_{kind}.npy"):
+                values[i, k] = _read_number(f"{annotations}/{name}_{kind}.npy")
+    return values
 
 
 def _read_number(path):
@@ -295,21 +380,27 @@ def _on_disk(root, table, notes):
     leads_out = next((name for name in table["name"] if not PLAIN.fullmatch(name) and LEADS_OUT.search(name)), None)
     if leads_out is not None:
         raise UserError(f"{leads_out!r} leads out of the data folder {root}; label files may only name files below it")
-    there = on_disk(root, table["path"])
-    note_missing(notes, table["name"][~there].str[:80].tolist())
-    return table[there]
+    paths = table["path"].tolist()
+    found = find_pictures(root, paths, notes)
+    there = found != ""
+    note_missing(notes, table["name"][~there].str[:80].tolist(), comparison(root, paths, found))
+    return table.assign(path=pd.Series(found, index=table.index, dtype=table["path"].dtype))[there]
 
 
 def _boxes(table, crop, notes):
     """The columns left, top, right, bottom in place of `BOX`; none where the images are cropped already."""
     if BOX[0] not in table:
         return table
+    sizes = table[["picture_width", "picture_height"]]
+    table = table.drop(columns=list(sizes))
     x, y, width, height = (table.pop(name) for name in BOX)
     if crop == "xywh":
         return table.assign(left=x, top=y, right=x + width, bottom=y + height)
     notes["layout"] += ", legacy crop"
     table = table.assign(left=x, top=y, right=width, bottom=height)
-    return _keep(table, (width > x) & (height > y), "legacy crop is empty", notes)
+    legacy = table[["left", "top", "right", "bottom"]].to_numpy()
+    good = (width > x) & (height > y) & _box_fits(legacy, sizes)
+    return _keep(table, good, "legacy crop is empty", notes)
 
 
 def _ids(names):

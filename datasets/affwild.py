@@ -3,7 +3,9 @@
 Layouts: below the root, in any depth, cropped_aligned*/<video>/00001.jpg and the label files of one or more ABAW
 challenges, (EXPR|VA)*/.../Train_Set|Training_Set/<video>.txt (annotations/EXPR_Set of ABAW1 and 2, "3rd ABAW
 Annotations/Third ABAW Annotations/EXPR_Classification_Challenge" and so on). Line 0 of a label file is a header,
-line i is frame 00001.jpg for i = 1; frames without a detected face are not on disk.
+line i is frame 00001.jpg for i = 1; frames without a detected face are not on disk. Frames of one's own extraction are
+read under any number of digits and any suffix of `datasets.listing.SUFFIXES` (1.png, 000001.jpg); they have to count
+from 1. Of several files of one frame the release's name goes first.
 
 The split is FER-C's as far as it is known: its logs count 54,720 training and 4,800 test rows, 228 and 20 videos of 240
 frames, together the 248 EXPR *training* videos of ABAW3; so the official EXPR validation videos are not used. (The
@@ -14,9 +16,7 @@ is written to affwild_split.csv, and `split_file=` reads one back.
 Valence and arousal are a by-product of another task of the challenge, with a partition of its own: a video's VA file is
 taken from its training set or, where it is not there, from its validation set.
 """
-import csv
 import hashlib
-import io
 import os
 import re
 from pathlib import Path
@@ -26,8 +26,12 @@ import pandas as pd
 from PIL import Image
 
 from cli import UserError, write_text
-from datasets import SPLITS, Split, found_in, frame_of, hold_out, keyed_rng, note, note_all, note_missing, read_text
-from datasets.images import inside, on_disk
+from datasets import (
+    SPLITS, Split, found_in, frame_of, hold_out, keyed_rng, note, note_all, note_missing, read_table, read_text, spelt,
+    told,
+)
+from datasets.images import inside
+from datasets.listing import comparison, find_pictures, is_picture, rank
 
 CLASSES = ("Neutral", "Happy", "Sad", "Surprise", "Fear", "Disgust", "Anger")
 LIST_NAME = "affwild_split.csv"
@@ -65,6 +69,7 @@ LABELS = re.compile(r"(?:(?P<edition>.*)/)?(?P<task>EXPR|VA)[^/]*/.*?(?P<part>Tr
 IMAGES = re.compile(r"cropped[-_ ]?aligned", re.I)
 NUMBER = re.compile(r"(?<!\d)(\d{1,2})(?:st|nd|rd|th)(?![a-z])|abaw[\W_]*(\d{1,2})(?!\d)", re.I)
 WORDS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+FRAME = re.compile("[0-9]{1,9}")
 UNSAFE = re.compile(r"^[^A-Za-z0-9_]|[^A-Za-z0-9._-]")
 
 
@@ -193,9 +198,28 @@ def _video_folders(root, pictures, notes):
     return found
 
 
-def _files(root, folder):
+def _frame_files(root, folder, video, dropped):
+    """{frame number: file name} of the pictures in a video's folder; frame 0 does not exist in the release.
+
+    Files that are no frames, and those of a frame that another file is taken for, are counted in `dropped`."""
     with os.scandir(inside(root, folder)) as entries:
-        return {entry.name for entry in entries}
+        names = sorted(entry.name for entry in entries if is_picture(entry.name) and entry.is_file())
+    frames, others, doubled = {}, [], []
+    for name in names:
+        number = FRAME.fullmatch(os.path.splitext(name)[0])
+        if number is None:
+            others.append(name)
+        else:
+            frames.setdefault(int(number[0]), []).append(name)
+    for number, candidates in frames.items():
+        candidates.sort(key=lambda name, official=f"{number:05d}.jpg": (name != official, rank(name)))
+        if len(candidates) > 1:
+            doubled.append(f"{video}/{candidates[0]}, not {candidates[1]}")
+    for what, examples in (("picture whose name is no frame number", [f"{video}/{spelt(name)}" for name in others]),
+                           ("frame in several files, one taken", doubled)):
+        if examples:
+            dropped[what, examples[0][:80]] = len(examples)
+    return {number: candidates[0] for number, candidates in frames.items()}
 
 
 # --- label files ---
@@ -273,9 +297,9 @@ def _draw_list(root, split, edition, frames, seed, notes):
             for (what, example), number in counts.items():
                 note(notes, what, example, number)
     if len(set(parts.values())) < len(SPLITS):
-        reasons = {what: number for what, number in notes.items() if number}
         raise UserError(f"{root}: {len(videos)} usable videos do not give a training, a validation and a test split "
-                        f"({reasons or 'nothing else was found'})")
+                        f"({told(notes) or 'nothing else was found'}). Complete the copy: label files "
+                        f"and folders of images go by the names of the videos")
     shares = ", ".join(f"{list(parts.values()).count(part)} {part}" for part in SPLITS)
     notes["layout"] = (f"{layout}, images in {', '.join(pictures)}; {len(videos)} videos: {shares} (split_seed {seed}),"
                        f" up to {frames} frames each")
@@ -308,17 +332,22 @@ def _usable(root, video, folder, labels, dropped):
     for code, what in REASONS.items():
         if (labels == code).any():
             dropped[what, f"{video}.txt frame {numbers[labels == code][0]}"] = int((labels == code).sum())
-    names = np.array([f"{number:05d}.jpg" for number in numbers], object)
-    files = _files(root, folder)
-    present = np.array([name in files for name in names], bool)
-    absent = names[(labels >= 0) & ~present]
+    files = _frame_files(root, folder, video, dropped)
+    if 0 in files and files[0] != "00000.jpg":  # an extraction that counts from 0 would shift every label by a frame
+        what = "video whose images count from 0, where line 1 is image 1: number them from 1"
+        dropped[what, f"{video}/{files[0]}"] = 1
+        labels, numbers, files = labels[:0], numbers[:0], {}
+    present = np.isin(numbers, list(files))
+    absent = numbers[(labels >= 0) & ~present]
     if len(absent):
-        dropped["labelled frame that is not on disk", f"{video}/{absent[0]}"] = len(absent)
-    beyond = sorted(name for name in files.difference(names) if name.endswith(".jpg"))
+        found = spelt(min(files.values(), default="no numbered picture"))
+        held = "" if present.any() else f"; the folder holds {found}"
+        dropped["labelled frame that is not on disk", f"{video}/{absent[0]:05d}.jpg{held}"] = len(absent)
+    beyond = sorted(name for number, name in files.items() if not 1 <= number <= len(labels))
     if beyond:
         dropped["image without a line of its own", f"{video}/{beyond[0]}"] = len(beyond)
     usable = (labels >= 0) & present
-    return pd.DataFrame({"frame": numbers[usable], "path": [f"{folder}/{name}" for name in names[usable]],
+    return pd.DataFrame({"frame": numbers[usable], "path": [f"{folder}/{files[number]}" for number in numbers[usable]],
                          "expression": labels[usable], "identity": video})
 
 
@@ -403,26 +432,28 @@ def _read_list(root, name, split, notes):
     path = next((path for path in (Path(name), root / name) if path.is_file()), None)
     if path is None:
         raise UserError(f"split_file={name}: no such file, neither here nor in {root}")
-    try:
-        header, *rows = [row for row in csv.reader(io.StringIO(read_text(path))) if row] or [[]]
-    except csv.Error as error:
-        raise UserError(f"{path}: not a CSV file ({error})") from None
+    (_, header), *numbered = read_table(path) or [(1, [])]
+    lines, rows = [line for line, _ in numbered], [row for _, row in numbered]
     missing = [column for column in LIST_COLUMNS if header.count(column) != 1]
     if missing:
         raise UserError(f"{path}: a list of frames has the columns {','.join(LIST_COLUMNS)} once each; not so here: "
                         f"{','.join(missing)}")
     short = next((i for i, row in enumerate(rows) if len(row) != len(header)), None)
     if short is not None:
-        raise UserError(f"{path} row {short + 2}: {len(rows[short])} cells instead of {len(header)}")
+        raise UserError(f"{path} row {short + 2}: {len(rows[short])} cells instead of {len(header)} in line "
+                        f"{lines[short]}: {spelt(','.join(rows[short]))[:60]!r}")
     table = pd.DataFrame(rows, columns=header, dtype=object)[list(LIST_COLUMNS)]
     table = _valid(path, table)
     whole = table.groupby(table["identity"].map(_group))["split"].nunique()
     note_all(notes, "identity in more than one split", whole.index[whole > 1].tolist())
+    listed = table["path"].tolist()
     table = table[table["split"] == split]
-    present = on_disk(root, table["path"])
-    note_missing(notes, table["path"][~present].tolist())
+    paths = table["path"].tolist()
+    found = find_pictures(root, paths, notes, listed)
+    present = found != ""
+    note_missing(notes, table["path"][~present].tolist(), comparison(root, paths, found))
     notes["layout"] = f"Aff-Wild2, frames listed in {path.name} ({len(table)} of {split})"
-    return table[present]
+    return table.assign(path=found)[present]
 
 
 def _valid(path, table):

@@ -5,6 +5,8 @@
 import hashlib
 import importlib
 import json
+import os
+import shlex
 import sys
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -12,14 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+if __name__ == "__main__" and not __package__:  # as a script: the project's folder stands for datasets/ on the path
+    sys.path[0] = os.path.dirname(sys.path[0])
+
 import numpy as np
 import tyro
 from tqdm import tqdm
 
 import cli
 from cli import UserError
-from datasets import DATASETS, SPLITS, default_root, load_split, parse_options
+from datasets import DATASETS, SPLITS, default_root, load_split, parse_options, spelt
 from datasets.images import decode, inside
+
+
+SHOWN = 20  # problems that the report for people lists
 
 
 @dataclass
@@ -34,26 +42,54 @@ class Args:
     """print everything as JSON instead"""
 
 
-def main(args):
+def main(args: Args) -> int:
+    """Print the report. Returns the exit code: 0 usable, 2 not."""
+    try:
+        found = inspect(args)
+    except UserError as error:
+        if not args.json:
+            raise
+        found = {"dataset": args.dataset, "root": str(args.root or ""), "splits": {}, "problems": [str(error)],
+                 "official": {}, "duplicates": {}, "usable": False}
+    print(json.dumps(found, indent=1) if args.json else "\n".join(lines_of(found, next_step(args, found))))
+    return 0 if found["usable"] else 2
+
+
+def inspect(args: Args) -> dict:
+    """Everything that the report says. Raises UserError where there is no such data set or option."""
     if args.dataset not in DATASETS:
         raise UserError(f"unknown data set {args.dataset!r}; known: {', '.join(DATASETS)}")
     root, options = args.root or default_root(args.dataset), parse_options(args.data)
     module = importlib.import_module(DATASETS[args.dataset])
     found = {"dataset": args.dataset, "root": str(root), "splits": {}, "problems": []}
     pictures = defaultdict(list)  # digest of the pixels -> where they are
+    refusals = defaultdict(list)  # why a split cannot be read -> the splits
+    unreadable = []
     for name in SPLITS:
         try:
             split = load_split(args.dataset, root, name, **options)
         except UserError as error:
-            found["problems"].append(str(error))
+            refusals[str(error).removeprefix(f"{args.dataset} {name}: ")].append(name)
             continue
         found["splits"][name] = describe(root, name, split, pictures)
-        found["problems"] += found["splits"][name]["unreadable"]
+        unreadable += found["splits"][name]["unreadable"]
+    found["problems"] = [reason if len(names) == len(SPLITS) else f"{', '.join(names)}: {reason}"
+                         for reason, names in refusals.items()] + unreadable
     found["official"] = module.official(**options) if hasattr(module, "official") and not found["problems"] else {}
     found["duplicates"] = duplicates(pictures)
     found["usable"] = not found["problems"]
-    print(json.dumps(found, indent=1) if args.json else "\n".join(lines_of(found)))
-    return 0 if found["usable"] else 2
+    return found
+
+
+def next_step(args: Args, found: dict) -> str:
+    """What to do when a folder is not usable, with the command that looks again."""
+    command = ["python", "-m", "datasets.check", "--dataset", args.dataset, "--root", found["root"]]
+    for option in args.data:
+        command += ["--data", option]
+    advice = "Put this right, then look again: " + spelt(shlex.join(command))
+    if any(facts["unreadable"] for facts in found["splits"].values()):
+        advice = "Replace the unreadable pictures (make_fer_c.py --skip-bad leaves them out of a built set). " + advice
+    return advice
 
 
 def describe(root, name, split, pictures):
@@ -117,10 +153,10 @@ def table_of(found):
         yield f"{label:12}" + "".join(f"{counts.get(label, ''):>{wide}}" for counts in columns.values())
 
 
-def lines_of(found):
-    """The report for people."""
+def lines_of(found: dict, advice: str = ""):
+    """The report for people, line by line; advice: what to do where the folder is not usable."""
     said = {}
-    yield f"{found['dataset']} in {found['root']}"
+    yield f"{found['dataset']} in {spelt(found['root'])}"
     for name, facts in found["splits"].items():
         who = f"; {facts['identities']} identities" if facts["identities"] else ""
         layout = f"; {facts['layout']}" if facts["layout"] else ""
@@ -142,9 +178,12 @@ def lines_of(found):
     if found["usable"]:
         yield "usable"
         return
-    for problem in found["problems"][:20]:
+    problems = found["problems"]
+    for problem in problems[:SHOWN]:
         yield f"problem: {problem}"
-    yield f"not usable: {len(found['problems'])} problems"
+    if len(problems) > SHOWN:
+        yield f"and {len(problems) - SHOWN} more: --json lists all"
+    yield f"not usable: {len(problems)} problem{'s' if len(problems) > 1 else ''}. {advice}"
 
 
 if __name__ == "__main__":

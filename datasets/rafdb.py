@@ -9,10 +9,14 @@ Layouts, below a root that holds `basic` and `RAF-ML` (or is one of the two itse
   distribute_basic.csv, in EmoLabel, basic or the root (no part of the package)   seven shares a row, train then test
   RAF-ML[/RAF-ML]/EmoLabel/{distribution.txt,partition_label.txt}                 0001.jpg p1 .. p6; 0001.jpg 0|1 (test)
   RAF-ML[/RAF-ML]/Image/aligned[/aligned]/0001_aligned.jpg
+Copies differ: pictures are read with or without `_aligned` and with any suffix of `datasets.listing.SUFFIXES` (the
+release's own name goes first), lists with commas, more columns or words for labels where one column only can be meant.
 About 2 % of basic's test images are in RAF-ML too: `datasets.check` lists equal pictures.
 """
-import os
+import re
+from collections import Counter
 from itertools import chain, islice
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +24,10 @@ import pandas as pd
 from PIL import Image
 
 from cli import UserError, write_text
-from datasets import Split, found_in, frame_of, hold_out, keyed_rng, note, note_all, note_missing, read_text
-from datasets.images import inside
+from datasets import (
+    Split, expression_name, found_in, frame_of, hold_out, keyed_rng, note, note_all, note_missing, read_text, spelt,
+)
+from datasets.listing import SUFFIXES, files_in, find_pictures, is_picture
 
 CLASSES = ("Surprise", "Fear", "Disgust", "Happiness", "Sadness", "Anger")
 SEVEN = (*CLASSES, "Neutral")  # the codes 1..7 of the list file
@@ -51,9 +57,15 @@ LISTS = ("list_patition_label.txt", "list_partition_label.txt")  # as released; 
 VOTES = "distribute_basic.csv"
 BASIC_FOLDERS = ("basic", "basic/basic", "")
 ML_FOLDERS = ("RAF-ML/RAF-ML", "RAF-ML", "")
+WORDS = {expression_name(name): code for code, name in enumerate(SEVEN, 1)}  # labels written out
+CODES = {str(code): code for code in WORDS.values()}
+FLAGS = {"0": 0, "1": 1, "train": 0, "test": 1}  # of partition_label.txt
+ENDING = "(?:_aligned)?(?:" + "|".join(re.escape(suffix) for suffix in SUFFIXES) + ")?"  # after a name, any case
+SEPARATOR = re.compile(r"[\s,;]+")
 BASIC_NAME = r"(?:train|test)_[0-9]{1,9}"
 ML_NAME = r"[A-Za-z0-9_][A-Za-z0-9_-]*"
 OUTSIDE = r"^[/\\]|^[A-Za-z]:|(?:^|[/\\])\.\.(?:[/\\]|$)"  # an absolute path or a '..' part
+QUOTES = "\"'"
 SHOWN = 60  # characters of a bad row that go into a note
 
 
@@ -141,24 +153,24 @@ def _missing(root, what, hint):
 
 def _usable(root, folder, ids, keep, notes):
     """`keep` without the images that are not on disk, the paths of all, and the folder of the images."""
-    for sub in ("Image/aligned/aligned", "Image/aligned"):
-        images = "/".join(filter(None, (folder, sub)))
-        try:
-            with os.scandir(inside(root, images)) as entries:
-                there = {entry.name for entry in entries if entry.name.endswith(".jpg")}
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:
-            raise UserError(f"{root / images}: {error.strerror}") from None
-        if there:
-            break
-    else:
-        raise UserError(f"{root / folder}: no .jpg in Image/aligned or Image/aligned/aligned; "
+    places = ["/".join(filter(None, (folder, sub))) for sub in ("Image/aligned/aligned", "Image/aligned")]
+    images = next((place for place in places if any(map(is_picture, files_in(root, place)))), None)
+    if images is None:
+        raise UserError(f"{root / folder}: no .jpg in Image/aligned or Image/aligned/aligned, nor another picture; "
                         f"unpack the release's archive of aligned images there")
-    files = pd.Series(ids, dtype=object) + "_aligned.jpg"
-    present = files.isin(there).to_numpy(bool)
-    note_missing(notes, ids[keep & ~present])
-    return keep & present, (images + "/" + files).to_numpy(object), images
+    aligned = find_pictures(root, [f"{images}/{name}_aligned.jpg" for name in ids[keep]], notes)
+    absent = aligned == ""
+    aligned[absent] = find_pictures(root, [f"{images}/{name}.jpg" for name in ids[keep][absent]], notes)
+    paths = np.full(len(ids), "", object)
+    paths[keep] = aligned
+    present = paths != ""
+    looked_for = ""
+    if keep.any() and not present.any():
+        some = next(name for name in sorted(files_in(root, images)) if is_picture(name))
+        looked_for = (f"looked for {ids[keep][0]}_aligned.jpg and {ids[keep][0]}.jpg in {images}, which holds for "
+                      f"example {spelt(some)[:80]}")
+    note_missing(notes, ids[keep & ~present], looked_for)
+    return keep & present, paths, images
 
 
 # --- RAF-DB basic ---
@@ -166,12 +178,12 @@ def _usable(root, folder, ids, keep, notes):
 def _basic(root, found, test, num_classes, basic_labels, mivia, notes):
     folder, name = found
     path = root / folder / "EmoLabel" / name
-    ids, codes = _named_rows(path, 1, BASIC_NAME, "train_00001.jpg 5", notes)
+    ids, codes, lines = _named_rows(path, 1, BASIC_NAME, "train_00001.jpg 5", notes, CODES | WORDS)
     labels = codes[:, 0] - 1
     wrong = ~np.isin(labels, range(len(SEVEN)))
     if wrong.any():
-        raise UserError(f"{path}: label {codes[wrong][0, 0]:g} of {ids[wrong][0]} is not in 1..7 (1 {SEVEN[0]} .. 7 "
-                        f"{SEVEN[6]}); is this RAF-DB's list of basic expressions?")
+        raise UserError(f"{path} line {lines[wrong][0]}: label {codes[wrong][0, 0]:g} of {ids[wrong][0]} is not in "
+                        f"1..7 (1 {SEVEN[0]} .. 7 {SEVEN[6]}); is this RAF-DB's list of basic expressions?")
     labels = labels.astype(np.int64)
     tests = pd.Series(ids).str.startswith("test").to_numpy(bool)
     mine = tests == test
@@ -250,14 +262,15 @@ def _votes(root, folder, ids, tests):
 def _ml(root, found, test, notes):
     folder, name = found
     labels = root / folder / "EmoLabel"
-    ids, shares = _named_rows(labels / name, len(CLASSES), ML_NAME, "0001.jpg 0.5 0.5 0 0 0 0", notes)
+    ids, shares, _ = _named_rows(labels / name, len(CLASSES), ML_NAME, "0001.jpg 0.5 0.5 0 0 0 0", notes)
     if not (labels / "partition_label.txt").is_file():
-        raise UserError(f"{labels}: no partition_label.txt: it says which images of RAF-ML are for testing")
-    listed, flags = _named_rows(labels / "partition_label.txt", 1, ML_NAME, "0001.jpg 0", notes)
+        raise UserError(f"{labels}: no partition_label.txt: it says which images of RAF-ML are for testing. "
+                        f"Unpack it from the release; found: {found_in(labels)}")
+    listed, flags, lines = _named_rows(labels / "partition_label.txt", 1, ML_NAME, "0001.jpg 0", notes, FLAGS)
     wrong = ~np.isin(flags[:, 0], (0, 1))
     if wrong.any():
-        raise UserError(f"{labels}/partition_label.txt: {flags[wrong][0, 0]:g} for {listed[wrong][0]} is neither 0 "
-                        f"(train) nor 1 (test)")
+        raise UserError(f"{labels}/partition_label.txt line {lines[wrong][0]}: {flags[wrong][0, 0]:g} for "
+                        f"{listed[wrong][0]} is neither 0 (train) nor 1 (test)")
     flag = pd.Series(flags[:, 0], index=listed).reindex(ids).to_numpy()
     note_all(notes, "not in partition_label.txt", ids[np.isnan(flag)])
     note_all(notes, "in partition_label.txt, not in distribution.txt", listed[~pd.Index(listed).isin(ids)])
@@ -272,34 +285,104 @@ def _ml(root, found, test, notes):
 
 # --- label files of unknown make ---
 
-def _named_rows(path, width, pattern, example, notes):
-    """Rows `<name>[.jpg] number ...`: names without .jpg, text (N,), and numbers, float64 (N, width).
+class Line(NamedTuple):
+    """A line of a label file that is not empty."""
 
-    Rows of another form and names that are none of the set's are counted in `notes`. Raises UserError on a name that
-    leads out of the folder, one that appears twice, and a file without any row of this form."""
-    names, values = [], []
-    for line in read_text(path).splitlines():
-        cells = line.split()
-        numbers = _numbers(cells[1:], width)
-        if numbers is not None:
-            names.append(cells[0])
-            values.append(numbers)
-        elif cells:
-            note(notes, f"malformed row of {path.name}", line.strip()[:SHOWN])
-    names, values = pd.Series(names, dtype="str"), np.array(values, np.float64).reshape(-1, width)
-    outside = names[names.str.contains(OUTSIDE)]
-    if len(outside):
-        raise UserError(f"{path}: {outside.iloc[0][:SHOWN]!r} leads out of the data folder; label files may only name "
-                        f"files below it")
-    good = names.str.fullmatch(pattern + r"(?:\.jpg)?").to_numpy(bool)
-    note_all(notes, f"no image name in {path.name}", [name[:SHOWN] for name in names[~good]])
-    names = names[good].str.removesuffix(".jpg").to_numpy(object)
-    if not len(names):
-        raise UserError(f"{path}: no row of the form {example!r}")
-    twice = names[pd.Series(names).duplicated()]
-    if len(twice):
-        raise UserError(f"{path}: {len(twice)} names appear twice, for example {twice[0]}")
-    return names, values[good]
+    number: int  # from 1 on
+    text: str
+    cells: list[str]
+
+
+def _named_rows(path: Path, width: int, pattern: str, example: str, notes: dict, words: dict | None = None):
+    """Rows `<name>[_aligned][.jpg] number ...`, separated by blanks or commas.
+
+    words: what may stand for a number, or stand alone in a column of labels. Returns names without their ending, text
+    (N,), numbers, float64 (N, width), and the numbers of their lines, int (N,). Rows of another form and names that are
+    none of the set's are counted in `notes`. Raises UserError showing the line on a name that leads out of the folder,
+    one that appears twice, columns that could be meant in two ways, and a file without any row of this form."""
+    lines = []
+    for number, text in enumerate(read_text(path).splitlines(), 1):
+        cells = [cell.strip(QUOTES) for cell in SEPARATOR.split(text.strip()) if cell]
+        if cells:
+            lines.append(Line(number, text.strip()[:SHOWN], cells))
+    counts = Counter(len(line.cells) for line in lines)
+    usual = max(counts, key=lambda count: (counts[count], count == width + 1), default=0)
+    if usual <= width:
+        raise _no_row(path, example, lines)
+    name_column, columns = _columns(path, [line for line in lines if len(line.cells) == usual], width, pattern,
+                                    example, words or {})
+    names, values, numbers = [], [], []
+    for line in lines:
+        row = _row(line.cells, columns, words or {}) if len(line.cells) == usual else None
+        if row is None:
+            note(notes, f"malformed row of {path.name}", line.text)
+            continue
+        name = line.cells[name_column]
+        if re.search(OUTSIDE, name):
+            raise UserError(f"{path} line {line.number}: {name[:SHOWN]!r} leads out of the data folder; label files "
+                            f"may only name files below it")
+        plain = _without_ending(name)
+        if not re.fullmatch(pattern, plain):
+            note(notes, f"no image name in {path.name}", name[:SHOWN])
+            continue
+        names.append(plain)
+        values.append(row)
+        numbers.append(line.number)
+    if not names:
+        raise _no_row(path, example, lines)
+    doubled = np.flatnonzero(pd.Series(names).duplicated())
+    if len(doubled):
+        raise UserError(f"{path}: {len(doubled)} names appear twice, for example {names[doubled[0]]} (again in line "
+                        f"{numbers[doubled[0]]}); delete one of the lines")
+    return np.array(names, object), np.array(values, np.float64).reshape(-1, width), np.array(numbers)
+
+
+def _no_row(path, example, lines):
+    found = f"; line {lines[0].number} is {lines[0].text!r}" if lines else "; it is empty"
+    return UserError(f"{path}: no row of the form {example!r}{found}")
+
+
+def _without_ending(name):
+    """The name of an image without `_aligned` and suffix."""
+    return re.sub(f"{ENDING}$", "", name, flags=re.IGNORECASE)
+
+
+def _is_name(cell, pattern):
+    """Whether a cell can only be the name of an image: RAF-ML's names without suffix are numbers too."""
+    return _numbers([cell], 1) is None and re.fullmatch(pattern, _without_ending(cell)) is not None
+
+
+def _columns(path, lines, width, pattern, example, words):
+    """The column of the name and the `width` columns of the numbers, in rows of equally many cells.
+
+    A file with more columns than needed is read where one of them only can be the label: where every named row has one
+    of `words` in it (or where such columns say the same)."""
+    cells = [line.cells for line in lines]
+    matches = [sum(_is_name(row[k], pattern) for row in cells) for k in range(len(cells[0]))]
+    name_column = matches.index(max(matches))
+    others = [k for k in range(len(cells[0])) if k != name_column]
+    if len(others) == width:
+        return name_column, others
+    named = [row for row in cells if re.fullmatch(pattern, _without_ending(row[name_column]))]
+    labels = {}
+    for k in others:
+        column = [words.get(expression_name(row[k])) for row in named]
+        if column and None not in column:
+            labels[k] = column
+    first = f"{path} line {lines[0].number}: {lines[0].text!r} has {len(cells[0])} columns; expected {example!r}"
+    if width > 1 or not labels:
+        raise UserError(f"{first}, and no column holds a label in every row. Keep the two columns name and label"
+                        if width == 1 else f"{first}. Keep the name and its {width} numbers")
+    column, *more = labels
+    if any(labels[other] != labels[column] for other in more):
+        raise UserError(f"{first}, and columns {' and '.join(str(k + 1) for k in labels)} could each be the label. "
+                        f"Keep the two columns name and label")
+    return name_column, [column]
+
+
+def _row(cells, columns, words):
+    """The numbers in these columns of a row, or None."""
+    return _numbers([words.get(expression_name(cells[k]), cells[k]) for k in columns], len(columns))
 
 
 def _numbers(cells, width):

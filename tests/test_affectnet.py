@@ -1,6 +1,7 @@
 """AffectNet: both distributions, their quirks, every option and error, the scan's cache, the layouts written here."""
 import io
 import os
+import warnings
 from functools import partial
 
 import numpy as np
@@ -138,6 +139,141 @@ def test_legacy_crop_reads_width_and_height_as_right_and_bottom(tmp_path):
     assert data.frame[["left", "top", "right", "bottom"]].drop_duplicates().to_numpy().tolist() == [[10, 20, 100, 110]]
     assert data.notes["legacy crop is empty (for example 1/inverted.jpg)"] == 2 and len(data.frame) == 8
     assert data.notes["layout"].endswith("validation.csv, legacy crop")
+
+
+# ---- boxes and the sizes of the pictures
+
+BOXES = {  # of a picture 40 wide and 30 high
+    "1/inside.jpg": (5, 5, 20, 20), "1/whole.jpg": (0, 0, 40, 30), "1/edge.jpg": (-4, -4, 20, 20),
+    "1/beside.jpg": (60, 5, 20, 20), "1/below.jpg": (5, 35, 20, 20), "1/before.jpg": (-30, 0, 20, 20),
+    "1/huge.jpg": (0, 0, 400, 300),
+}
+
+
+def write_boxes(root, name, boxes=BOXES):
+    """A list whose rows have pictures of 40 x 30 pixels."""
+    write_list(root, [row(path, 0, box=box) for path, box in boxes.items()], name, header=True)
+    for path in boxes:
+        Image.new("RGB", (40, 30)).save(root / IMAGES / path)
+    return root
+
+
+BAD_BOX = "face box that is not in its picture"
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("crop", ["xywh", "legacy"])
+def test_a_box_that_misses_its_picture_is_left_out_and_counted(tmp_path, split, crop, monkeypatch):
+    monkeypatch.setattr(affectnet, "CLASSES", CLASSES[:1] * 8)
+    write_boxes(tmp_path, "training.csv" if split == "train" else "validation.csv")
+    data = affectnet.load(tmp_path, split, crop=crop)
+    assert data.frame["id"].tolist() == ["1_inside", "1_whole", "1_edge"]
+    assert data.notes[f"{BAD_BOX} (for example 1/beside.jpg)"] == 4
+    assert "picture_width" not in data.frame and len(data.frame.columns) == len(datasets.COLUMNS)
+
+
+def test_unreadable_pictures_are_left_to_the_decoder(tmp_path):
+    write_boxes(tmp_path, "validation.csv")
+    for _ in range(2):  # nor is "unreadable" kept
+        (tmp_path / IMAGES / "1/beside.jpg").write_bytes(b"no picture")
+        assert "1_beside" in affectnet.load(tmp_path, "test").frame["id"].tolist()
+    Image.new("RGB", (90, 30)).save(tmp_path / IMAGES / "1/beside.jpg")
+    assert "1_beside" in affectnet.load(tmp_path, "test").frame["id"].tolist()
+
+
+def test_sizes_are_kept_until_list_or_images_change(tmp_path, monkeypatch):
+    root = write_boxes(tmp_path / "root", "validation.csv")
+    asked, real = [], affectnet.picture_sizes
+
+    def sizes(where, paths):
+        asked.append(len(paths))
+        return real(where, paths)
+
+    monkeypatch.setattr(affectnet, "picture_sizes", sizes)
+    first, again = affectnet.load(root, "test"), affectnet.load(root, "test")
+    assert asked == [7] and (root / ".fer-c-validation-sizes.csv").is_file() and "cache" not in first.notes
+    assert again.notes.pop("cache").startswith("sizes of pictures from the scan in the root, .fer-c-validation-sizes.")
+    pd.testing.assert_frame_equal(again.frame, first.frame)
+    assert again.notes == first.notes
+    affectnet.load(root, "test", crop="legacy")
+    assert asked == [7]
+    write_boxes(root, "validation.csv", BOXES | {"1/late.jpg": (0, 0, 9, 9)})  # a new picture: its folder has changed
+    affectnet.load(root, "test")
+    assert asked == [7, 8]
+    text = (root / LIST_PLACES[0] / "validation.csv").read_text().replace("1/late.jpg,0,0", "1/late.jpg,90,0")
+    (root / LIST_PLACES[0] / "validation.csv").write_text(text)  # another box of a known picture
+    assert affectnet.load(root, "test").notes[f"{BAD_BOX} (for example 1/beside.jpg)"] == 5 and asked == [7, 8]
+    Image.new("RGB", (400, 300)).save(root / IMAGES / "1/other.tmp", "jpeg")
+    (root / IMAGES / "1/other.tmp").rename(root / IMAGES / "1/beside.jpg")  # replaced
+    assert "1_beside" in affectnet.load(root, "test").frame["id"].tolist() and asked == [7, 8, 8]
+
+
+@pytest.mark.parametrize("content", [b"", b"# FER-C sizes 1", b"\0\xff", None])
+def test_a_damaged_file_of_sizes_is_written_anew(tmp_path, content):
+    first = affectnet.load(write_boxes(tmp_path, "validation.csv"), "test").frame
+    path = tmp_path / ".fer-c-validation-sizes.csv"
+    good = path.read_bytes()
+    path.write_bytes(good.splitlines(keepends=True)[0] + b"name,width\nx,1\n" if content is None else content)
+    pd.testing.assert_frame_equal(affectnet.load(tmp_path, "test").frame, first)
+    assert path.read_bytes() == good
+
+
+# ---- pictures saved again
+
+def test_pictures_of_the_old_distribution_saved_again(tmp_path):
+    write_list(tmp_path, ROWS)
+    for path in [*(tmp_path / IMAGES).rglob("*.jpg")]:
+        path.rename(path.with_suffix(".PNG"))
+    data = load(tmp_path)
+    assert data.frame["path"].iloc[0] == f"{IMAGES}/100/a0.PNG" and data.frame["id"].iloc[0] == "100_a0"
+    assert count(data.notes, "picture found under another suffix than listed") == 8
+
+
+def test_pictures_of_2021_saved_again(tmp_path):
+    root = write_new(tmp_path, ALL | {"30": (None, "0", "0")})
+    for path in [*(root / "val_set/images").iterdir()]:
+        path.rename(path.with_suffix(".png"))
+    (root / "val_set/images/3.jpg").touch()
+    data = load(root)
+    assert data.frame["path"].tolist() == [f"val_set/images/{i}.{'jpg' if i == 3 else 'png'}" for i in range(8)]
+    assert count(data.notes, "picture found under another suffix than listed (for example 0.png for 0.jpg)") == 7
+    assert count(data.notes, "picture in several formats, one taken (for example 3.jpg, not 3.png)") == 1
+    assert count(data.notes, "image without a readable expression (for example 30.png)") == 1
+
+
+def test_a_picture_stands_for_one_row_only(tmp_path):
+    rows = [*ROWS, row("100/a0.png", 5)]
+    data = load(write_list(tmp_path, rows))
+    assert len(data.frame) == 8 and data.notes["listed but not on disk (100/a0.png)"] == 1
+
+
+def test_a_name_looked_for_stands_beside_a_name_found(tmp_path):
+    write_new(tmp_path, ALL)
+    for path in [*(tmp_path / "val_set/images").iterdir()]:
+        path.rename(path.with_name("face" + path.name))
+    with pytest.raises(UserError, match="looked for 0.jpg in val_set/images, which holds: face0.jpg, face1.jpg"):
+        load(tmp_path)
+
+
+def test_annotations_that_are_no_files_are_missing(tmp_path):
+    """A named pipe would wait for ever."""
+    write_new(tmp_path, ALL)
+    for name in ("0_exp.npy", "1_val.npy"):
+        (tmp_path / "val_set/annotations" / name).unlink()
+        os.mkfifo(tmp_path / "val_set/annotations" / name)
+    os.mkfifo(tmp_path / ".fer-c-val_set.csv")
+    data = load(tmp_path)
+    assert len(data.frame) == 7 and np.isnan(data.frame["valence"].iloc[0])
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e308", "9" * 400])
+def test_numbers_beyond_reason(tmp_path, number):
+    rows = [row(f"1/{k}.jpg", *cells) for k, cells in enumerate((
+        (number, 0, 0), (1, number, number), (1, 0, 0, (number, 1, 2, 3)), (1, 0, 0, (1, 1, number, 3))))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = load(write_list(tmp_path, rows))
+    assert data.frame["id"].tolist() == ["1_1"] and np.isnan(data.frame["valence"].iloc[0])
 
 
 def test_seven_classes(tmp_path):

@@ -113,6 +113,76 @@ def test_what_is_no_expression_is_dropped_and_counted(tmp_path):
         assert noted(root, what) == number
 
 
+@pytest.mark.parametrize("form", ["{:05d}.png", "{:06d}.jpg", "{}.JPEG", "{:03d}.bmp"])
+def test_frames_of_an_own_extraction(tmp_path, form):
+    root = write_small(tmp_path)
+    before = every(root)
+    for path in [*root.rglob("*.jpg")]:
+        path.rename(path.with_name(form.format(int(path.stem))))
+    rows = every(root, write_split=str(tmp_path / "list.csv"))
+    assert names(rows.values()) == names(before.values()) and len(rows) == 21
+    assert {row["path"] for row in rows.values() if row["identity"] == "a"} == {
+        f"cropped_aligned/a/{form.format(i)}" for i in range(1, 8)}
+    again = every(root, split_file=str(tmp_path / "list.csv"))
+    assert again.keys() == rows.keys()
+
+
+def test_of_several_files_of_a_frame_the_releases_name_is_taken(tmp_path):
+    root = write_small(tmp_path)
+    for name in ("000001.jpg", "00001.png", "1.bmp", "00002.PNG"):
+        (root / "cropped_aligned/a" / name).touch()
+    (root / "cropped_aligned/a/thumb.png").touch()
+    rows = every(root)
+    assert rows["a_00001"]["path"] == "cropped_aligned/a/00001.jpg" and len(rows) == 21
+    assert noted(root, "frame in several files, one taken (for example a/00001.jpg, not 000001.jpg)") == 2
+    assert noted(root, "picture whose name is no frame number (for example a/thumb.png)") == 1
+
+
+def test_an_extraction_that_counts_from_0_is_left_out_and_said(tmp_path):
+    root = write_small(tmp_path, d=ALL)
+    for i in range(1, 8):
+        (root / f"cropped_aligned/a/{i:05d}.jpg").rename(root / f"cropped_aligned/a/{i - 1:06d}.jpg")
+    assert set(parts(root)[0]) == set("bcd")
+    assert noted(root, "video whose images count from 0, where line 1 is image 1: number them from 1 (for example a/")
+    (root / "cropped_aligned/b/00000.jpg").touch()  # a name of the release: today's rule
+    assert noted(root, "image without a line of its own (for example b/00000.jpg)") == 1
+
+
+def test_a_message_is_text_and_shows_a_name_found(tmp_path):
+    root = write_small(tmp_path)
+    for path in [*root.rglob("*.jpg")]:
+        path.rename(path.with_name(f"frame_{path.name}"))
+    with pytest.raises(UserError) as error:
+        load(root)
+    text = str(error.value)
+    assert "0 usable videos do not give" in text and "{" not in text and "picture whose name is no frame number" in text
+    assert "frame that is not on disk (for example a/00001.jpg; the folder holds no numbered picture): 21" in text
+    assert text.endswith("go by the names of the videos") and "a/frame_00001.jpg" in text
+
+
+def test_a_listed_picture_in_another_format_stands_for_one_row_only(tmp_path):
+    write_frames(tmp_path, "a", [1, 2])
+    data = write_list(tmp_path, "test,cropped_aligned/a/00001.png,Sad,,,a,",
+                      "train,cropped_aligned/a/00002.jpg,Sad,,,b,", "test,cropped_aligned/a/00002.png,Sad,,,a,")
+    assert data.frame["path"].tolist() == ["cropped_aligned/a/00001.jpg"]
+    assert data.notes["listed but not on disk (cropped_aligned/a/00002.png)"] == 1
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_a_label_file_that_is_no_file_is_refused_at_once(tmp_path, kind):
+    root = write_small(tmp_path)
+    path = root / ABAW3 / TASKS["EXPR"] / "Train_Set/a.txt"
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+        with pytest.raises(UserError, match="a.txt is no regular file"):
+            load(root)
+    else:
+        path.mkdir()  # a folder is not listed as a file: two videos are left
+        with pytest.raises(UserError, match="2 usable videos"):
+            load(root)
+
+
 def test_a_blank_line_keeps_its_frame(tmp_path):
     root = write_small(tmp_path)
     path = root / ABAW3 / TASKS["EXPR"] / "Train_Set/a.txt"

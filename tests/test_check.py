@@ -3,6 +3,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -88,7 +90,8 @@ def test_broken_missing_and_doubled_pictures_are_named(folder, capsys, tmp_path)
         shutil.copy(test[10], other)
     code, text = report(root, capsys)
     assert code == 2
-    assert f"problem: {test[0]}: not a readable image" in text and "not usable: 1 problems" in text
+    assert f"problem: {test[0]}: not a readable image" in text and "not usable: 1 problem. Replace the unr" in text
+    assert text.rstrip().endswith(f"look again: python -m datasets.check --dataset ferplus --root {root}")
     assert f"listed but not on disk ({test[1].name}): 1" in text
     assert f"equal pictures train, test: 1 groups, for example FER2013Train/{train[10].name}" in text
     assert "equal pictures within test: 1 groups" in text and f"{test[12].name} and 2 more\n" in text
@@ -96,7 +99,50 @@ def test_broken_missing_and_doubled_pictures_are_named(folder, capsys, tmp_path)
 
 def test_a_wrong_folder_is_not_usable(tmp_path, capsys):
     code, text = report(tmp_path, capsys)
-    assert code == 2 and "FER+ needs the folder FER2013Test" in text
+    assert code == 2 and text.count("FER+ needs the folders FER2013Train, FER2013Valid, FER2013Test") == 1
+    assert "not usable: 1 problem. Put this right, then look again: python -m datasets.check --dataset ferplus" in text
+
+
+def test_a_problem_of_some_splits_names_them_once(folder, tmp_path, capsys):
+    root = tmp_path / "fer plus"
+    shutil.copytree(folder, root)
+    for name in ("FER2013Train", "FER2013Valid"):
+        (root / name / "label.csv").write_text('x.png,"(0, 0, 48, 48)",1\n')
+    code, text = report(root, capsys, data=("labels=majority",))
+    assert code == 2 and text.count("problem: train: no usable image") == text.count("problem: val: no usable") == 1
+    assert "not usable: 2 problems" in text and "{" not in text
+    assert text.rstrip().endswith(f"--root '{root}' --data labels=majority")
+    (root / "FER2013Train/label.csv").unlink()
+    shutil.rmtree(root / "FER2013Valid")
+    (root / "fer2013new.csv").write_text("Usage,Image name\n")
+    (root / "FER2013Valid").mkdir()
+    code, text = report(root, capsys)
+    assert text.count("problem: train, val: ") == 1 and text.count("no column neutral") == 1
+
+
+@pytest.mark.parametrize("change", [{"dataset": "none"}, {"data": ("labels",)}, {"data": ("colour=red",)},
+                                    {"root": Path("/nowhere")}])
+def test_json_of_failures_is_json(folder, capsys, change):
+    args = {"dataset": "ferplus", "root": folder, "json": True} | change
+    assert check.main(check.Args(**args)) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert found["usable"] is False and len(found["problems"]) == 1
+
+
+def test_many_problems_are_counted(capsys):
+    found = {"dataset": "any", "root": "here", "splits": {}, "official": {}, "duplicates": {}, "usable": False,
+             "problems": [f"p{i}" for i in range(25)]}
+    text = "\n".join(check.lines_of(found, "Do this."))
+    assert "problem: p19\nand 5 more: --json lists all\nnot usable: 25 problems. Do this." in text
+
+
+@pytest.mark.parametrize("where", ["root", "datasets", "elsewhere"])
+def test_check_runs_as_a_script(tmp_path, where):
+    project = Path(check.__file__).parent.parent
+    folder = {"root": project, "datasets": project / "datasets", "elsewhere": tmp_path}[where]
+    command = [sys.executable, project / "datasets/check.py", "--dataset", "ferplus", "--root", tmp_path]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 2 and "not usable: 1 problem" in done.stdout and not done.stderr
 
 
 def test_layouts_go_to_new_folders_only(folder, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Loading: the checks every set passes, FER+ in its layouts, pictures of all kinds, label noise."""
 import io
+import os
 import shutil
 from pathlib import Path
 
@@ -127,10 +128,13 @@ VOTES = {
 }
 
 
+BALLOT_HEADER = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
+
+
 def write_ferplus(root, label_csv=True, new_csv=True, votes=None):
     """The three folders, each with the same five images and votes."""
     votes = votes or VOTES
-    rows = ["Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"]
+    rows = [BALLOT_HEADER]
     for folder, usage in (("FER2013Train", "Training"), ("FER2013Valid", "PublicTest"), ("FER2013Test", "PrivateTest")):
         (root / folder).mkdir(parents=True)
         for number, name in enumerate(votes):
@@ -155,6 +159,7 @@ def test_ferplus_distribution(tmp_path):
     assert data.frame["valence"].isna().all()
     assert data.notes == {"layout": "FER+ folders of PNG files, votes from FER2013Test/label.csv",
                           "fewer than half of the votes left (for example fer0000002.png)": 2,
+                          "level most votes, the first class taken as the hard label (for example fer0000000.png)": 1,
                           "classes without an image": "Sadness, Anger, Disgust, Fear, Contempt"}
 
 
@@ -190,7 +195,7 @@ def test_ferplus_from_kaggles_csv(tmp_path):
     """Rows are joined by index: the second vote row has an empty name, the third a name that has drifted."""
     usages = ("Training", "PublicTest", "PrivateTest")
     images = ["emotion,pixels,Usage"] + [f'0,{" ".join([str(9 * i)] * 2304)},{usage}' for i, usage in enumerate(usages)]
-    votes = ["Usage,Image name,n,h,su,sa,a,d,f,c,unknown,NF"]
+    votes = [BALLOT_HEADER]
     votes += [f"{usage},{name},0,{10 - i},{i},0,0,0,0,0,0,0"
               for i, (usage, name) in enumerate(zip(usages, ("fer0000000.png", "", "fer0000009.png"), strict=True))]
     (tmp_path / "fer2013.csv").write_text("\n".join(images) + "\n")
@@ -208,6 +213,167 @@ def test_ferplus_from_kaggles_csv(tmp_path):
     (tmp_path / "fer2013.csv").write_text("\n".join(images).replace("18 18", "18 300") + "\n")
     with pytest.raises(UserError, match="row 4: pixels that are no grey levels"):
         load_split("ferplus", tmp_path, "test")
+
+
+USAGES = ("Training", "PublicTest", "PrivateTest")
+
+
+def write_kaggle(root, header="emotion,pixels,Usage", usages=USAGES, voted=USAGES,
+                 columns=("emotion", "pixels", "Usage"), ballot_header=BALLOT_HEADER):
+    """fer2013.csv and fer2013new.csv of a picture a row, picture i grey level 9 i, its votes 10 - i happy and i
+    surprised."""
+    images = [header]
+    for i, usage in enumerate(usages):
+        cells = {"emotion": "0", "pixels": " ".join([str(9 * i)] * 2304), "Usage": usage}
+        images.append(",".join(cells[column] for column in columns))
+    ballots = [ballot_header]
+    for i, usage in enumerate(voted):
+        ballots.append(f"{usage},fer{i:07d}.png,0,{10 - i},{i},0,0,0,0,0,0,0")
+    root.mkdir(exist_ok=True)
+    (root / "fer2013.csv").write_text("\n".join(images) + "\n")
+    (root / "fer2013new.csv").write_text("\n".join(ballots) + "\n")
+    return root
+
+
+@pytest.mark.parametrize("header, columns", [
+    ("emotion, Usage, pixels", ("emotion", "Usage", "pixels")),  # the competition's icml_face_data.csv
+    ("Usage,EMOTION,Pixels", ("Usage", "emotion", "pixels")),
+    ("\ufeffpixels,usage", ("pixels", "Usage")),
+])
+def test_ferplus_reads_kaggles_columns_by_name(tmp_path, header, columns):
+    data = load_split("ferplus", write_kaggle(tmp_path, header, columns=columns), "test")
+    assert (read_image(tmp_path / data.frame["path"].iloc[0], 48) == 18).all()
+    np.testing.assert_allclose(data.distribution[0, 1:3], [0.8, 0.2])
+
+
+def test_ferplus_reads_the_votes_by_name(tmp_path):
+    header = "Usage,Image name,neutral,Surprise,happy,sadness,anger,disgust,fear,contempt,unknown,NF"
+    data = load_split("ferplus", write_kaggle(tmp_path, ballot_header=header), "test")
+    np.testing.assert_allclose(data.distribution[0, 1:3], [0.2, 0.8])
+    with pytest.raises(UserError, match="new.csv: no column anger; the columns found: Usage, Image name, neutral"):
+        load_split("ferplus", write_kaggle(tmp_path / "b", ballot_header=BALLOT_HEADER.replace("anger", "rage")), "val")
+
+
+def test_the_wrong_file_of_kaggle_leaves_nothing_and_the_right_one_works_afterwards(tmp_path):
+    root = write_kaggle(tmp_path, "emotion, pixels", columns=("emotion", "pixels"))
+    before = sorted(path.name for path in root.iterdir())
+    with pytest.raises(UserError, match="fer2013.csv: no column usage; the columns found: emotion, pixels. The right"):
+        load_split("ferplus", root, "test")
+    assert sorted(path.name for path in root.iterdir() if not path.name.endswith(".lock")) == before
+    assert len(load_split("ferplus", write_kaggle(root), "test").frame) == 1
+
+
+def test_a_wrong_row_late_in_the_file_leaves_nothing(tmp_path):
+    root = write_kaggle(tmp_path)
+    text = (root / "fer2013.csv").read_text()
+    (root / "fer2013.csv").write_text(text.replace("18 18", "x 18"))
+    with pytest.raises(UserError, match="row 4: pixels that are no grey levels"):
+        load_split("ferplus", root, "train")
+    assert not list(root.glob("*FER2013*"))
+
+
+def test_folders_that_an_earlier_version_left_empty_are_unpacked_again(tmp_path):
+    root = write_kaggle(tmp_path)
+    for name in ("FER2013Train", "FER2013Valid", "FER2013Test"):
+        (root / name).mkdir()
+        (root / name / "label.csv").touch()
+    assert [len(load_split("ferplus", root, split).frame) for split in ("test", "val")] == [1, 1]
+    shutil.rmtree(root / "FER2013Test")
+    (root / "FER2013Test").mkdir()
+    (root / "FER2013Test/label.csv").touch()
+    (root / "FER2013Test/notes.txt").write_text("the user's")  # a file of somebody else: nothing is deleted
+    with pytest.raises(UserError, match="no usable image"):
+        load_split("ferplus", root, "test")
+    (root / "FER2013Test/notes.txt").unlink()
+    (root / "fer2013.csv").unlink()
+    with pytest.raises(UserError, match="label.csv is empty .*Put fer2013.csv and fer2013new.csv into"):
+        load_split("ferplus", root, "test")
+
+
+def test_pictures_and_votes_in_different_orders_are_refused(tmp_path):
+    root = write_kaggle(tmp_path, usages=("Training", "PrivateTest", "PublicTest"))
+    with pytest.raises(UserError, match="row 2 is PrivateTest in fer2013.csv and PublicTest in fer2013new.csv"):
+        load_split("ferplus", root, "test")
+    assert not list(root.glob("*FER2013*"))
+
+
+def test_rows_without_a_known_usage_are_counted_every_time(tmp_path):
+    root = write_kaggle(tmp_path, usages=(*USAGES, "Trainning", "", "training"), voted=(*USAGES, *["Training"] * 3))
+    what = ("row whose Usage is none of Training, PublicTest, PrivateTest, left out (for example Trainning in row 4 of "
+            "fer2013.csv)")
+    assert [load_split("ferplus", root, split).notes[what] for split in ("test", "val", "test")] == [2, 2, 2]
+    names = [path.name for path in (root / "FER2013Train").glob("*.png")]
+    assert sorted(names) == ["fer0000000.png", "fer0000005.png"]  # in small letters is as good
+    (root / "FER2013Test/label.csv").unlink()  # the votes alone
+    text = (root / "fer2013new.csv").read_text() + "Privat,fer0000009.png,0,10,0,0,0,0,0,0,0,0\n"
+    (root / "fer2013new.csv").write_text(text)
+    notes = load_split("ferplus", root, "test").notes
+    assert sum(count for note, count in notes.items() if "Privat of fer0000009.png" in note) == 1
+
+
+def test_a_split_without_rows_is_said_and_leaves_no_empty_folder(tmp_path):
+    root = write_kaggle(tmp_path, usages=["Training"] * 2, voted=["Training"] * 2)
+    with pytest.raises(UserError, match="no row whose Usage is PrivateTest .it has 2 Training, 0 PublicTest, 0 Priv"):
+        load_split("ferplus", root, "test")
+    with pytest.raises(UserError, match="ferplus train: no usable image of Neutral"):
+        load_split("ferplus", root, "train")
+    assert [path.name for path in root.glob("*FER2013*")] == ["FER2013Train"]
+
+
+def test_votes_beyond_reason_are_malformed(tmp_path):
+    root = write_ferplus(tmp_path)
+    for name, count in (("fer0000001.png", "1e308"), ("fer0000003.png", "inf"), ("fer0000000.png", "nan")):
+        with open(root / "FER2013Test/label.csv", "a") as file:
+            file.write(f'{name},"(0, 0, 48, 48)",{count},{count},0,0,0,0,0,0,0,0\n')
+    notes = load_split("ferplus", root, "test").notes
+    assert sum(count for note, count in notes.items() if note.startswith("malformed row")) == 3
+
+
+def test_a_stray_quotation_mark_does_not_hide_the_lines_that_it_swallows(tmp_path):
+    root = write_ferplus(tmp_path)
+    text = (root / "FER2013Test/label.csv").read_text()
+    (root / "FER2013Test/label.csv").write_text(text.replace('1.png,"(0, 0, 48, 48)"', '1.png,"(0, 0, 48, 48)', 1))
+    notes = load_split("ferplus", root, "test").notes
+    assert sum(count for note, count in notes.items() if note.startswith("malformed row")) == 2
+
+
+def test_ferplus_pictures_saved_again_in_another_format(tmp_path):
+    root = write_ferplus(tmp_path)
+    (root / "FER2013Test/fer0000000.png").rename(root / "FER2013Test/fer0000000.JPG")
+    shutil.copy(root / "FER2013Test/fer0000001.png", root / "FER2013Test/fer0000001.bmp")
+    data = load_split("ferplus", root, "test")
+    assert data.frame["path"].tolist() == [
+        "FER2013Test/fer0000000.JPG", "FER2013Test/fer0000001.png", "FER2013Test/fer0000003.png"]
+    assert data.notes["picture found under another suffix than listed (for example fer0000000.JPG for "
+                      "fer0000000.png)"] == 1
+    assert data.notes["picture in several formats, one taken (for example fer0000001.png, not fer0000001.bmp)"] == 1
+
+
+def test_names_on_disk_are_shown_beside_the_names_looked_for(tmp_path):
+    root = write_ferplus(tmp_path)
+    for path in (root / "FER2013Test").glob("*.png"):
+        path.rename(path.with_name("x" + path.name))
+    with pytest.raises(UserError, match="looked for fer0000000.png in FER2013Test, which holds: label.csv, xfer0000"):
+        load_split("ferplus", root, "test")
+
+
+def test_label_files_of_unknown_make(tmp_path):
+    path = tmp_path / "a.txt"
+    for data, text in ((b"\xef\xbb\xbfa\xe9\0b", "a\ufffdb"), ("\ufeffä".encode("utf-16-le"), "ä"), (b"", "")):
+        path.write_bytes(data)
+        assert datasets.read_text(path) == text
+    path.write_bytes(b'a, b\r\n\r\nc,"d\re"\r')
+    assert datasets.read_table(path) == [(1, ["a", "b"]), (3, ["c", "d\ne"])]
+    path.write_text("a\n" + "x" * 200_000)
+    with pytest.raises(UserError, match="a.txt line 2: not a CSV file .field larger than field limit"):
+        datasets.read_table(path)
+    path.unlink()
+    with pytest.raises(UserError, match="no such file"):
+        datasets.read_text(path)
+    os.mkfifo(path)  # nobody writes: opening it would wait for ever
+    for other in (path, tmp_path):
+        with pytest.raises(UserError, match="is no regular file"):
+            datasets.read_text(other)
 
 
 @pytest.mark.parametrize("prepare, message", [
@@ -249,6 +415,18 @@ def test_ferplus_never_breaks_on_any_bytes(tmp_path_factory, data):
 def test_real_ferplus():
     data = load_split("ferplus", REAL, "test")
     assert len(data.frame) > 1000 and (np.bincount(data.frame["expression"], minlength=8) > 0).all()
+
+
+# ---- damaged label files of every layout
+
+def test_damaged_label_files_give_rows_or_a_user_error(tmp_path):
+    """A small, fixed part of what `python tests/fuzz_labels.py` tries."""
+    import fuzz_labels
+
+    outcomes, faults = fuzz_labels.fuzz(100, 1, tmp_path)
+    assert not faults, faults[0]
+    assert len(outcomes) == 10 and all(found.total() == 10 for found in outcomes.values())
+    assert all(fuzz_labels.past_headers(found) >= 0.25 for found in outcomes.values()), outcomes
 
 
 # ---- pictures

@@ -263,6 +263,77 @@ def test_names_without_jpg_windows_lines_and_a_byte_order_mark(tmp_path):
     assert load(root).frame["id"].tolist() == [*SIX_TRAIN, "0001", "0004"]
 
 
+@pytest.mark.parametrize("form", ["_aligned.png", "_aligned.JPG", ".jpeg", ".jpg", ".PNG"])
+def test_pictures_under_other_names(tmp_path, form):
+    root = write_ml(write_basic(tmp_path))
+    for path in [*root.rglob("*_aligned.jpg")]:
+        path.rename(path.with_name(path.name.replace("_aligned.jpg", form)))
+    data = load(root)
+    assert data.frame["id"].tolist() == [*SIX_TRAIN, "0001", "0004"]
+    assert data.frame["path"].iloc[0] == f"basic/Image/aligned/aligned/train_00001{form}"
+    assert all((root / path).is_file() for path in data.frame["path"])
+    assert noted(data, "picture found under another suffix than listed") == (0 if form.endswith(".jpg") else 8)
+
+
+def test_of_several_pictures_of_a_name_the_releases_own_is_taken(tmp_path):
+    root = write_basic(tmp_path)
+    for name in ("train_00001_aligned.png", "train_00002.jpg"):
+        picture(root / "basic/Image/aligned/aligned" / name)
+    data = load(root)
+    assert data.frame["path"].str.endswith("_aligned.jpg").all()
+    assert noted(data, "picture in several formats, one taken (for example train_00001_aligned.jpg, not train_") == 1
+
+
+def test_a_name_looked_for_stands_beside_a_name_found(tmp_path):
+    root = write_basic(tmp_path)
+    for path in [*root.rglob("*_aligned.jpg")]:
+        path.rename(path.with_name("face_" + path.name))
+    with pytest.raises(UserError, match="looked for train_00001_aligned.jpg and train_00001.jpg in "
+                                        "basic/Image/aligned/aligned, which holds for example face_test_0001_"):
+        load(root)
+
+
+WORDS = "Surprise Fear Disgust Happiness Sadness Anger Neutral".split()
+
+
+@pytest.mark.parametrize("line", [
+    "{name}.jpg {word}", "{name}_aligned.jpg {code}", "{name}_aligned.PNG,{code}", "{code} {name}.jpg",
+    "{name}.jpg {code} {word}", "{row} {name}.jpg {code}", "{name}.jpg\t{code}\t0.87", '"{name}.jpg","{code}"',
+    "{name}.jpg;{happy}",
+])
+def test_lists_in_other_forms(tmp_path, line):
+    expected = load(write_basic(tmp_path / "a"))
+    root = write_basic(tmp_path / "b")
+    text = "image label more\n"
+    for row, (name, (code, _)) in enumerate(BASIC.items()):
+        word = WORDS[code - 1]
+        synonym = {"Happiness": "happy", "Sadness": "SAD", "Anger": "Angry"}.get(word, word)
+        text += line.format(name=name.removesuffix(".jpg"), code=code, word=word, row=row, happy=synonym) + "\n"
+    (root / LIST).write_text(text)
+    data = load(root)
+    assert data.frame["id"].tolist() == expected.frame["id"].tolist()
+    assert data.frame["expression"].tolist() == expected.frame["expression"].tolist()
+
+
+def test_a_list_whose_label_could_be_two_columns_is_refused_showing_the_line(tmp_path):
+    root = write_basic(tmp_path)
+    (root / LIST).write_text("train_00001.jpg 5 1\ntrain_00002.jpg 1 1\n")
+    with pytest.raises(UserError, match="list_patition_label.txt line 1: 'train_00001.jpg 5 1' has 3 columns; expected "
+                                        "'train_00001.jpg 5', and columns 2 and 3 could each be the label. Keep"):
+        load(root)
+    (root / LIST).write_text("\ntrain_00001.jpg 8 0.5\ntrain_00002.jpg 1 0.5\n")
+    with pytest.raises(UserError, match="line 2: 'train_00001.jpg 8 0.5' .* no column holds a label in every row"):
+        load(root)
+
+
+def test_partitions_in_words_and_names_of_raf_ml_in_other_forms(tmp_path):
+    root = write_ml(tmp_path)
+    for path, end in ((SHARES, "_aligned.jpg"), (PARTITION, "")):
+        (root / path).write_text((root / path).read_text().replace(".jpg", end))
+    (root / PARTITION).write_text("".join(f"{key} {'test' if test else 'Train'}\n" for key, (_, test) in ML.items()))
+    assert load(root, "test", parts="ml").frame["id"].tolist() == ["0002"]
+
+
 def test_val_is_held_out_of_train_over_both_parts(tmp_path):
     basic = {f"train_{n + 1:05d}.jpg": (n % 6 + 1, "") for n in range(90)}
     ml = {f"{n + 1:04d}.jpg": (" ".join("1" if k == n % 6 else "0" for k in range(6)), 0) for n in range(36)}
@@ -324,10 +395,13 @@ PARTITION, VOTES = "RAF-ML/EmoLabel/partition_label.txt", "basic/EmoLabel/distri
     (lambda root: shutil.rmtree(root / "basic/Image"), "no .jpg in Image/aligned.*unpack"),
     (lambda root: (root / PARTITION).unlink(), "no partition_label.txt"),
     (lambda root: (root / VOTES).unlink(), "The package has no votes"),
-    (rewrite(LIST, "train_00001.jpg 0\n"), "label 0 of train_00001 is not in 1..7"),
+    (rewrite(LIST, "train_00001.jpg 0\n"), "label.txt line 1: label 0 of train_00001 is not in 1..7"),
     (rewrite(LIST, "train_00001.jpg 1.5\n"), "label 1.5 of train_00001"),
-    (rewrite(LIST, "train_00001.jpg 3\n" * 2), "1 names appear twice, for example train_00001"),
-    (rewrite(LIST, "\n"), "no row of the form 'train_00001.jpg 5'"),
+    (rewrite(LIST, "train_00001.jpg 3\n" * 2), "1 names appear twice, for example train_00001 .again in line 2."),
+    (rewrite(LIST, "\n"), "no row of the form 'train_00001.jpg 5'; it is empty"),
+    (rewrite(LIST, "x.jpg five\n"), "no row of the form 'train_00001.jpg 5'; line 1 is 'x.jpg five'"),
+    (rewrite(LIST, "train_00001\n"), "no row of the form 'train_00001.jpg 5'; line 1 is 'train_00001'"),
+    (rewrite(SHARES, "0001.jpg 1 0 0 0 0 0 0\n"), "line 1: '0001.jpg 1 0 0 0 0 0 0' has 8 columns; expected"),
     (rewrite(LIST, "../train_00001.jpg 3\n"), "leads out of the data folder"),
     (rewrite(LIST, "/tmp/train_00001.jpg 3\n"), "leads out of the data folder"),
     (rewrite(LIST, "a\\..\\train_00001.jpg 3\n"), "leads out of the data folder"),
@@ -336,7 +410,7 @@ PARTITION, VOTES = "RAF-ML/EmoLabel/partition_label.txt", "basic/EmoLabel/distri
     (rewrite(VOTES, "1,0,0,0,0,0,-1\n"), "row 1 is not seven shares"),
     (rewrite(SHARES, "0001.jpg 1 0 0 0 0 0\n0001.jpg 1 0 0 0 0 0\n"), "names appear twice"),
     (rewrite(SHARES, "C:0001.jpg 1 0 0 0 0 0\n"), "leads out of the data folder"),
-    (rewrite(PARTITION, "0001.jpg 2\n"), "2 for 0001 is neither 0"),
+    (rewrite(PARTITION, "0001.jpg 2\n"), "partition_label.txt line 1: 2 for 0001 is neither 0"),
     (rewrite(LIST, "train_00001.jpg 3\ntrain_00002.jpg 1\n" + "".join(f"test_{n:04d}.jpg 7\n" for n in range(8))),
      "no usable image of Happiness, Sadness, Anger .layout: .*; one-hot, for .*: 1"),
 ])
