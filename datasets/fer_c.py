@@ -208,10 +208,12 @@ def _read_labels(path, manifest):
     are those that the manifest's digests are of."""
     made, count = manifest["made_with"], len(manifest["classes"])
     try:
+        columns = [f"t_{k}" for k in range(count)]
         blank = dict.fromkeys(("valence", "arousal", "identity"), [""])  # elsewhere "NA" and "null" are names
-        frame = pd.read_csv(io.BytesIO(read_regular(path)), dtype={"id": str, "identity": str, "path": str},
-                            float_precision="round_trip", keep_default_na=False, na_values=blank)
-        label = frame[[f"t_{k}" for k in range(count)]].to_numpy(np.float64)
+        text = dict.fromkeys(("id", "identity", "path", *columns), str)
+        frame = pd.read_csv(io.BytesIO(read_regular(path)), dtype=text, keep_default_na=False, na_values=blank)
+        label = np.array([[float(value) for value in frame[name]] for name in columns]).T  # exact to the last bit
+        frame = frame.assign(**dict(zip(columns, label.T, strict=True)))
         ids, expression = frame["id"].tolist(), frame["expression"].to_numpy()
         frame[["valence", "arousal"]].to_numpy(np.float64)
         named = all(isinstance(name, str) and SAFE_ID.fullmatch(name) for name in ids)

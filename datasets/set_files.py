@@ -156,9 +156,9 @@ def read_manifest(folder: Path) -> dict:
     file = folder / "manifest.json"
     if not file.is_file():
         raise UserError(f"{folder} is no FER-C set: {_why_no_set(folder)}")
-    manifest = cli.read_json(file)
     again = f"; restore it from another copy or build the set again with make_fer_c.py --dataset NAME --out {folder}"
     try:
+        manifest = cli.read_json(file)
         require_types(manifest, MANIFEST, file)
         made = manifest["made_with"]
         require_types(made, {"format": int}, file, "made_with.")
