@@ -366,7 +366,7 @@ def source_digest(root, row):
 
 
 # What a setting is called in messages, where its value says nothing to people
-UNSPEAKING = {"ids": "the images", "labels": "the labels before softening", "sources": "the source files"}
+UNSPEAKING = {"ids": "the images", "labels": "the labels before softening", "sources": "the sources of the images"}
 
 
 def refuse_if_different(before: dict, now: dict, where: Path) -> None:

@@ -19,6 +19,7 @@ from conftest import SIZE
 from datasets import fer_c, fused, set_files
 from datasets.fer_c import open_set
 from datasets.set_files import CELLS, Checksums
+from sealing import reseal
 from test_make_fer_c import small_disk
 
 ROOT = Path(__file__).parent.parent
@@ -136,20 +137,6 @@ def test_sets_travel_to_worker_processes(built):
         np.testing.assert_array_equal(pool.submit(read_in_worker, data).result(), read_in_worker(data))
 
 
-def reseal(folder, change_manifest=None):
-    """Checksums and content hash again, as somebody who knows the format would."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    if change_manifest:
-        change_manifest(manifest)
-    lines = [(value, name) if name not in set_files.TABLES else (set_files.sha256((folder / name).read_bytes()), name)
-             for value, name in set_files.listed(folder) if name != "manifest.json"]
-    manifest["content"] = set_files.content_hash(lines)
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-    lines = sorted([*lines, (set_files.sha256((folder / "manifest.json").read_bytes()), "manifest.json")],
-                   key=set_files.line_name)
-    (folder / "checksums.sha256").write_text("".join(f"{value}  {name}\n" for value, name in lines))
-
-
 def test_what_follows_from_other_values_is_computed_again(tables):
     """Also where every hash fits."""
     reseal(tables)
@@ -166,8 +153,8 @@ def test_what_follows_from_other_values_is_computed_again(tables):
             (tables / name).write_bytes(data)
 
     refused("set_version does not follow", lambda m: m.update(set_version="0" * 64))
-    refused("set_version does not follow", lambda m: m["made_with"].update(seed=5))
-    refused("set_version does not follow", lambda m: m["made_with"]["softening"].update(exponent=3))
+    refused("set_version does not follow", lambda m: m.update(
+        set_version=set_files.set_version(m["made_with"] | {"seed": 5})))
     refused("rows", lambda m: m["made_with"].update(images=15))
     rows = good["labels.csv"].decode().splitlines(keepends=True)
     refused("ids are not those of the manifest", labels_csv="".join([rows[0], *rows[:0:-1]]).encode())
@@ -327,15 +314,39 @@ def test_a_clean_image_that_is_not_the_sources_is_refused(build_args, few, tmp_p
     folder = Path(shutil.copytree(few, tmp_path / "few"))
     shard = make_fer_c.shard_of(folder / "Demo-C", 1, 2)
     path = next((shard / "set/clean").iterdir())
+    before = path.read_bytes()
     data = fer_c.encode(np.zeros((SIZE, SIZE, 3), np.uint8), "png")
     path.write_bytes(data)
-    change_journals(shard, lambda entry: entry["sha256"] and entry["sha256"].__setitem__(
-        0, hashlib.sha256(data).hexdigest()))
+
+    def change(entry):
+        if entry["sha256"] and entry["sha256"][0] == hashlib.sha256(before).hexdigest():
+            entry["sha256"][0] = hashlib.sha256(data).hexdigest()
+
+    change_journals(shard, change)
     with pytest.raises(UserError, match=f"clean/{path.name} is not the image that .* gives"):
         merge(build_args, folder)
 
 
 # ---- work of the first release
+
+def test_a_set_of_the_first_release_opens(tmp_path, capsys):
+    """tests/fixtures: demo, two images of 16 pixels, --no-images, made by commit d836569."""
+    folder = Path(shutil.copytree(ROOT / "tests/fixtures/first_release", tmp_path / "old"))
+    data = open_set(folder / "Demo-C")
+    assert data.verify and len(data.frame) == 2 and "unchanged" not in data.manifest
+    np.testing.assert_array_equal(data.pixels(1, "defocus_blur", 2), data.pixels(1))  # the constants it was made with
+    fer_c.verify(folder / "Demo-C", 1)
+    assert "files as built" in capsys.readouterr().out
+    shard = folder / "begun.shard-1-of-2"
+    args = make_fer_c.Args("demo", data=("test=8", "train=128", "val=16"), image_size=16, limit=2, images=False,
+                           workers=1, root=tmp_path / "demo", out=folder / "begun")
+    for again in (args, make_fer_c.dataclasses.replace(args, out=folder / "Demo-C"),
+                  make_fer_c.dataclasses.replace(args, shard="1/2")):
+        if again is args:
+            shutil.copytree(shard, folder / "begun.partial")
+        with pytest.raises(UserError, match="The constants of preset fer-c at 16 pixels have changed since"):
+            make_fer_c.main(again)
+
 
 def as_first_release(folder):
     """The journals of an unfinished set or a shard as the first release wrote them."""
@@ -375,13 +386,12 @@ def test_constants_that_changed_are_explained(build_args, few_whole, tmp_path):
     def change(manifest):
         for row in manifest["made_with"]["constants"]["defocus_blur"]:
             row["radius"] *= SIZE / 224
-        manifest["set_version"] = set_files.set_version(manifest["made_with"])
 
     reseal(folder, change)
     data = open_set(folder)
     with pytest.raises(UserError, match="the constants of defocus_blur.* have changed since .see CHANGELOG.md"):
         make_fer_c.main(build_args(out=folder, limit=2))
-    np.testing.assert_array_equal(data.image(0, "defocus_blur", 1), data.pixels(0))  # its own constants, not today's
+    np.testing.assert_array_equal(data.image(0, "defocus_blur", 2), data.pixels(0))  # its own constants, not today's
 
 
 # ---- mixtures and options
