@@ -7,7 +7,7 @@ truncated, not rounded: rounding shifts every image by half a grey level.
 
 Everything random comes from `rng`, a numpy Generator, in the order that each function's docstring gives; what is called
 words and normals there is drawn by `_words` and `_normals`, in half the time of the Generator or less. The constants
-come in presets, see `PRESETS`; those in pixels scale with the short side of the image over 224, see `constants`.
+come in presets, see `PRESETS`; how those in pixels follow the short side of the image is the preset's, see `constants`.
 
 Add a corruption: a function `(image, rng, *constants) -> image`, its row in `CORRUPTIONS` and in each preset.
 """
@@ -16,6 +16,7 @@ import inspect
 import math
 import operator
 import statistics
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -69,18 +70,47 @@ FER_C = {  # ImageNet-C's constants for 64 pixels, which the published FER-C too
     "saturate": [(.3, 0), (.1, 0), (2, 0), (5, .1), (30, .2)],
 }
 
-# preset -> name -> the constants of severities 1 to 5, in the order of the function's arguments
+# The published images have two faults of the script that made them: the loop over the pixels of glass blur still ended
+# at the border of 64-pixel images, and drops of spatter brighter than white (severity 3) wrapped around at 256.
+FER_C_RELEASED = {
+    **FER_C,
+    "glass_blur": [(*row[:3], 64) for row in FER_C["glass_blur"]],
+    "spatter": [(*row, 1) for row in FER_C["spatter"]],
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The constants of all corruptions and what becomes of them at other sizes than 224."""
+
+    description: str
+    table: dict[str, list[tuple]]
+    """name -> the constants of severities 1 to 5, in the order of the function's arguments; those with a default may be
+    absent"""
+    shrinks: bool
+    """below 224 pixels, lengths are multiplied by size / 224 (True) or keep their values (False)"""
+
+
 PRESETS = {
-    "fer-c": FER_C,
-    # the published images: the loop over the pixels of glass blur still ended at the 64-pixel script's border
-    "fer-c-released": {**FER_C, "glass_blur": [(*row[:3], 64) for row in FER_C["glass_blur"]]},
-    "imagenet-c": IMAGENET_C,
+    "fer-c": Preset(
+        "ImageNet-C's constants for 64 pixels at 224 pixels, as in the published FER-C, without the faults of its "
+        "script: glass blur shuffles the whole image, drops of spatter that are brighter than white stay white. "
+        "Lengths keep their values up to 224 pixels and grow above",
+        FER_C, shrinks=False),
+    "fer-c-released": Preset(
+        "as fer-c, with the faults of the published script: glass blur shuffles only the first 64 rows and columns, "
+        "drops of spatter that are brighter than white wrap around at 256 and become dark",
+        FER_C_RELEASED, shrinks=False),
+    "imagenet-c": Preset(
+        "ImageNet-C's constants for 224 pixels; drops of spatter that are brighter than white stay white. Lengths "
+        "follow the size below and above 224 pixels",
+        IMAGENET_C, shrinks=True),
 }
 
 PIXELS = {"radius", "alias", "sigma", "reach", "distance", "alpha", "jitter"}  # the arguments that are lengths
 
 
-def corrupt(image, name, severity, rng, preset="fer-c"):
+def corrupt(image: np.ndarray, name: str, severity: int, rng: np.random.Generator, preset: str = "fer-c") -> np.ndarray:
     """One corrupted form of an image.
 
     image: uint8 (H, W, 3), RGB, never modified; name: a key of `CORRUPTIONS`; severity: 1 to 5; rng: numpy Generator;
@@ -103,19 +133,32 @@ def corrupt(image, name, severity, rng, preset="fer-c"):
         raise TypeError(f"severity must be an integer from 1 to 5, not {severity!r}") from None
     if isinstance(severity, (bool, np.bool_)) or not 0 <= index < 5:
         raise ValueError(f"severity must be an integer from 1 to 5, not {severity!r}")
+    return apply(image, name, rng, _constants(_preset(preset), name, index, min(image.shape[:2])))
+
+
+def apply(image: np.ndarray, name: str, rng: np.random.Generator, arguments: dict) -> np.ndarray:
+    """`corrupt` with the constants themselves, {argument: value} as `constants` gives them, instead of a preset and a
+    severity: a built set lists the constants that its images were made with. image: uint8 (H, W, 3), unchecked."""
     own = np.array(image, order="C")  # writable and contiguous: compiled kernels see one type of array
-    return CORRUPTIONS[name](own, rng, **_constants(_preset(preset), name, index, min(image.shape[:2])))
+    return CORRUPTIONS[name](own, rng, **arguments)
 
 
-def constants(preset, size):
+def constants(preset: str, size: int) -> dict[str, list[dict]]:
     """The constants really used for images with this short side: {name: [five times {argument: value}]}.
 
-    Those in pixels (radii, sigmas, reaches, displacements) scale with size / 224; a reach is rounded up, the distance
+    Lengths in pixels (radii, sigmas, reaches, displacements) are multiplied by size / 224 above 224 pixels, and below
+    where the preset `shrinks`: imagenet-c does; the lengths of fer-c and fer-c-released were made for 64 pixels and
+    keep their values up to 224, since smaller ones would leave images as they are. A reach is rounded up, the distance
     of glass blur is rounded and at least 1. All others stay, as does the border at 64 of `fer-c-released`. At 224 they
     are the preset's. Plain numbers, fit for JSON.
     """
-    table = _preset(preset)
-    return {name: [_constants(table, name, index, size) for index in range(5)] for name in CORRUPTIONS}
+    chosen = _preset(preset)
+    return {name: [_constants(chosen, name, index, size) for index in range(5)] for name in CORRUPTIONS}
+
+
+def arguments_of(name: str) -> tuple[str, ...]:
+    """The names of a corruption's constants, in the order of the presets' tables."""
+    return _arguments(CORRUPTIONS[name])
 
 
 def _preset(name):
@@ -124,15 +167,17 @@ def _preset(name):
     return PRESETS[name]
 
 
-def _constants(table, name, index, size):
-    row = dict(zip(_arguments(CORRUPTIONS[name]), table[name][index], strict=True))
+def _constants(preset, name, index, size):
+    values = preset.table[name][index]
+    row = dict(zip(_arguments(CORRUPTIONS[name]), values, strict=False))  # optional constants may be absent at the end
+    if size == CANONICAL or (size < CANONICAL and not preset.shrinks):
+        return row
     lengths = PIXELS & row.keys() | ({"strength"} if row.get("mud") else set())  # of mud, it is a sigma
-    if size != CANONICAL:
-        row.update({key: row[key] * size / CANONICAL for key in lengths})
-        if "reach" in row:
-            row["reach"] = math.ceil(row["reach"])
-        if "distance" in row:
-            row["distance"] = max(1, round(row["distance"]))
+    row.update({key: row[key] * size / CANONICAL for key in lengths})
+    if "reach" in row:
+        row["reach"] = math.ceil(row["reach"])
+    if "distance" in row:
+        row["distance"] = max(1, round(row["distance"]))
     return row
 
 
@@ -237,10 +282,12 @@ def snow(image, rng, loc, sd, zoom, threshold, reach, sigma, mix):
     return _on_planes(_whiten, image, layer.ravel(), np.float32(mix))
 
 
-def spatter(image, rng, loc, sd, sigma, threshold, strength, mud):
+def spatter(image, rng, loc, sd, sigma, threshold, strength, mud, wrap=0):
     """Drops of water (pale turquoise, shaded along their edges) or of mud. Draws normals (H, W).
 
-    strength: the opacity of water, the sigma that smooths the spots of mud.
+    strength: the opacity of water, the sigma that smooths the spots of mud. wrap: water that is brighter than white
+    wraps around at 256 before its edges are looked for (1), as in the published code, or stays white (0); mud has no
+    grey levels to wrap.
     """
     liquid = _normals(rng, image.shape[:2]) * np.float32(sd) + np.float32(loc)
     liquid = _gaussian(liquid, sigma)
@@ -248,7 +295,7 @@ def spatter(image, rng, loc, sd, sigma, threshold, strength, mud):
         cover = _gaussian((liquid > threshold).astype(np.float32), strength)
         _, cover = cv2.threshold(cover, .8, 0, cv2.THRESH_TOZERO)
         return _tinted(image, cover, (63, 42, 20), 1)
-    liquid = _spots(liquid, threshold)
+    liquid = _spots(liquid, threshold, wrap)
     depth = cv2.distanceTransform(255 - cv2.Canny(liquid, 50, 150), cv2.DIST_L2, 5)
     depth = cv2.equalizeHist(cv2.blur(np.minimum(depth, 20), (3, 3)).astype(np.uint8))
     relief = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
@@ -387,10 +434,12 @@ def _truncate(values):
     return out
 
 
-def _spots(values, threshold):
-    """Floats on the scale of 0 to 1 -> uint8, 0 below the threshold. Random, so never whole: nothing to add before they
-    are truncated, and of liquid a level more might move an edge."""
+def _spots(values, threshold, wrap=0):
+    """Floats on the scale of 0 to 1 -> uint8, 0 below the threshold; above 1, white, or with `wrap` modulo 256. Random,
+    so never whole: nothing to add before they are truncated, and of liquid a level more might move an edge."""
     _, values = cv2.threshold(values, threshold, 0, cv2.THRESH_TOZERO)
+    if wrap:
+        return (values * 255).astype(np.int32).astype(np.uint8)  # by way of int32: C leaves the direct step undefined
     return np.minimum(values * 255, 255).astype(np.uint8)
 
 

@@ -3,21 +3,25 @@
   python make_fer_c.py --dataset demo                          faces drawn on the spot, nothing to fetch
   python make_fer_c.py --dataset ferplus --root DIR --workers 8
   python make_fer_c.py --dataset ferplus --dry-run             how many images, bytes and minutes it would be
-  python make_fer_c.py --dataset ferplus --shard 2/8           a share of it, on any machine; then, for all: --merge
+  python make_fer_c.py --dataset ferplus --shard 2/8           a shard of it, on any machine; then, for all: --merge
   python make_fer_c.py --dataset ferplus --verify              re-hash a finished set
 
 The set grows in DIR.partial and moves to DIR when it is whole. Killed, the same command goes on and ends with the same
 bytes. FER-C: arXiv:2312.11542; the corruptions are ImageNet-C's (Hendrycks and Dietterich, ICLR 2019).
 """
+import dataclasses
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import re
 import select
+import shlex
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -39,10 +43,12 @@ from cli import UserError
 from corruptions import CORRUPTIONS, PRESETS, constants
 from datasets import RECIPES, TITLES, default_root, default_set, keyed_rng, load_split, parse_options
 from datasets.fer_c import (
-    CELLS, ENCODER, FOLDERS, FORMAT, Job, damage, digest, journal_of, make_chunk, make_forms, open_set, partial_of,
-    read_manifest, seal, software, take_chunk, verify, write_tables)
+    ENCODER, BuiltSet, Job, damage, journal_of, make_chunk, make_forms, named, open_set, read_journal, remove_written,
+    seal, software, take_chunk, verify, write_tables, written_and_foreign)
 from datasets.fused import neighbours
 from datasets.images import inside, read_image
+from datasets.set_files import (
+    CELLS, FOLDERS, FORMAT, SIZES, check_made_with, digest, partial_of, read_manifest, require, set_version)
 
 CALIBRATION_IMAGES = 100  # D_worst is the largest mean difference over these (FER-C section 4.2.3)
 CHUNK = 4  # source images (344 files) between two entries of the journal
@@ -78,7 +84,7 @@ class Args:
     seed: int = 0
     """of the corruptions and of the images D_worst is estimated on"""
     beta: float = 0.5
-    """share of the given label in the fused label (eq. 7)"""
+    """fraction of the given label in the fused label (eq. 7)"""
     exponent: float = 2
     """of the softening curve (eq. 10)"""
     visibility: Literal["l2", "mse", "ssim", "psnr", "l2-uint8"] = "l2"
@@ -92,9 +98,9 @@ class Args:
     images: bool = True
     """--no-images: keep all but images/; evaluate.py --on-the-fly makes them in memory, bit by bit the same"""
     shard: str | None = None
-    """i/n, i from 1 to n: build only this share, into a folder of its own beside --out, for --merge"""
+    """i/n, i from 1 to n: build only this shard, into a folder of its own beside --out, for --merge"""
     merge: bool = False
-    """check the shares beside --out and join them to the set; removes them"""
+    """check the shards beside --out, join them to the set and remove what was written into them"""
     dry_run: bool = False
     """build nothing: say how many images, bytes and minutes it would be, from a few made in memory"""
     verify: bool = False
@@ -117,36 +123,114 @@ def main(args):
         raise UserError(f"unknown data set {args.dataset!r}; known: {', '.join(TITLES)}")
     if args.corruptions not in PRESETS:
         raise UserError(f"unknown preset {args.corruptions!r}; known: {', '.join(PRESETS)}")
-    if args.workers < 1 or args.image_size < 16 or (args.limit is not None and args.limit < 1):
-        raise UserError("--workers and --limit start at 1, --image-size at 16")
-    if not (0 <= args.beta <= 1 and args.exponent > 0 and 1 <= args.quality <= 100):
-        raise UserError("--beta lies between 0 and 1, --exponent above 0, --quality between 1 and 100")
+    if args.workers < 1 or (args.limit is not None and args.limit < 1):
+        raise UserError("--workers and --limit start at 1")
+    if args.image_size not in SIZES:
+        raise UserError(f"--image-size lies between {SIZES[0]} and {SIZES[-1]}")
+    if not (0 <= args.beta <= 1 and 0 < args.exponent < math.inf and 1 <= args.quality <= 100):
+        raise UserError("--beta lies between 0 and 1, --exponent is a number above 0, --quality lies between 1 and 100")
     if args.gallery and args.gallery.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"--gallery {args.gallery}: give a file name that ends in .png, .svg or .pdf")
-    share = read_share(args.shard)
-    if share and (args.merge or args.verify or args.gallery):
-        raise UserError("--shard builds a share and nothing else; --merge, --verify and --gallery are for whole sets")
-    out = args.out or default_set(args.dataset)
+    shard = read_shard(args.shard)
+    if shard and (args.merge or args.verify or args.gallery):
+        raise UserError("--shard builds a shard and nothing else; --merge, --verify and --gallery are for whole sets")
+    out = settled_out(args.out or default_set(args.dataset))
     if args.verify:
         return verify(out, args.workers)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; the set needs a folder")
     if args.dry_run:
-        return estimate(args, out, share)
+        return estimate(args, out, shard)
+    if not (out / "manifest.json").is_file():
+        check_place(out, shard_of(out, *shard) if shard else out)
     plan = make_plan(args)
     if not is_built(plan, out):
-        if out.exists() and any(out.iterdir()):
-            raise UserError(f"{out} exists and is no FER-C set (no manifest.json); choose another --out")
-        build(plan, out, args.workers, share, find_shares(out) if args.merge else ())
-        if share:
+        build(plan, out, args.workers, shard, find_shards(out, plan) if args.merge else ())
+        if shard:
             return
-    elif args.merge:  # the merge that made it may have died before it had removed the shares
-        for folder in (out.with_name(name[0]) for name in share_names(out) if not name[3]):
-            if not (folder / "build.json").exists() or read_state(folder) == plan.state:
-                shutil.rmtree(folder)
+    elif args.merge:  # the merge that made it may have died before it had removed the shards
+        for folder in (out.with_name(match[0]) for match in shard_names(out) if not match[3]):
+            if belongs(folder, plan):
+                remove_written(folder, plan.ids)
     if args.gallery:
         draw_gallery(open_set(out), args.gallery)
         print(f"gallery: {args.gallery}")
+
+
+def command(args: Args, **changes: object) -> str:
+    """The command line that gives `args`, with some changed: only what differs from the defaults, for messages."""
+    args = dataclasses.replace(args, **changes)
+    words, default = ["make_fer_c.py"], dataclasses.replace(settle(args), protocol=Args.protocol)
+    for field in dataclasses.fields(args):
+        value, option = getattr(args, field.name), f"--{field.name.replace('_', '-')}"
+        if field.name not in ("dataset", "out") and value == getattr(default, field.name):
+            continue
+        if value is True:
+            words.append(option)
+        elif value is False:
+            words.append(f"--no-{option[2:]}")
+        elif isinstance(value, tuple):
+            for pair in value:
+                words += [option, pair]
+        elif value is not None:
+            words += [option, str(value)]
+    return shlex.join(words)
+
+
+# ---- where the set goes
+
+def settled_out(out: Path) -> Path:
+    """--out with a name of its own: a link is followed, since a finished set is renamed to its place and a link would
+    be in the way; `.` becomes the folder it stands for."""
+    try:
+        if out.is_symlink():
+            target = out.resolve()
+            print(f"--out {out} is a link to {target}: the set goes there")
+            return target
+        return out.resolve() if out.name in ("", "..") else out
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"--out {out}: {cli.first_line(error)}; choose another --out") from None
+
+
+def check_place(out: Path, goal: Path) -> None:
+    """Raises UserError, before the first image, when what is built could not take its place in the end.
+
+    out: the set; goal: the folder that is built, `out` itself or a shard's. It grows in a folder beside it and is
+    renamed, so the goal has to be absent or an empty folder that can be replaced, and the folder above writable.
+    """
+    work = partial_of(goal)
+    try:
+        for folder in {out, goal}:
+            _check_goal(folder, folder != out)
+        if work.is_symlink() or (work.exists() and not work.is_dir()):
+            raise UserError(f"{work}, where the set grows, is a file or a link; move it away or choose another --out")
+        if os.path.ismount(work):
+            raise UserError(f"{work}, where the set grows, is a mount point; choose another --out")
+        parent = work if work.exists() else next(folder for folder in work.absolute().parents if folder.exists())
+        if not parent.is_dir():
+            raise UserError(f"--out {out} lies below {parent}, which is a file; choose another --out")
+        with tempfile.TemporaryDirectory(prefix=".ferc-", dir=parent) as probe:  # a rename, as in the end
+            (Path(probe) / "before").mkdir()
+            (Path(probe) / "before").rename(Path(probe) / "after")
+        (work / "set").exists()  # raises where a name is too long
+    except OSError as error:
+        raise UserError(f"cannot write {work}: {error.strerror}; choose another --out") from None
+
+
+def _check_goal(folder, is_shard):
+    """One of the folders that the end renames to; one that is there may only be empty, or a finished shard."""
+    if folder.is_symlink():
+        raise UserError(f"{folder} is a link; remove it or choose another --out")
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"--out {folder} is a file; the set needs a folder")
+    if os.path.ismount(folder):
+        raise UserError(f"--out {folder} is a mount point, which a finished set cannot replace; give a folder below "
+                        f"it, for example --out {folder / 'FER-C'}")
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise UserError(f"--out {folder} is the folder you are in, or above it; give a folder below it, for example "
+                        f"--out {folder / 'FER-C'}")
+    if any(folder.iterdir()) and not (is_shard and (folder / "build.json").exists()):
+        raise UserError(f"{folder} exists and is no FER-C set (no manifest.json); choose another --out")
 
 
 # ---- the plan: everything the bytes depend on
@@ -163,10 +247,16 @@ class Plan:
     facts: dict  # for the manifest only
     gmm: soft_labels.GMM | None
     images: bool  # whether images/ is kept
+    args: Args
 
     @property
-    def state(self):
-        """What an unfinished set or a share was made with."""
+    def ids(self) -> set[str]:
+        """Of the set's images: the names of the files that a build writes."""
+        return set(self.frame["id"])
+
+    @property
+    def state(self) -> dict:
+        """What an unfinished set or a shard was made with."""
         return self.made_with | {"files": ALL if self.images else FEW}
 
     @property
@@ -177,12 +267,15 @@ class Plan:
         return [(number, rows.iloc[start:start + CHUNK]) for number, start in enumerate(range(0, len(rows), CHUNK))]
 
 
-def make_plan(args):
+def make_plan(args: Args) -> Plan:
     root = args.root or default_root(args.dataset)
     options = parse_options(args.data)
     split = load_split(args.dataset, root, "test", **options)
-    other, share, gmm, notes = neighbours(args.dataset, split, root, options, args.gmm)
-    label = soft_labels.fuse(split.frame["expression"], other, np.nan_to_num(share, nan=args.beta))
+    other, given, gmm, notes = neighbours(args.dataset, split, root, options, args.gmm)
+    try:
+        label = soft_labels.fuse(split.frame["expression"], other, np.nan_to_num(given, nan=args.beta))
+    except ValueError as error:
+        raise UserError(f"{root}: the labels of {args.dataset} cannot be made ({error})") from None
     wanted, sample = chosen(args, len(split.frame))
     with ThreadPoolExecutor(args.workers) as pool:  # every source is decoded once before the first byte is written
         needed = np.union1d(wanted, sample)
@@ -203,7 +296,7 @@ def make_plan(args):
     every = split.frame.assign(sha256=pd.Series({i: sha256 for i, (sha256, _) in digests.items()}))
     frame = every.iloc[wanted].reset_index(drop=True)
     label = label[wanted]
-    softening = {name: getattr(args, name) for name in ("beta", "exponent", "visibility", "visibility_per")}
+    softening = {name: as_default(args, name) for name in ("beta", "exponent", "visibility", "visibility_per")}
     identity = {
         "format": FORMAT, "dataset": args.dataset, "size": args.image_size, "seed": args.seed,
         "image_format": args.format, "quality": None if args.format == "png" else args.quality,
@@ -215,13 +308,21 @@ def make_plan(args):
         "images": len(frame), "sources": digest(digests[i][0] for i in wanted + sample), "encoder": ENCODER,
     }
     facts = {
-        "set_version": hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
+        "set_version": set_version(identity),
         "title": f"{TITLES[args.dataset]}-C", "classes": list(split.classes),
         "counts": {name: int((frame["expression"] == k).sum()) for k, name in enumerate(split.classes)},
         "notes": {key: value for key, value in split.notes.items() if key != "cache"} | notes
         | ({"unreadable, skipped": skipped} if skipped else {}),
     }
-    return Plan(frame, label, every.iloc[sample], root, made_with, facts, gmm, args.images)
+    return Plan(frame, label, every.iloc[sample], root, made_with, facts, gmm, args.images, args)
+
+
+def as_default(args: Args, name: str) -> object:
+    """An option's value; one equal to the default is the default: 2.0, as it comes from a command line, and 2 are one
+    exponent and have to give one set version."""
+    default = getattr(Args, name)
+    value = getattr(args, name)
+    return default if value == default else value
 
 
 def chosen(args, count):
@@ -231,15 +332,27 @@ def chosen(args, count):
     return wanted, keyed_rng("D_worst", args.seed).permutation(count)[:CALIBRATION_IMAGES]
 
 
-def is_built(plan, out):
+def is_built(plan: Plan, out: Path) -> bool:
     """Whether the set is there, built with these settings. Raises UserError when it is there with others."""
     if not (out / "manifest.json").exists():
         return False
     there = read_manifest(out)["made_with"] | {"files": ALL if (out / "images").exists() else FEW}
     refuse_if_different(there, plan.state, out)
-    shutil.rmtree(partial_of(out), ignore_errors=True)  # the last build may have died just before doing so
+    if belongs(partial_of(out), plan):
+        remove_written(partial_of(out), plan.ids)  # the last build may have died just before doing so
     print(f"{out} is already built with these settings ({plan.made_with['images']} images x {len(CELLS)})")
     return True
+
+
+def belongs(folder: Path, plan: Plan) -> bool:
+    """Whether an unfinished set or a shard was made with the plan's settings, or does not say with which (it died while
+    it was being removed). One that is damaged or was made with other settings is somebody's."""
+    if not folder.is_dir() or folder.is_symlink():
+        return False
+    try:
+        return not (folder / "build.json").exists() or read_state(folder) == plan.state
+    except UserError:
+        return False
 
 
 def source_digest(root, row):
@@ -252,79 +365,123 @@ def source_digest(root, row):
         return None, error
 
 
-def refuse_if_different(before, now, where):
-    """Raises UserError naming the settings in which a set that is there differs from the one asked for."""
-    before, now = ({**made, **made["softening"], "softening": None} for made in (before, now))
-    differ = [f"{key}: {shorten(before.get(key))} there, {shorten(now[key])} asked for"
-              for key in now if before.get(key) != now[key]]
-    if differ:
-        raise UserError(f"{where} was made with other settings ({'; '.join(differ)}). Choose another --out or remove "
-                        f"it.")
+# What a setting is called in messages, where its value says nothing to people
+UNSPEAKING = {"ids": "the images", "labels": "the labels before softening", "sources": "the sources of the images"}
 
 
-def shorten(value):
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:40]}... ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
+def refuse_if_different(before: dict, now: dict, where: Path) -> None:
+    """Raises UserError naming the settings in which what is there differs from what is asked for. Both as
+    `Plan.state`."""
+    differ = []
+    for key in now:
+        if key == "constants":
+            names = [name for name in now[key] if before[key].get(name) != now[key][name]]
+            if names:
+                differ.append(f"the constants of {named(names)}")
+        elif key in UNSPEAKING:
+            differ += [UNSPEAKING[key]] if before.get(key) != now[key] else []
+        elif isinstance(now[key], dict):  # softening, and the options of the data set
+            for name in sorted({*before[key], *now[key]}):
+                differ += difference_in_words(name, before[key].get(name), now[key].get(name))
+        else:
+            differ += difference_in_words(key, before.get(key), now[key])
+    if not differ:
+        return
+    same_preset = all(before[key] == now[key] for key in ("preset", "size"))
+    reason = ""
+    if same_preset and before["constants"] != now["constants"]:
+        reason = (f" The constants of preset {now['preset']} at {now['size']} pixels have changed since (see "
+                  f"CHANGELOG.md): a finished set can still be scored, but not be continued.")
+    raise UserError(f"{where} was made with other settings ({'; '.join(differ)}).{reason} Choose another --out or "
+                    f"remove it.")
+
+
+def difference_in_words(name: str, before: object, now: object) -> list[str]:
+    """["seed: 0 there, 1 asked for"], [] where the two are equal."""
+    if before == now:
+        return []
+    there, asked = ("none" if value is None else str(value) for value in (before, now))
+    return [f"{name}: {there} there, {asked} asked for"]
 
 
 # ---- building
 
-def build(plan, out, workers, share=None, shares=()):
-    """Make the set in `<out>.partial`, then move it to `out`. share: (i, n), only that part, to `share_of(out, i, n)`;
-    shares: folders of all n, whose files are taken."""
-    goal = share_of(out, *share) if share else out
+def build(plan: Plan, out: Path, workers: int, shard: tuple[int, int] | None = None,
+          shards: tuple[Path, ...] = ()) -> None:
+    """Make the set in `<out>.partial`, then move it to `out`. shard: (i, n), only that part, to `shard_of(out, i, n)`;
+    shards: folders of all n, whose files are taken."""
+    goal = shard_of(out, *shard) if shard else out
     work, made = partial_of(goal), plan.made_with
-    job = Job(plan.root, work, made, plan.images, shares)
-    for folder in shares:
+    job = Job(plan.root, work, made, plan.images, shards)
+    again, joining = command(plan.args), command(plan.args, shard=None, merge=True)
+    for folder in shards:
         refuse_if_different(read_state(folder), plan.state, folder)
     if (goal / "build.json").exists():
         refuse_if_different(read_state(goal), plan.state, goal)
-        print(f"{goal} is already built with these settings; --merge joins the shares")
+        print(f"{goal} is already built with these settings; when all {shard[1]} are there, join them: {joining}")
         return
+    refuse_foreign(work, plan)
     try:
         with cli.lock(work, "building"):
             if is_built(plan, out):  # by another process, while this one read the sources
                 return
-            for left in (work / "set").glob(".*.tmp"):
-                left.unlink()
             if (work / "build.json").exists():
                 refuse_if_different(read_state(work), plan.state, work)
             else:
                 cli.write_text(work / "build.json", json.dumps(plan.state))
             for folder in ("journal", *(f"set/{folder}" for folder in FOLDERS[:None if plan.images else 1])):
                 (work / folder).mkdir(parents=True, exist_ok=True)
-            chunks = plan.chunks[share[0] - 1::share[1]] if share else plan.chunks
+            for left in (work / "set").glob(".*.tmp"):  # nothing foreign: `refuse_foreign` has looked
+                left.unlink()
+            chunks = plan.chunks[shard[0] - 1::shard[1]] if shard else plan.chunks
             with workers_of(workers) as submit:
                 wrong = run_all(submit, damage, job, chunks)
                 todo = [chunk for chunk, what in zip(chunks, wrong, strict=True) if what]
                 count, left = (sum(len(rows) for _, rows in some) * len(CELLS) for some in (chunks, todo))
                 with tqdm(total=count, initial=count - left, unit=" images", smoothing=0.05, disable=None,
                           desc=made["dataset"]) as bar:
-                    run_all(submit, take_chunk if shares else make_chunk, job, todo,
+                    run_all(submit, take_chunk if shards else make_chunk, job, todo,
                             lambda chunk: bar.update(len(chunk[1]) * len(CELLS)))
-            if share is None:
-                finish(plan, work, len(chunks))
+            if shard is None:
+                finish(plan, work, job, chunks)
             os.sync()  # what has its final name survives a power cut
-            if share:
+            if shard:
                 work.rename(goal)
             else:
                 if out.exists():
-                    out.rmdir()  # empty, or main would have refused
+                    out.rmdir()  # empty, or check_place would have refused
                 (work / "set").rename(out)
-                for folder in (work, *shares):
-                    shutil.rmtree(folder, ignore_errors=True)
+                for folder in (work, *shards):
+                    remove_written(folder, plan.ids)
     except BrokenProcessPool:
+        fewer = command(plan.args, workers=max(1, workers // 2))
         raise UserError(f"a worker process died (out of memory?); what is done is kept in {work}: start again, perhaps "
-                        f"with fewer --workers") from None
+                        f"with fewer workers: {fewer}") from None
     except OSError as error:
-        raise UserError(f"cannot write {error.filename or work}: {error.strerror}; what is done is kept in {work}: "
-                        f"mend it and start again") from None
-    if share:
+        raise UserError(f"cannot write {error.filename or work}: {error.strerror or error}; what is done is kept in "
+                        f"{work}: mend it and start again: {again}") from None
+    if shard:
         own = sum(int(rows["kept"].sum()) for _, rows in chunks)
-        print(f"built {goal}: {own} of {len(plan.frame)} images x {len(CELLS)} forms; --merge joins the shares")
+        print(f"built {goal}: {own} of {len(plan.frame)} images x {len(CELLS)} forms; when all {shard[1]} shards are "
+              f"there, join them: {joining}")
         return
     print(f"built {out}: {len(plan.frame)} images x {len(CELLS)} forms, set version {plan.facts['set_version'][:12]}")
-    print_confidence(open_set(out))
+    built = open_set(out)
+    print_confidence(built)
+    print_unchanged(built)
+
+
+def refuse_foreign(work: Path, plan: Plan) -> None:
+    """Raises UserError when the folder where the set grows holds what this build does not write: it would become part
+    of the set, or be left over in the end."""
+    if not work.exists():
+        return
+    if (work / "build.json").exists():
+        refuse_if_different(read_state(work), plan.state, work)
+    _, foreign = written_and_foreign(work, plan.ids)
+    if foreign:
+        raise UserError(f"{work}, where the set grows, holds {named(foreign)}, which make_fer_c.py did not write; move "
+                        f"it away, then the same command goes on, or choose another --out")
 
 
 @contextmanager
@@ -371,62 +528,72 @@ def run_all(submit, work_on, recipe, items, done=lambda item: None):
     return [future.result() for future in futures]
 
 
-# ---- shares of a set, built on several machines
+# ---- shards of a set, built on several machines
 
-def read_share(text):
+def read_shard(text: str | None) -> tuple[int, int] | None:
     """"2/8" -> (2, 8); None stays None."""
     if text is None:
         return None
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise UserError(f"--shard takes i/n with i from 1 to n, for example 2/8, not {text!r}")
     return int(match[1]), int(match[2])
 
 
-def share_of(out, i, n):
+def shard_of(out: Path, i: int, n: int) -> Path:
     return out.with_name(f"{out.name}.shard-{i}-of-{n}")
 
 
-def share_names(out):
-    """What lies beside `out` as share of it, each a match: [1] of [2], [3] ".partial" where it is not whole."""
+def shard_names(out: Path) -> list[re.Match]:
+    """What lies beside `out` as shard of it, each a match: [1] of [2], [3] ".partial" where it is not whole."""
     pattern = re.compile(re.escape(out.name) + r"\.shard-(\d+)-of-(\d+)(\.partial)?")
-    return [match for match in map(pattern.fullmatch, os.listdir(out.parent) if out.parent.exists() else ()) if match]
+    names = os.listdir(out.parent) if out.parent.exists() else ()
+    return [match for match in map(pattern.fullmatch, names) if match]
 
 
-def find_shares(out):
-    """The folders of all n shares beside `out`, in order. Raises UserError naming what is missing or does not fit."""
-    counts = sorted({int(match[2]) for match in share_names(out)})
+def find_shards(out: Path, plan: Plan) -> tuple[Path, ...]:
+    """The folders of all n shards beside `out`, in order. Raises UserError naming what is missing or does not fit."""
+    counts = sorted({int(match[2]) for match in shard_names(out)})
     if len(counts) != 1:
-        what = f"shares of several divisions (n = {', '.join(map(str, counts))})" if counts else "no shares"
-        raise UserError(f"--merge found {what} in {out.parent}, named {out.name}.shard-<i>-of-<n>; it needs all of one")
-    shares = [share_of(out, i, counts[0]) for i in range(1, counts[0] + 1)]
-    missing = [i for i, folder in enumerate(shares, 1) if not (folder / "build.json").exists()]
+        what = f"shards of several divisions (n = {', '.join(map(str, counts))})" if counts else "no shards"
+        first = command(plan.args, merge=False, shard="1/2")
+        raise UserError(f"--merge found {what} in {out.parent}, named {out.name}.shard-<i>-of-<n>; it needs all of "
+                        f"one. The first of two is built by: {first}")
+    shards = [shard_of(out, i, counts[0]) for i in range(1, counts[0] + 1)]
+    missing = [i for i, folder in enumerate(shards, 1) if not (folder / "build.json").exists()]
     if missing:
-        named = ", ".join(f"{i}/{counts[0]}" + (" (begun)" if partial_of(shares[i - 1]).exists() else "")
-                          for i in missing[:20])
-        raise UserError(f"--merge: {len(missing)} of {counts[0]} shares are missing: {named}. Build them with --shard")
-    return tuple(shares)
+        text = ", ".join(f"{i}/{counts[0]}" + (" (begun)" if partial_of(shards[i - 1]).exists() else "")
+                         for i in missing[:20])
+        first = command(plan.args, merge=False, shard=f"{missing[0]}/{counts[0]}")
+        raise UserError(f"--merge: {len(missing)} of {counts[0]} shards are missing: {text}. Build them: {first}")
+    return tuple(shards)
 
 
-def read_state(folder):
-    """What a share or an unfinished set was made with."""
+def read_state(folder: Path) -> dict:
+    """What a shard or an unfinished set was made with. Raises DamagedFile where its build.json is not as written."""
+    file = folder / "build.json"
     try:
-        return json.loads((folder / "build.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}/build.json is damaged ({cli.first_line(error)}); remove {folder}") from None
+        state = cli.read_json(file)
+        check_made_with(state, file)
+        require(state.get("files") in (ALL, FEW), file, "files is missing or unknown")
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}; remove {folder} and give the same command again") from None
+    except UserError as error:
+        raise cli.DamagedFile(f"{error}; remove {folder} and give the same command again") from None
+    return state
 
 
 # ---- what it would cost
 
-def estimate(args, out, share):
+def estimate(args: Args, out: Path, shard: tuple[int, int] | None) -> None:
     """Print images, bytes and minutes of a build, from making the forms of a few images in memory."""
     root = args.root or default_root(args.dataset)
     split = load_split(args.dataset, root, "test", **parse_options(args.data))
     wanted, sample = chosen(args, len(split.frame))
-    part = 1 / share[1] if share else 1
+    part = 1 / shard[1] if shard else 1
     images, outside = len(wanted) * part, len(set(sample) - set(wanted)) * part
-    made = {"size": args.image_size, "seed": args.seed, "preset": args.corruptions, "image_format": args.format,
-            "quality": args.quality, "softening": {"visibility": args.visibility}}
+    made = {"size": args.image_size, "seed": args.seed, "constants": constants(args.corruptions, args.image_size),
+            "image_format": args.format, "quality": args.quality, "softening": {"visibility": args.visibility}}
     job, sizes, seconds = Job(root, out, made, args.images), [], []
     few = split.frame.iloc[wanted[np.unique(np.linspace(0, len(wanted) - 1, MEASURED).astype(int))]]
     sums = [source_digest(root, row)[0] for row in few.itertuples()]
@@ -445,36 +612,61 @@ def estimate(args, out, share):
     there = next(folder for folder in out.absolute().parents if folder.exists())
     free = shutil.disk_usage(there).free
     minutes = (images + outside) * np.mean(seconds[1:]) / min(args.workers, os.cpu_count()) / 60
-    print(f"{share_of(out, *share) if share else out}: {images:,.0f} images x {len(CELLS)} forms, about "
+    print(f"{shard_of(out, *shard) if shard else out}: {images:,.0f} images x {len(CELLS)} forms, about "
           f"{needed / 1e9:.3g} GB and {minutes:.2g} minutes with {args.workers} workers ({len(seconds) - 1} images "
           f"measured). {free / 1e9:.3g} GB are free in {there}{': TOO LITTLE' if needed > free else ''}")
 
 
 # ---- finishing
 
-def finish(plan, work, chunks):
+def finish(plan: Plan, work: Path, job: Job, chunks: list[tuple[int, pd.DataFrame]]) -> None:
     """Soft labels from the differences, then the tables, the checksums and the manifest."""
-    sums, differences = {}, {}
-    for number in range(chunks):
-        for key, entry in json.loads(journal_of(work, number).read_text()).items():
-            sums |= {key: bytes.fromhex("".join(entry["sha256"]))} if entry["sha256"] else {}
-            differences[key] = np.array(entry["difference"])
+    folder, softening = work / "set", plan.made_with["softening"]
+    sums, differences, unchanged = {}, {}, np.zeros(len(CELLS), int)
+    for number, rows in chunks:
+        entries = read_journal(journal_of(work, number), job, rows)
+        for row in rows.itertuples():
+            entry = entries[row.id]
+            differences[row.id] = np.array(entry["difference"])
+            if row.kept:
+                sums[row.id] = bytes.fromhex("".join(entry["sha256"]))
+                unchanged[entry["unchanged"]] += 1
     of_set, of_sample = (np.stack([differences[i] for i in rows["id"]], 1) for rows in (plan.frame, plan.calibration))
     of_sample = of_sample.mean(1)
     worst = float(of_sample.max())
-    visible = soft_labels.visibility(of_set, worst)
-    softening = plan.made_with["softening"]
-    if softening["visibility_per"] == "mean":
-        visible = np.broadcast_to(visible.mean(1, keepdims=True), visible.shape)
-    gmm = plan.gmm and json.dumps(json.loads(plan.gmm.to_json()) | {"classes": plan.facts["classes"]}, indent=1)
-    write_tables(work / "set", plan.frame, plan.label, visible, softening["exponent"], gmm)
+    try:
+        visible = soft_labels.visibility(of_set, worst)
+        if softening["visibility_per"] == "mean":
+            visible = np.broadcast_to(visible.mean(1, keepdims=True), visible.shape)
+        gmm = plan.gmm and json.dumps(json.loads(plan.gmm.to_json()) | {"classes": plan.facts["classes"]}, indent=1)
+        write_tables(folder, plan.frame, plan.label, visible, softening["exponent"], gmm)
+    except ValueError as error:
+        raise UserError(f"no labels can be made for {work}, and no set is written: {error}") from None
     name, severity = CELLS[int(of_sample.argmax())]
     manifest = plan.facts | {
         "made_with": plan.made_with, "software": software(),
         "worst": {"difference": worst, "corruption": name, "severity": severity,
                   "images": plan.calibration["id"].tolist()},
+        "unchanged": mostly_unchanged(unchanged / len(plan.frame)),
     }
-    seal(work / "set", manifest, sums, plan.made_with["image_format"], plan.images)
+    seal(folder, manifest, sums, plan.made_with["image_format"], plan.images)
+
+
+def mostly_unchanged(fractions: np.ndarray) -> list[dict]:
+    """The cells in which over half of the images equal the clean one, for the manifest. fractions: float (85,)."""
+    return [{"corruption": name, "severity": severity, "fraction": round(float(fraction), 6)}
+            for (name, severity), fraction in zip(CELLS, fractions, strict=True) if fraction > 0.5]
+
+
+def print_unchanged(built: BuiltSet) -> None:
+    """One line about the corruptions that do nothing to most images, at this size or to images like these."""
+    severities = {}
+    for cell in built.manifest["unchanged"]:
+        severities.setdefault(cell["corruption"], []).append(str(cell["severity"]))
+    if severities:
+        cells = "; ".join(f"{name} {', '.join(numbers)}" for name, numbers in severities.items())
+        print(f"in {len(built.manifest['unchanged'])} of {len(CELLS)} corruptions at a severity, over half of the "
+              f"images equal the clean one: {cells}")
 
 
 def print_confidence(built):

@@ -28,12 +28,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import cli  # noqa: E402
+from corruptions import constants  # noqa: E402
 from datasets import fer_c, load_split  # noqa: E402
 from datasets.images import read_image  # noqa: E402
+from datasets.set_files import CELLS  # noqa: E402
 
 SIZE, QUALITY = 224, 95
 FEW = 8  # source images of the smaller of two builds, and those whose forms the floor goes over
-MADE = {"seed": 0, "preset": "fer-c"}
+MADE = {"seed": 0, "constants": constants("fer-c", SIZE)}
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -78,11 +80,11 @@ def show_floor(folder, args):
                       floor(folder, forms, max(workers, count // FEW), workers, kind)) for _ in range(args.repeat)]
             small, large, (floor_wall, floor_cpu) = (np.min([side[:2] for side in sides], 0)
                                                      for sides in zip(*turns, strict=True))
-            wall, cpu = (large - small) / (count - FEW) / len(fer_c.CELLS)
+            wall, cpu = (large - small) / (count - FEW) / len(CELLS)
             memory = np.max([[side[2:4] for side in turn[:2]] for turn in turns], (0, 1))
             print(f"  {kind}, {workers} workers: {1 / wall:4.0f}/s {1e3 * cpu:5.2f} ms   floor {1 / floor_wall:5.0f}/s "
                   f"{1e3 * floor_cpu:5.2f} ms   ratio {floor_cpu / cpu:.2f} (wall {floor_wall / wall:.2f})   start-up "
-                  f"{small[0] - FEW * len(fer_c.CELLS) * wall:4.1f} s   memory {memory[0]:.0f} and {memory[1]:.0f} MiB",
+                  f"{small[0] - FEW * len(CELLS) * wall:4.1f} s   memory {memory[0]:.0f} and {memory[1]:.0f} MiB",
                   flush=True)
 
 
@@ -99,7 +101,7 @@ def show_growth(folder, counts):
     count, wall, cpu, size = np.array(rows).T
     slope, start = np.polyfit(count, cpu, 1)
     off = np.abs(cpu - start - slope * count).max() / cpu.max()
-    million = 1e6 / len(fer_c.CELLS)
+    million = 1e6 / len(CELLS)
     print(f"  CPU = {start:.1f} s + {1e3 * slope:.0f} ms a source image, off the line by at most {100 * off:.1f} % of "
           f"the last; a million forms: {million * slope / 3600:.1f} CPU hours, {million * slope / 60 / workers:.0f} "
           f"minutes on {workers} cores, {million * size[-1] / count[-1] / 1e9:.0f} GB")
@@ -152,7 +154,7 @@ def forms_of(folder, count):
     frame = load_split("demo", folder / "demo", "test", test="400").frame
     frame = frame.iloc[np.linspace(0, len(frame) - 1, count).round().astype(int)]
     clean = {row.id: read_image(folder / "demo" / row.path, SIZE) for row in frame.itertuples()}
-    return [fer_c.make_form(image, name, *cell, MADE) for name, image in clean.items() for cell in fer_c.CELLS]
+    return [fer_c.make_form(image, name, *cell, MADE) for name, image in clean.items() for cell in CELLS]
 
 
 def floor(folder, forms, times, workers, kind):
@@ -164,10 +166,10 @@ def floor(folder, forms, times, workers, kind):
             for i, form in enumerate(forms):
                 data = fer_c.encode(form, kind, QUALITY)
                 hashlib.sha256(data).hexdigest()
-                (folder / f"floor/{i % len(fer_c.CELLS)}/{n}-{i}.{kind}").write_bytes(data)
+                (folder / f"floor/{i % len(CELLS)}/{n}-{i}.{kind}").write_bytes(data)
         queue.put(time.process_time() - began)
 
-    for cell in range(len(fer_c.CELLS)):
+    for cell in range(len(CELLS)):
         (folder / f"floor/{cell}").mkdir(parents=True)
     context = multiprocessing.get_context("fork")
     queue, began = context.Queue(), time.perf_counter()

@@ -2,12 +2,14 @@
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 import soft_labels
 from cli import UserError
-from datasets import GMM_FROM, default_set, load_split
+from datasets import GMM_FROM, default_set, expression_name, load_split
 
 
 def neighbours(name, split, root, options, file=None):
@@ -63,13 +65,25 @@ def fit_gmm(name, train, classes):
         raise UserError(f"{name}: no mixture over valence and arousal can be fitted: {error} ({named})") from None
 
 
-def read_gmm(file, classes):
-    """The mixture in a built set's gmm.json, its classes matched by name and the weights renormalised."""
+def read_gmm(file: Path, classes: Sequence[str]) -> soft_labels.GMM:
+    """The mixture in a built set's gmm.json, its classes matched by name and the weights renormalised. Raises UserError
+    where the file holds no mixture that is a distribution over `classes`."""
+    if file.exists() and not file.is_file():
+        raise UserError(f"--gmm {file} is no regular file; give the gmm.json of a built set")
     try:
-        text = file.read_text()
-        gmm, names = soft_labels.GMM.from_json(text), json.loads(text)["classes"]
-        return gmm.take([names.index(name) for name in classes])
+        text = file.read_bytes()
+        gmm = soft_labels.GMM.from_json(text)
+        names = json.loads(text).get("classes")
     except OSError as error:
         raise UserError(f"--gmm {file}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except ValueError as error:
         raise UserError(f"--gmm {file}: no mixture of the classes {', '.join(classes)} ({error})") from None
+    if not isinstance(names, list) or len(names) != len(gmm.weights) or not all(isinstance(n, str) for n in names):
+        raise UserError(f"--gmm {file}: no mixture of the classes {', '.join(classes)} (its classes are not named)")
+    by_name = {expression_name(name): k for k, name in enumerate(names)}
+    missing = [name for name in classes if expression_name(name) not in by_name]
+    if missing or len(by_name) != len(names):
+        reason = f"it has no {', '.join(missing)}" if missing else "two of its classes have the same name"
+        raise UserError(f"--gmm {file}: no mixture of the classes {', '.join(classes)} ({reason}; its classes: "
+                        f"{', '.join(names)})")
+    return gmm.take([by_name[expression_name(name)] for name in classes])

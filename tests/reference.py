@@ -182,7 +182,7 @@ def snow(x, rng, loc, sd, zoom, threshold, reach, sigma, mix):
     return mix * x + (1 - mix) * np.maximum(x, 1.5 * gray + .5) + layer + np.rot90(layer, 2)
 
 
-def spatter(x, rng, loc, sd, sigma, threshold, strength, mud):
+def spatter(x, rng, loc, sd, sigma, threshold, strength, mud, wrap=0):
     liquid = loc + sd * normals(rng, *x.shape[:2])
     liquid = ndimage.gaussian_filter(liquid, sigma, mode="nearest")
     liquid[liquid < threshold] = 0
@@ -190,7 +190,7 @@ def spatter(x, rng, loc, sd, sigma, threshold, strength, mud):
         cover = ndimage.gaussian_filter((liquid > threshold).astype(float), strength, mode="nearest")
         cover[cover < .8] = 0
         return x * (1 - cover[..., None]) + cover[..., None] * np.array([63, 42, 20]) / 255
-    liquid = levels(liquid)
+    liquid = np.mod(np.floor(liquid * 255), 256).astype(np.uint8) if wrap else levels(liquid)
     depth = cv2.distanceTransform(255 - cv2.Canny(liquid, 50, 150), cv2.DIST_L2, 5)
     depth = cv2.blur(np.where(depth > 20, np.float32(20), depth), (3, 3)).astype(np.uint8)
     depth = cv2.filter2D(cv2.equalizeHist(depth), cv2.CV_8U, np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]]))

@@ -3,6 +3,7 @@
 A random corruption is checked by giving its reference an equal generator.
 """
 import functools
+import hashlib
 import inspect
 import io
 import json
@@ -72,11 +73,13 @@ def assert_close(result, exact):
 
 def test_names_and_signatures():
     assert list(CORRUPTIONS) == NAMES
-    for table in PRESETS.values():
-        assert list(table) == NAMES
-        for name, rows in table.items():
-            assert len(rows) == 5
-            assert {len(row) for row in rows} == {len(inspect.signature(CORRUPTIONS[name]).parameters) - 2}
+    for preset in PRESETS.values():
+        assert list(preset.table) == NAMES and preset.description
+        for name, rows in preset.table.items():
+            parameters = list(inspect.signature(CORRUPTIONS[name]).parameters.values())[2:]
+            required = [parameter for parameter in parameters if parameter.default is parameter.empty]
+            assert len(rows) == 5 and len({len(row) for row in rows}) == 1
+            assert len(required) <= len(rows[0]) <= len(parameters)
 
 
 def test_constants_known_answers():
@@ -106,16 +109,76 @@ def test_constants_known_answers():
     assert rows("imagenet-c", 112, 1)["spatter"] == (.65, .3, 2, .69, .6, 0)  # water's is not
     for name in ("gaussian_noise", "contrast", "brightness", "saturate", "jpeg_compression", "pixelate", "zoom_blur"):
         assert constants("fer-c", 48)[name] == constants("fer-c", 224)[name]
-    small = constants("fer-c", 32)
+    small = constants("imagenet-c", 32)
     assert [row["distance"] for row in small["glass_blur"]] == [1] * 5
     assert small["motion_blur"][0]["reach"] == 2  # 1.43 rounded up
     released = constants("fer-c-released", 224)
+    assert [row.pop("wrap") for row in released["spatter"]] == [1] * 5
     assert [row.pop("border") for row in released["glass_blur"]] == [64] * 5
     for row in released["glass_blur"]:
         row["border"] = None
     assert released == constants("fer-c", 224)
-    assert json.loads(json.dumps(PRESETS)).keys() == PRESETS.keys()
+    for preset in PRESETS:
+        assert json.loads(json.dumps(constants(preset, 224))) == constants(preset, 224)
     assert json.loads(json.dumps(constants("fer-c-released", 100))) == constants("fer-c-released", 100)
+
+
+def test_constants_that_go_into_set_versions_stay():
+    """Of the presets whose bytes are frozen at 224 pixels; computed with the first release."""
+    def fingerprint(preset, size):
+        return hashlib.sha256(json.dumps(constants(preset, size), sort_keys=True).encode()).hexdigest()[:16]
+
+    assert fingerprint("fer-c", 224) == "8e813da43068b5ee" and fingerprint("imagenet-c", 224) == "7a129b9f51d90da8"
+    assert fingerprint("fer-c", 256) == "c6ac743d841f27b0"
+    assert fingerprint("imagenet-c", 64) == "2d61089a4bc1c83c"
+
+
+def test_lengths_of_fer_c_shrink_nowhere():
+    """They were made for 64 pixels: scaled down, defocus and Gaussian blur left small images as they were."""
+    for preset in ("fer-c", "fer-c-released"):
+        at_224 = constants(preset, 224)
+        for size in (16, 32, 48, 64, 100, 223):
+            assert constants(preset, size) == at_224
+        assert constants(preset, 448)["gaussian_blur"][0]["sigma"] == 2 * at_224["gaussian_blur"][0]["sigma"]
+        assert not PRESETS[preset].shrinks
+    assert constants("imagenet-c", 112)["gaussian_blur"][4]["sigma"] == 3 and PRESETS["imagenet-c"].shrinks
+    for size in (48, 64, 96, 128, 160, 192):
+        image = photo(size, size)
+        for name in ("defocus_blur", "gaussian_blur"):
+            for severity in SEVERITIES:
+                if (name, severity) != ("defocus_blur", 2):  # a disk of one pixel and its four neighbours, below
+                    assert not np.array_equal(corrupt(image, name, severity, stream(0)), image), (name, severity, size)
+        assert (corrupt(image, "defocus_blur", 2, stream(0)) != image).mean() > .05
+
+
+def test_preset_descriptions_say_what_they_do_with_bright_drops():
+    for name, words in (("fer-c", "stay white"), ("imagenet-c", "stay white"), ("fer-c-released", "wrap around")):
+        assert words in PRESETS[name].description and "spatter" in PRESETS[name].description
+
+
+def test_drops_brighter_than_white_wrap_in_the_released_preset_only():
+    """The published code turns liquid to uint8 without a limit: at severity 3, 256 becomes 0."""
+    image, wrapped = photo(), 0
+    for key in range(12):
+        released = corrupt(image, "spatter", 3, stream(key), "fer-c-released")
+        assert_close(released, reference.form(image, "spatter", 3, stream(key), "fer-c-released"))
+        saturated = corrupt(image, "spatter", 3, stream(key), "fer-c")
+        assert_close(saturated, reference.form(image, "spatter", 3, stream(key), "fer-c"))
+        wrapped += np.abs(released.astype(int) - saturated).max() > 1
+        for severity in (1, 2, 4, 5):  # drops are never so bright, and mud has no grey levels
+            assert np.array_equal(corrupt(image, "spatter", severity, stream(key), "fer-c-released"),
+                                  corrupt(image, "spatter", severity, stream(key), "fer-c"))
+    assert wrapped >= 4
+    assert all("wrap" not in constants(preset, 224)["spatter"][2] for preset in ("fer-c", "imagenet-c"))
+
+
+def test_constants_of_a_set_give_the_images_of_its_preset():
+    image = photo(64, 64)
+    for name in NAMES:
+        row = constants("fer-c-released", 64)[name][2]
+        assert np.array_equal(corruptions.apply(image, name, stream(1), row),
+                              corrupt(image, name, 3, stream(1), "fer-c-released"))
+        assert set(row) <= set(corruptions.arguments_of(name))
 
 
 @pytest.mark.parametrize(("name", "shape"), [(name, shape) for name in DETERMINISTIC for shape in SHAPES
@@ -379,7 +442,7 @@ def test_pure(name):
 
 
 @pytest.mark.parametrize("preset", list(PRESETS))
-@pytest.mark.parametrize("size", [32, 48, 64, 100, 224, 256, (50, 91), (99, 33)])
+@pytest.mark.parametrize("size", [16, 32, 48, 64, 100, 224, 256, (50, 91), (99, 33)])
 def test_every_size_runs(preset, size):
     image = photo(*size) if isinstance(size, tuple) else photo(size, size)
     with warnings.catch_warnings():

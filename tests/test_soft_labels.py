@@ -184,3 +184,66 @@ def test_ssim_agrees_with_its_definition_on_constants():
     a, b, c1 = 100.0, 151.0, 2.55**2
     clean, other = (np.full((32, 32, 3), value, np.uint8) for value in (a, b))
     assert difference(clean, other, "ssim") == pytest.approx(1 - (2 * a * b + c1) / (a * a + b * b + c1), abs=1e-6)
+
+
+BROKEN = [
+    (lambda parts: parts["covariances"].__setitem__(1, [[0, 0], [0, 0]]), "class Happy has a singular covariance"),
+    (lambda parts: parts["covariances"].__setitem__(1, [[1, 2], [2, 4]]), "class Happy has a singular covariance"),
+    (lambda parts: parts["covariances"].__setitem__(0, [[-1, 0], [0, -1]]), "class Sad has a covariance .* positive"),
+    (lambda parts: parts["covariances"].__setitem__(0, [[1, 2], [2, 1]]), "class Sad has a covariance .* positive"),
+    (lambda parts: parts["covariances"].__setitem__(0, [[1, .5], [0, 1]]), "class Sad .* not symmetric"),
+    (lambda parts: parts["covariances"][2][0].__setitem__(0, float("inf")), "class Fear has a covariance .* finite"),
+    (lambda parts: parts["weights"].__setitem__(2, -1), "class Fear has the weight -1"),
+    (lambda parts: parts["weights"].__setitem__(2, 0), "class Fear has the weight 0"),
+    (lambda parts: parts["weights"].__setitem__(0, float("nan")), "class Sad has the weight nan"),
+    (lambda parts: parts["weights"].__setitem__(0, 0.9), "its weights sum to 1.4, not to 1"),
+    (lambda parts: parts["means"][1].__setitem__(0, float("nan")), "class Happy has a mean that is not finite"),
+    (lambda parts: parts.update(weights=[]), "shapes"), (lambda parts: parts.update(weights=1), "shapes"),
+    (lambda parts: parts.pop("means"), "means"),
+]
+
+
+@pytest.mark.parametrize("change, reason", BROKEN)
+def test_mixtures_that_are_no_distributions_are_named(change, reason):
+    parts = json.loads(MIXTURE.to_json()) | {"classes": ["Sad", "Happy", "Fear"]}
+    change(parts)
+    with pytest.raises(ValueError, match="not the parameters of a mixture: .*" + reason):
+        GMM.from_json(json.dumps(parts))
+    with pytest.raises(ValueError, match="class 1 has" if "Happy" in reason else "."):
+        GMM.from_json(json.dumps(parts | {"classes": None}))
+
+
+def test_json_that_is_no_json_is_a_value_error():
+    for text in (b"\xff\xfe\x00", "[" * 100_000, '{"weights": 1e999, "means": 1, "covariances": 2}',
+                 '{"weights": {}, "means": [], "covariances": []}',
+                 '{"weights": [[1], 2], "means": 1, "covariances": 1}'):
+        with pytest.raises(ValueError, match="not the parameters"):
+            GMM.from_json(text)
+
+
+def test_what_is_not_finite_is_refused():
+    """NaN would pass through every one of them into labels."""
+    label, nan = np.full((2, 4), 0.25), float("nan")
+    calls = {
+        "valence and arousal": lambda: MIXTURE.posterior([[nan, 0]]),
+        "posterior": lambda: fuse([0, 1], np.full((2, 4), nan)), "no distribution": lambda: fuse([0, 1], label * 2),
+        "beta": lambda: fuse([0, 1], label, nan), "label is no class": lambda: fuse([0, 4], label),
+        "no class": lambda: fuse([0, -1], label), "infinite": lambda: fit_gmm([[np.inf, 0]], [0], 1),
+        "labels go from 0 to 0": lambda: fit_gmm([[0, 0]], [3], 1), "difference": lambda: visibility([nan], 0.2),
+        "not inf": lambda: visibility([0.1], np.inf), "not nan": lambda: visibility([0.1], nan),
+        "label: ": lambda: soften(label * nan, [1, 1]), "label: a row": lambda: soften(label - 0.5, [1, 1]),
+        "visibility: ": lambda: soften(label, [nan, 1]), "between 0 and 1": lambda: soften(label, [1.1, 1]),
+        "exponent": lambda: soften(label, [1, 1], np.inf),
+        "positive number, not nan": lambda: soften(label, [1, 1], nan),
+        "positive number, not -1": lambda: soften(label, [0.5, 1], -1),
+    }
+    for message, call in calls.items():
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_check_distributions():
+    soft_labels.check_distributions(np.full((3, 2, 4), 0.25, np.float32), "x")
+    for wrong in (np.full((2, 4), 0.3), np.array([[1.5, -0.5]]), np.array([[np.nan, 1]])):
+        with pytest.raises(ValueError, match="soft labels of snow 3"):
+            soft_labels.check_distributions(wrong, "soft labels of snow 3")
