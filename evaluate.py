@@ -14,6 +14,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import shlex
 import tempfile
@@ -47,6 +48,7 @@ FIRST_COLUMNS = COLUMNS[:7]  # what scores.csv of the first release holds
 NAMED_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}  # --precision -> Fabric's name, which set.json holds
 ALL_CELLS = (None, *CELLS)
 MEANS = ("mean", "pooled_by_severity", "pooled")  # over the 85 cells; see `score`
+PLACES = {("clean", ""), *((name, "") for name in MEANS), *((name, str(severity)) for name, severity in CELLS)}
 MANY_TIES = 0.001  # of the predictions: from here on scores.csv says that classes tie at the top
 
 
@@ -257,7 +259,10 @@ def described(run: Path) -> str:
 def load_model(run: Path, settings: dict[str, Any]) -> tuple[models.Model, str]:
     """The model with its best weights, and the sha256 of best.pt. Raises UserError where they are missing, damaged, or
     of another network than args.json describes."""
-    model = models.build_model(settings["model"])
+    try:
+        model = models.build_model(settings["model"])
+    except UserError as error:
+        raise DamagedFile(f"{run / run_folder.ARGS}: {error}; restore it, or train this run again") from None
     path = run / run_folder.BEST
     if not path.exists():
         trained = run_folder.trained_epochs(run)
@@ -445,19 +450,21 @@ def open_predictions(folder: Path, built: BuiltSet, limit: int | None, weights: 
     make_way(folder.parent, folder, *(folder / name for name in CORRUPTIONS))
     note = folder / "set.json"
     known = {"order": same_order} | read_note(note)  # the first release knew no other order, and did not note it
-    verified = known.get("verified")
-    if known | made_by != known or (verify and verified is False):
+    verified, digests = known.get("verified"), known.get("digests", {})
+    if known | made_by != known or (verify and verified is False) or not isinstance(digests, dict):
         discard(folder)
-        verified = verify
+        verified, digests = verify, {}
     labels = built.frame["expression"].to_numpy(np.int64)[:limit]
     shape = (len(labels), len(built.classes))
-    missing = [cell for cell in ALL_CELLS if not is_sound(predictions_file(folder, cell), shape)]
+    missing = [cell for cell in ALL_CELLS
+               if not is_sound(predictions_file(folder, cell), shape, np.float32, digests.get(cell_name(cell)))]
     if missing and not verify:
         verified = False
-    if not is_sound(folder / "labels.npy", labels.shape, np.int64, labels):
+    if not is_sound(folder / "labels.npy", labels.shape, np.int64, digest(labels)):
         write_array(folder / "labels.npy", labels)
     with named(note):
-        cli.write_text(note, json.dumps(made_by | {"verified": verified, "folder": str(built.folder.resolve())}))
+        cli.write_text(note, json.dumps(made_by | {"verified": verified, "digests": digests,
+                                                   "folder": str(built.folder.resolve())}))
     return missing, verified
 
 
@@ -521,14 +528,25 @@ def discard(folder: Path) -> None:
                 parent.rmdir()
 
 
-def is_sound(path: Path, shape: tuple[int, ...], dtype: type = np.float32, values: np.ndarray | None = None) -> bool:
-    """Whether an array of ours is there as it has to be (with these values, where they are known). Damage is said."""
+def cell_name(cell: tuple[str, int] | None) -> str:
+    """A cell in set.json."""
+    return "clean" if cell is None else f"{cell[0]}/{cell[1]}"
+
+
+def digest(array: np.ndarray) -> str:
+    """What an array's values are told by: 16 hexadecimal digits."""
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
+
+
+def is_sound(path: Path, shape: tuple[int, ...], dtype: type, expected: str | None) -> bool:
+    """Whether an array of ours is there as it has to be; expected: its `digest`, None where it was not noted. Damage is
+    said."""
     if not os.path.lexists(path):
         return False
     try:
         stored = read_array(path, shape, dtype)
-        if values is not None and not np.array_equal(stored, values):
-            raise DamagedFile(f"{path} is damaged (it holds other values than the set)")
+        if expected is not None and digest(stored) != expected:
+            raise DamagedFile(f"{path} is damaged (its values are not those that were written)")
     except DamagedFile as error:
         print(f"{error}: made again")
         make_way_for_file(path)
@@ -601,10 +619,21 @@ def predict_cells(fabric, model, built: BuiltSet, folder: Path, args: Args, cell
                     raise UserError(f"{args.run}: the network's outputs are not finite for {broken} of {count} images "
                                     f"({'clean' if cell is None else f'{cell[0]} {cell[1]}'}): its training has "
                                     f"diverged, or --precision {args.machine.precision} is too coarse for it")
-                if fabric.global_rank == 0:
-                    write_array(predictions_file(folder, cell), np.ascontiguousarray(values))
+            if fabric.global_rank == 0:
+                write_cells(folder, dict(zip(batch, logits, strict=True)))
             bar.update(len(batch) * count)
         fabric.barrier()
+
+
+def write_cells(folder: Path, logits: dict[Any, np.ndarray]) -> None:
+    """Write the predictions of some cells: their digests first, so that no file is without one."""
+    note = folder / "set.json"
+    known = cli.read_json(note)
+    known["digests"] = known["digests"] | {cell_name(cell): digest(values) for cell, values in logits.items()}
+    with named(note):
+        cli.write_text(note, json.dumps(known))
+    for cell, values in logits.items():
+        write_array(predictions_file(folder, cell), np.ascontiguousarray(values))
 
 
 def predict(fabric, model, images: Cells, args: Args) -> np.ndarray:
@@ -658,9 +687,9 @@ def score(built: BuiltSet, folder: Path, limit: int | None, precision: str = "32
     tied = ties / (len(labels) * len(ALL_CELLS))
     notes = [*notes, *([f"{100 * tied:.1f} % of predictions tie, the class listed first counts"]
                        if tied >= MANY_TIES else [])]
-    version = built.manifest["set_version"]
-    scores = [dict(zip(COLUMNS, (built.folder.resolve().name, version, METHOD, corruption, severity, metric, value,
-                                 precision, "; ".join(notes)), strict=True))
+    name, version, said = built.folder.resolve().name, built.manifest["set_version"], "; ".join(notes)
+    scores = [dict(zip(COLUMNS, (name, version, METHOD, corruption, severity, metric, value, precision, said),
+                       strict=True))
               for corruption, severity, values in rows for metric, value in values.items()]
     broken = [row for row in scores if not np.isfinite(row["value"])]
     if broken:
@@ -741,8 +770,7 @@ def is_score(row: dict[Any, Any]) -> bool:
     if row.keys() != set(COLUMNS) or None in row.values():
         return False
     place = row["corruption"], row["severity"]
-    known = {("clean", ""), *((mean, "") for mean in MEANS), *((name, str(severity)) for name, severity in CELLS)}
-    return (np.isfinite(float(row["value"])) and place in known and row["precision"] in ("", *NAMED_PRECISIONS)
+    return (math.isfinite(float(row["value"])) and place in PLACES and row["precision"] in ("", *NAMED_PRECISIONS)
             and all(text.isprintable() for text in row.values())
             and all(row[name] for name in ("set", "set_version", "method", "metric")))
 
