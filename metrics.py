@@ -6,18 +6,21 @@ All in float64; scores are fractions, likelihoods nats. Names that end in `_rele
 (arXiv 2312.11542) computes, for comparison with published numbers.
 """
 import numpy as np
+from numpy.typing import ArrayLike
 
 BINS = 15
 EDGE_SLACK = 1e-7  # float32 keeps 0.2 as 0.200000003: what lies this little above an edge belongs to the bin below
-RELEASED_BATCH = 256  # the release averages batch means; this is its batch size
+RELEASED_BATCH = 256  # the release averages batch means; this is its batch size for most algorithms
 
 
-def summary(probs, labels, soft_labels=None, logits=None):
+def summary(probs: ArrayLike, labels: ArrayLike, soft_labels: ArrayLike | None = None,
+            logits: ArrayLike | None = None, *, released_batch: int = RELEASED_BATCH) -> dict[str, float]:
     """All scores of one set of predictions, {name: float}.
 
     probs: (N, K) probabilities. labels: (N,) integers in 0..K-1. soft_labels: (N, K) distributions; accuracy and F1
     still go by `labels`, all else by these, and `kl` (soft NLL minus the labels' entropy) is added. logits: (N, K), of
     which `probs` is the softmax; with them `nll` is exact, without them probabilities are clamped at 1e-12.
+    released_batch: images in a batch of `nll_released`, which is that of the algorithm's release.
     Raises ValueError on empty input, shapes that do not fit, NaN, labels out of range, rows that are no distributions,
     or logits that are not those of `probs`.
     """
@@ -43,7 +46,7 @@ def summary(probs, labels, soft_labels=None, logits=None):
         "cece": classwise.mean(),
         "cece_sum": classwise.sum(),
         "kse": kse(confidence, accuracy),
-        "nll_released": nll_released(probs, target),
+        "nll_released": nll_released(probs, target, released_batch),
         "macro_f1_released": macro_f1(labels, prediction, probs.shape[1], seen_only=True),
         "ece_released": ece(confidence, released),
         "adaece_released": adaece(confidence, released, open_first=True),
@@ -54,14 +57,17 @@ def summary(probs, labels, soft_labels=None, logits=None):
     return {name: float(value) for name, value in scores.items()}
 
 
-def softmax(logits):
-    """Probabilities (N, K) float64 from logits (N, K)."""
+def softmax(logits: ArrayLike) -> np.ndarray:
+    """Probabilities (N, K) float64 from logits (N, K). Raises ValueError as `log_softmax` does."""
     return np.exp(log_softmax(logits))
 
 
-def log_softmax(logits):
-    """Log probabilities (N, K) float64 from logits (N, K); finite for every finite logit."""
-    logits = np.asarray(logits, np.float64)
+def log_softmax(logits: ArrayLike) -> np.ndarray:
+    """Log probabilities (N, K) float64 from logits (N, K), finite. Raises ValueError where these are not (N, K) or not
+    finite."""
+    logits = _numbers("logits", logits)
+    if logits.ndim != 2 or not logits.shape[1]:
+        raise ValueError(f"logits must be (N, K) with K > 0, not {logits.shape}")
     shifted = logits - logits.max(1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
 
@@ -83,23 +89,33 @@ def max_rule_accuracy(target, prediction):
     return np.where(prediction == target.argmax(1), top, 1 - top)
 
 
-def macro_f1(labels, prediction, num_classes, seen_only=False):
-    """Mean F1 over all classes, a class that is never labelled nor predicted counting 0; `seen_only` leaves it out."""
+def macro_f1(labels: np.ndarray, prediction: np.ndarray, num_classes: int, seen_only: bool = False) -> float:
+    """Mean F1 over all classes, a class that is never labelled nor predicted counting 0; `seen_only` leaves it out.
+
+    labels, prediction: integers (N,) in 0..num_classes-1. Raises ValueError where they are not."""
+    for name, classes in (("labels", labels), ("prediction", prediction)):
+        if not len(classes) or classes.min() < 0 or classes.max() >= num_classes:
+            raise ValueError(f"{name} must be (N,) with N > 0, within 0..{num_classes - 1}")
     hits = np.bincount(labels[labels == prediction], minlength=num_classes)
     either = np.bincount(labels, minlength=num_classes) + np.bincount(prediction, minlength=num_classes)
     f1 = 2 * hits / np.maximum(either, 1)
     return f1[either > 0].mean() if seen_only else f1.mean()
 
 
-def nll_released(probs, target, batch=RELEASED_BATCH):
-    """Likelihood with probabilities clamped at 1e-6, as the plain mean of the means of batches in the order given."""
+def nll_released(probs: np.ndarray, target: np.ndarray, batch: int = RELEASED_BATCH) -> float:
+    """Likelihood with probabilities clamped at 1e-6, as the plain mean of the means of batches in the order given.
+
+    probs, target: (N, K); batch: images in one. Raises ValueError where it is no whole number of at least 1."""
+    if isinstance(batch, bool) or not isinstance(batch, int | np.integer) or batch < 1:
+        raise ValueError(f"a batch holds a whole number of images, at least 1, not {batch}")
     per_sample = -(target * np.log(np.maximum(probs, 1e-6))).sum(1)
     return np.mean([per_sample[start : start + batch].mean() for start in range(0, len(per_sample), batch)])
 
 
-def ece(confidence, accuracy, bins=BINS):
+def ece(confidence: ArrayLike, accuracy: ArrayLike, bins: int = BINS) -> float:
     """Expected calibration error (arXiv 1706.04599, eq. 3): sum_b n_b/N |accuracy_b - confidence_b| over bins
-    (b/bins, (b+1)/bins], the first closed at 0. confidence, accuracy: (N,). Raises ValueError where they do not fit."""
+    (b/bins, (b+1)/bins], the first closed at 0. confidence, accuracy: (N,) in 0..1. Raises ValueError where they do not
+    fit or are NaN."""
     confidence, accuracy = _checked_pair(confidence, accuracy)
     gap = np.bincount(_bin(confidence, bins), accuracy - confidence, bins)
     return np.abs(gap).sum() / len(confidence)
@@ -129,6 +145,7 @@ def adaece(confidence, accuracy, bins=BINS, open_first=False):
 
 def classwise_ece(probs, target, bins=BINS):
     """ECE of every class against the rest, (K,) (arXiv 1910.12656): bins as in `ece`. probs, target: (N, K)."""
+    probs, target = _numbers("probs", probs), _numbers("target", target)
     n, num_classes = probs.shape
     index = _bin(probs, bins) + bins * np.arange(num_classes)
     gap = np.bincount(index.ravel(), (target - probs).ravel(), num_classes * bins)
@@ -168,7 +185,7 @@ def ece_floor(confidences, n, repeats=200, seed=0):
 
     The generator is keyed by (seed, n); equal arguments give equal values. Raises ValueError on empty input.
     """
-    confidences = np.asarray(confidences, np.float64)
+    confidences = _numbers("confidences", confidences)
     if confidences.ndim != 1 or not len(confidences) or n < 1 or repeats < 1:
         raise ValueError("ece_floor needs confidences (N,) with N > 0, n > 0 and repeats > 0")
     rng = np.random.default_rng((seed, n))
@@ -180,16 +197,33 @@ def ece_floor(confidences, n, repeats=200, seed=0):
 
 
 def _bin(confidence, bins):
-    """Index of the bin (b/bins, (b+1)/bins] that holds a confidence; 0 and rounding beyond 1 fall in the outer bins."""
+    """Index of the bin (b/bins, (b+1)/bins] that holds a confidence; 0 and rounding beyond 1 fall in the outer bins.
+    Confidences are finite: NaN has no bin."""
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, not {bins}")
     return np.clip(np.ceil((confidence - EDGE_SLACK) * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
-def _checked_pair(confidence, accuracy):
-    confidence, accuracy = np.asarray(confidence, np.float64), np.asarray(accuracy, np.float64)
+def _numbers(name, values):
+    """Real and finite numbers, in float64."""
+    values = np.asarray(values)
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must be real numbers, not {values.dtype}")
+    if not np.isfinite(values).all():
+        broken = (~np.isfinite(values)).reshape(len(values), -1).any(1).sum() if values.ndim else 1
+        raise ValueError(f"{name} hold NaN or infinity in {broken} of {len(values) if values.ndim else 1} rows")
+    return values.astype(np.float64, copy=False)
+
+
+def _checked_pair(confidence, accuracy, tolerance=1e-3):
+    confidence, accuracy = _numbers("confidence", confidence), _numbers("accuracy", accuracy)
     if confidence.ndim != 1 or confidence.shape != accuracy.shape or not len(confidence):
         raise ValueError(
             f"confidence and accuracy must be (N,) with N > 0, not {confidence.shape} and {accuracy.shape}"
         )
+    for name, values in (("confidence", confidence), ("accuracy", accuracy)):
+        if values.min() < -tolerance or values.max() > 1 + tolerance:
+            raise ValueError(f"{name} must lie in 0..1, but runs from {values.min():.6g} to {values.max():.6g}")
     return confidence, accuracy
 
 
@@ -210,11 +244,10 @@ def _checked(probs, labels, soft_labels):
 
 
 def _checked_rows(name, rows, tolerance=1e-3):
-    rows = np.asarray(rows, np.float64)
+    rows = np.asarray(rows)
     if rows.ndim != 2 or not len(rows) or rows.shape[1] < 2:
         raise ValueError(f"{name} must be (N, K) with N > 0 and K > 1, not {rows.shape}")
-    if not np.isfinite(rows).all():
-        raise ValueError(f"{name} hold NaN or infinity in {(~np.isfinite(rows)).any(1).sum()} of {len(rows)} rows")
+    rows = _numbers(name, rows)
     if rows.min() < -tolerance or rows.max() > 1 + tolerance:
         raise ValueError(f"{name} must lie in 0..1, but run from {rows.min():.6g} to {rows.max():.6g}")
     off = np.abs(rows.sum(1) - 1).max()

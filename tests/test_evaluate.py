@@ -10,7 +10,6 @@ import torch
 
 import evaluate
 import make_fer_c
-import settings
 from cli import UserError
 from conftest import SIZE
 from datasets.fer_c import CELLS, open_set
@@ -39,7 +38,7 @@ def new_run(built, tmp_path):
 
 
 def score(run, *sets, workers=0, **changes):
-    evaluate.main(evaluate.Args(run, set=sets, machine=settings.Machine(precision="32", workers=workers), **changes))
+    evaluate.main(evaluate.Args(run, set=sets, machine=evaluate.Machine(workers=workers), **changes))
     return {path.relative_to(run): path.read_bytes() for path in run.rglob("*.npy")}
 
 
@@ -58,12 +57,13 @@ def test_predictions_without_files_are_the_same_bytes(new_run, build_args, tmp_p
     assert scores[0] == scores[1]
 
 
-def test_predictions_from_files_are_not_made_again_in_memory(new_run, built, monkeypatch):
+def test_predictions_from_files_are_not_made_again_in_memory(new_run, build_args, tmp_path, monkeypatch):
     """Nor the other way round: they are the same."""
+    make_fer_c.main(build_args(out=tmp_path / "Demo-C", limit=2))
     run = new_run("run")
-    before = score(run, built, limit=2)
+    before = score(run, tmp_path / "Demo-C")
     monkeypatch.setattr(evaluate.harness, "predict", None)
-    assert score(run, built, limit=2, on_the_fly=True) == before
+    assert score(run, tmp_path / "Demo-C", on_the_fly=True) == before
 
 
 def test_a_set_without_images_asks_for_memory(new_run, build_args, tmp_path):

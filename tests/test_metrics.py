@@ -433,3 +433,46 @@ def test_rounding_is_forgiven():
 def test_torch_is_not_imported():
     code = "import sys, metrics; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(metrics.__file__).parent)
+
+
+# ---- what is no number
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -0.5, 1.5])
+@pytest.mark.parametrize("name", ["ece", "mce", "adaece", "kse"])
+def test_nothing_is_measured_from_what_is_no_probability(name, broken):
+    """NaN was cast to an integer and counted in a bin."""
+    for confidence, accuracy in (([broken, 0.5], [1, 0]), ([0.5, 0.5], [1, broken])):
+        with pytest.raises(ValueError, match="hold NaN or infinity in 1 of 2 rows|must lie in 0..1"):
+            getattr(metrics, name)(confidence, accuracy)
+
+
+@pytest.mark.parametrize("values", [[[np.nan, 1.0]], [[np.inf, 1.0]], [[1j, 1.0]], [["a", "b"]], [1.0, 2.0], [[]]])
+def test_softmax_takes_finite_rows_only(values):
+    for function in (metrics.softmax, metrics.log_softmax):
+        with pytest.raises(ValueError, match="logits"):
+            function(values)
+
+
+def test_helpers_refuse_what_they_cannot_count():
+    with pytest.raises(ValueError, match=r"labels must be \(N,\) with N > 0, within 0..3"):
+        metrics.macro_f1(np.array([0, 4]), np.array([0, 4]), 4)
+    with pytest.raises(ValueError, match="prediction"):
+        metrics.macro_f1(np.array([0, 3]), np.array([0, -1]), 4)
+    with pytest.raises(ValueError, match="bins must be at least 1"):
+        metrics.ece([0.5], [1], bins=0)
+    with pytest.raises(ValueError, match="probs hold NaN"):
+        metrics.classwise_ece(np.full((2, 4), np.nan), S[:2])
+    with pytest.raises(ValueError, match="confidences hold NaN"):
+        metrics.ece_floor([0.5, np.nan], 10)
+    with pytest.raises(ValueError, match="probs must be real numbers"):
+        metrics.summary(P.astype(complex), LABELS)
+
+
+def test_batches_of_the_release():
+    """The value by hand in batches of 4; 256 where nothing is said; what is no number of images is refused."""
+    assert metrics.summary(P, LABELS, released_batch=4)["nll_released"] == close(0.767020)
+    assert metrics.summary(P, LABELS, S, released_batch=4)["nll_released"] == close(1.063026)
+    assert metrics.summary(P, LABELS)["nll_released"] == metrics.summary(P, LABELS, released_batch=256)["nll_released"]
+    for batch in (0, -1, 2.5, True, "4"):
+        with pytest.raises(ValueError, match="a batch holds a whole number of images"):
+            metrics.summary(P, LABELS, released_batch=batch)

@@ -1,0 +1,667 @@
+"""What scoring promises whatever happened to the run's folder: nothing silently wrong, nothing lost, no traceback."""
+import csv
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import cli
+import evaluate
+import fuzz_runs
+import harness
+import make_fer_c
+import metrics
+from cli import DamagedFile, UserError
+from conftest import SIZE
+from datasets.fer_c import CELLS, open_set
+from models.resnet import ResNet18
+from support import run_folder
+
+pytestmark = pytest.mark.usefixtures("small")
+IMAGES = 4
+SYNONYMS = {"Neutral": "no emotion", "Happy": "Happiness", "Sad": "sadness", "Surprise": "Surprised", "Fear": "fearful",
+            "Disgust": "disgusted", "Anger": "Angry", "Contempt": "contemptuous"}
+
+
+@pytest.fixture(scope="module")
+def small_set(build_args, tmp_path_factory):
+    """A set of a few images; tests only read it."""
+    out = tmp_path_factory.mktemp("small set") / "Demo-C"
+    make_fer_c.main(build_args(out=out, limit=IMAGES))
+    return out
+
+
+@pytest.fixture(scope="module")
+def scored_once(small_set, small, tmp_path_factory):
+    """A run with weights drawn from a seed, scored in float32; tests copy it."""
+    run = new_run(tmp_path_factory.mktemp("runs") / "demo/baseline/ce/noise0/seed0", small_set)
+    evaluate.main(evaluate.Args(run, set=(small_set,), machine=evaluate.Machine(workers=0)))
+    return run
+
+
+@pytest.fixture
+def run(scored_once, tmp_path):
+    return Path(shutil.copytree(scored_once, tmp_path / "seed0"))
+
+
+@pytest.fixture
+def predicted(monkeypatch):
+    """The cells that are predicted, in the order of their prediction."""
+    cells, predict = [], harness.predict
+
+    def watched(fabric, model, images, *more):
+        cells.extend(images.cells)
+        return predict(fabric, model, images, *more)
+
+    monkeypatch.setattr(harness, "predict", watched)
+    return cells
+
+
+def new_run(run, built, **changes):
+    run.mkdir(parents=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ResNet18(8, SIZE)
+    torch.save({"model": model.state_dict(), "epoch": 0, "scores": {}}, run / "best.pt")
+    settings = {"script": "baseline", "dataset": "demo", "loss": "ce", "seed": 0, "noise": 0.0, "protocol": "paper",
+                "image_size": SIZE, "classes": list(open_set(built).classes), "model": model.recipe, "epochs": 1,
+                "runs": "my runs"}
+    (run / "args.json").write_text(json.dumps(settings | changes))
+    (run / "metrics.csv").write_text("epoch\n0\n")
+    return run
+
+
+def score(run, *sets, precision="32", **changes):
+    machine = evaluate.Machine(precision=precision, workers=0)
+    evaluate.main(evaluate.Args(run, set=sets, machine=machine, **changes))
+    return read_rows(run)
+
+
+def read_rows(run):
+    with open(run / "scores.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def values(rows):
+    """What was measured, without where and how."""
+    return {(row["corruption"], row["severity"], row["metric"]): float(row["value"]) for row in rows}
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*")
+            if path.is_file() and path.name != ".lock"}
+
+
+def change_args(run, **changes):
+    settings = json.loads((run / "args.json").read_text())
+    (run / "args.json").write_text(json.dumps(settings | changes))
+
+
+def refused(run, *sets, **changes):
+    with pytest.raises(UserError) as caught:
+        score(run, *sets, **changes)
+    text = str(caught.value)
+    assert "{" not in text and len(text.splitlines()) <= 2, text
+    return text
+
+
+# ---- a quick look
+
+def test_a_look_prints_its_scores_and_changes_nothing(run, small_set, capsys, predicted):
+    before = contents(run)
+    score(run, small_set, limit=2)
+    printed = capsys.readouterr().out
+    assert contents(run) == before and len(predicted) == 1 + len(CELLS)
+    assert "a look at 2 of 4 images, no benchmark score" in printed and "macro-F1" in printed
+    assert max(map(len, printed.splitlines())) <= 100 and "scores:" not in printed
+
+
+def test_a_look_at_a_new_run_leaves_no_file(small_set, tmp_path):
+    run = new_run(tmp_path / "run", small_set)
+    before = contents(run)
+    evaluate.main(evaluate.Args(run, set=(small_set,), limit=1, machine=evaluate.Machine(workers=0)))
+    assert contents(run) == before and not (run / "predictions").exists()
+
+
+def test_a_limit_of_all_images_is_a_full_score(run, small_set):
+    before = contents(run)
+    score(run, small_set, limit=IMAGES)
+    assert contents(run) == before
+    with pytest.raises(UserError, match="--limit has to be at least 1"):
+        score(run, small_set, limit=0)
+
+
+# ---- precision
+
+def test_float32_unless_asked_for_otherwise(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    args = cli.parse(evaluate.Args, argv=["run"])
+    assert args.machine.precision == "32"
+    for word in ("auto", "16"):
+        with pytest.raises(SystemExit):
+            cli.parse(evaluate.Args, argv=["run", "--precision", word])
+
+
+@pytest.mark.parametrize("state", ["as it starts", "asked for", "medium", "newer switches"])
+def test_no_tensorfloat_while_scoring(state, run, small_set, monkeypatch):
+    """In matrix products and in convolutions; afterwards the switches are as they were."""
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+
+    def switches():
+        return [part.fp32_precision for part in (cuda, cudnn.conv, cudnn.rnn, torch.backends.mkldnn.matmul,
+                                                 torch.backends.mkldnn.conv, torch.backends.mkldnn.rnn)]
+
+    first, seen, predict = (torch.get_float32_matmul_precision(), cudnn.allow_tf32, switches()), [], harness.predict
+
+    def watched(*given):
+        seen.append((cuda.allow_tf32, cudnn.allow_tf32, torch.get_float32_matmul_precision(), *switches()))
+        return predict(*given)
+
+    monkeypatch.setattr(harness, "predict", watched)
+    try:
+        if state == "asked for":
+            cuda.allow_tf32 = cudnn.allow_tf32 = True
+        if state == "medium":
+            torch.set_float32_matmul_precision("medium")
+        if state == "newer switches":
+            cuda.fp32_precision = cudnn.conv.fp32_precision = "tf32"
+        before = switches()
+        score(run, small_set, limit=1)
+        assert switches() == before
+        assert seen[0] == (False, False, "highest", *["ieee"] * 6)
+    finally:
+        torch.set_float32_matmul_precision(first[0])
+        cudnn.allow_tf32 = first[1]
+        for part, value in zip((cuda, cudnn.conv, cudnn.rnn), first[2][:3], strict=True):
+            part.fp32_precision = value
+
+
+def test_scores_in_another_precision_stand_beside_the_first(run, small_set, predicted):
+    before, first = contents(run / "predictions"), read_rows(run)
+    assert {row["precision"] for row in first} == {"32"}
+    both = score(run, small_set, precision="bf16")
+    assert len(predicted) == 1 + len(CELLS)
+    assert both[:len(first)] == first and {row["precision"] for row in both[len(first):]} == {"bf16"}
+    assert len(both) == 2 * len(first) and values(both[len(first):]) != values(first)
+    after = contents(run / "predictions")
+    assert {name: data for name, data in after.items() if name.startswith("Demo-C/")} == before
+    note = json.loads((run / "predictions/Demo-C.bf16/set.json").read_text())
+    assert note["precision"] == "bf16-mixed"
+    del predicted[:]
+    again = score(run, small_set)
+    assert not predicted and sorted(map(str, again)) == sorted(map(str, both))
+
+
+def test_a_set_whose_name_is_that_of_a_precision_is_refused(run, small_set, tmp_path):
+    (tmp_path / "Demo-C.bf16").symlink_to(small_set)
+    shutil.copytree(small_set, tmp_path / "other.bf16", ignore=shutil.ignore_patterns("images"))
+    assert "rename the set's folder" in refused(run, tmp_path / "other.bf16")
+
+
+def test_many_ties_are_said(run, small_set):
+    state = torch.load(run / "best.pt", weights_only=True)
+    for name in ("classifier.weight", "classifier.bias"):
+        state["model"][name].zero_()
+    torch.save(state, run / "best.pt")
+    assert {row["notes"] for row in score(run, small_set)} == {
+        "100.0 % of predictions tie, the class listed first counts"}
+
+
+# ---- scores.csv
+
+def test_columns(run):
+    rows = read_rows(run)
+    assert list(rows[0]) == ["set", "set_version", "method", "corruption", "severity", "metric", "value", "precision",
+                             "notes"]
+    assert {row["notes"] for row in rows} == {""} and all(np.isfinite(float(row["value"])) for row in rows)
+    assert run_folder.is_scored(run, Path(json.loads((run / "predictions/Demo-C/set.json").read_text())["folder"]))
+
+
+def test_scores_of_the_first_release_are_merged(run, small_set, tmp_path):
+    """Seven columns: rows of other sets stay, without a precision; those of the same set are replaced by float32."""
+    rows = read_rows(run)
+    old = [{name: row[name] for name in list(row)[:7]} for row in rows]
+    other = [row | {"set": "Other-C", "set_version": "abc"} for row in old]
+    cli.write_rows(run / "scores.csv", old + other)
+    after = score(run, small_set)
+    assert after[:len(other)] == [row | {"precision": "", "notes": ""} for row in other]
+    assert after[len(other):] == rows
+
+
+def test_scores_of_another_version_of_a_set_stay(run, small_set, build_args, tmp_path):
+    first = read_rows(run)
+    make_fer_c.main(build_args(out=tmp_path / "Demo-C", limit=2))
+    both = score(run, tmp_path / "Demo-C")
+    assert both[:len(first)] == first and len({row["set_version"] for row in both}) == 2
+
+
+DAMAGED_SCORES = {
+    "bytes": lambda path: path.write_bytes(np.random.default_rng(0).bytes(5000)),
+    "nothing": lambda path: path.write_bytes(b""),
+    "header only": lambda path: path.write_text(path.read_text().split("\n")[0] + "\n"),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-30]),
+    "nan": lambda path: path.write_text(path.read_text().replace(",n,4,", ",n,nan,", 1)),
+    "nan as numpy wrote it": lambda path: path.write_text(path.read_text().replace(",n,4,", ",n,,", 1)),
+    "a column less": lambda path: path.write_text(path.read_text().replace("method,", "", 1)),
+    "a cell more": lambda path: path.write_text(path.read_text().replace(",n,4,", ",n,4,,,,", 1)),
+    "twice": lambda path: path.write_text(path.read_text() + path.read_text().split("\n", 1)[1]),
+    "quotes": lambda path: path.write_text('"' + path.read_text()),
+    "zero bytes": lambda path: path.write_bytes(path.read_bytes()[:100] + b"\0\0" + path.read_bytes()[100:]),
+    "folder": lambda path: (path.unlink(), path.mkdir(), (path / "mine.txt").write_text("notes")),
+    "pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED_SCORES)
+def test_a_damaged_scores_file_is_kept_and_written_anew(run, small_set, damage, capsys, predicted):
+    path, first = run / "scores.csv", read_rows(run)
+    DAMAGED_SCORES[damage](path)
+    before = path.read_bytes() if path.is_file() else None
+    (run / "scores.csv.damaged").write_text("an earlier one")
+    assert score(run, small_set) == first and not predicted
+    printed = capsys.readouterr().out
+    assert f"{path} is " in printed and f"kept as {path}.damaged-2" in printed
+    kept = run / "scores.csv.damaged-2"
+    assert kept.read_bytes() == before if before is not None else kept.exists()
+    assert (run / "scores.csv.damaged").read_text() == "an earlier one"
+
+
+def test_scores_of_earlier_weights_are_left_out(run, small_set, tmp_path, capsys):
+    """A run that went on training: the rows of a set that is not scored again are of weights that are gone."""
+    shutil.copytree(small_set, tmp_path / "Second-C")
+    score(run, tmp_path / "Second-C")
+    state = torch.load(run / "best.pt", weights_only=True)
+    state["model"]["classifier.bias"] += 1
+    torch.save(state, run / "best.pt")
+    rows = score(run, small_set)
+    assert {row["set"] for row in rows} == {"Demo-C"}
+    assert "the scores of Second-C are of earlier weights of this run and are left out" in capsys.readouterr().out
+
+
+def test_scores_are_written_after_each_set(run, small_set, tmp_path, monkeypatch):
+    shutil.copytree(small_set, tmp_path / "Second-C")
+    shutil.copytree(small_set, tmp_path / "Third-C")
+    summary = metrics.summary
+
+    def failing(*given, **more):
+        if (run / "predictions/Third-C").exists():
+            raise UserError("the third set fails")
+        return summary(*given, **more)
+
+    monkeypatch.setattr(metrics, "summary", failing)
+    refused(run, tmp_path / "Second-C", tmp_path / "Third-C")
+    assert {row["set"] for row in read_rows(run)} == {"Demo-C", "Second-C"}
+
+
+# ---- classes, protocol, size
+
+def test_classes_of_another_order_are_matched_by_name(run, small_set, tmp_path, capsys):
+    """The scores are those of the same network whose outputs stand in the set's order."""
+    first, classes = read_rows(run), open_set(small_set).classes
+    order = [3, 0, 7, 1, 2, 6, 5, 4]
+    change_args(run, classes=[SYNONYMS[classes[k]] for k in order])
+    state = torch.load(run / "best.pt", weights_only=True)
+    for name in ("classifier.weight", "classifier.bias"):
+        state["model"][name] = state["model"][name][order].clone()
+    torch.save(state, run / "best.pt")
+    before = np.load(run / "predictions/Demo-C/clean.npy")
+    rows = score(run, small_set)
+    assert {row["notes"] for row in rows} == {"classes reordered by name"}
+    assert "classes reordered by name" in capsys.readouterr().out
+    for key, value in values(first).items():
+        assert values(rows)[key] == pytest.approx(value, abs=1e-5), key
+    np.testing.assert_allclose(np.load(run / "predictions/Demo-C/clean.npy"), before, atol=1e-5)  # in the set's order
+
+
+def test_other_names_for_the_same_classes_are_no_difference(run, small_set, predicted):
+    first = read_rows(run)
+    change_args(run, classes=[SYNONYMS[name] for name in open_set(small_set).classes])
+    assert score(run, small_set) == first and not predicted
+
+
+def test_predictions_in_another_order_of_classes_are_made_again(run, small_set, predicted):
+    """Predictions of the first release under --force stand in the model's order, and its set.json does not say so."""
+    note = run / "predictions/Demo-C/set.json"
+    known = json.loads(note.read_text())
+    note.write_text(json.dumps({key: value for key, value in known.items() if key not in ("order", "verified")}))
+    change_args(run, classes=open_set(small_set).classes[::-1])
+    score(run, small_set)
+    assert len(predicted) == 1 + len(CELLS)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_other_classes_are_refused_whatever_is_forced(run, small_set, force):
+    classes = list(open_set(small_set).classes)
+    change_args(run, classes=["calm", *classes[1:]])
+    text = refused(run, small_set, force=force)
+    assert "only the run has calm, only the set has neutral" in text and ", ".join(classes) in text
+    change_args(run, classes=classes[:7])
+    assert "only the run has none, only the set has contempt" in refused(run, small_set, force=force)
+    change_args(run, classes=["Happiness", *classes[1:]])
+    assert "two classes of one meaning" in refused(run, small_set, force=force)
+
+
+def test_forced_scores_say_so(run, small_set, build_args, tmp_path):
+    change_args(run, protocol="released", image_size=48)
+    text = refused(run, small_set)
+    assert "protocol released" in text and "--force" in text
+    assert "make_fer_c.py --dataset demo --protocol released --image-size 48 --out" in text
+    rows = score(run, small_set, force=True)
+    assert {row["notes"] for row in rows} == {
+        "forced: protocol released scored on a set of protocol paper; forced: image size 48, set 32"}
+
+
+def test_a_network_that_cannot_take_the_sets_images(run, small_set, monkeypatch):
+    def fail(*_):
+        raise AssertionError("Input height (32) doesn't match model (224).")
+    monkeypatch.setattr(ResNet18, "forward", fail)
+    assert "cannot take images of 32 pixels (Input height" in refused(run, small_set)
+
+
+# ---- args.json and the weights
+
+@pytest.mark.parametrize("changes, message", [
+    ({"classes": None}, "'classes' is not a list"), ({"classes": "Happy"}, "'classes' is not a list"),
+    ({"classes": [1, 2, 3, 4, 5, 6, 7, 8]}, "not a list of different names"),
+    ({"classes": ["Happy"] * 8}, "not a list of different names"),
+    ({"protocol": 3}, "'protocol' is not text"), ({"image_size": "32"}, "'image_size' is not a whole number"),
+    ({"image_size": True}, "'image_size' is not a whole number"), ({"image_size": 10**300}, "out of range"),
+    ({"model": ["models.resnet.ResNet18"]}, "'model' is not an object"), ({"nll_batch": 0}, "out of range"),
+    ({"nll_batch": 2.5}, "'nll_batch' is not a whole number"), ({"nll_batch": None}, "'nll_batch' is not a whole"),
+    ({"model": {"class": "models.resnet.ResNet18", "arguments": {"num_classes": 5, "image_size": SIZE}}},
+     "best.pt does not hold the weights of ResNet18"),
+])
+def test_senseless_settings_of_a_run(run, small_set, changes, message):
+    before = contents(run / "predictions")
+    change_args(run, **changes)
+    with pytest.raises(DamagedFile, match=message):
+        score(run, small_set)
+    assert contents(run / "predictions") == before
+
+
+@pytest.mark.parametrize("key", ["dataset", "protocol", "image_size", "classes", "model"])
+def test_missing_settings_are_named(run, small_set, key):
+    settings = json.loads((run / "args.json").read_text())
+    del settings[key]
+    (run / "args.json").write_text(json.dumps(settings))
+    assert f"args.json is damaged (it lacks '{key}'); restore it, or train this run again" in refused(run, small_set)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": NaN}', "[" * 100_000, "\0\1"])
+def test_an_args_file_that_is_none(run, small_set, text):
+    (run / "args.json").write_text(text)
+    assert "args.json is damaged" in refused(run, small_set)
+
+
+def test_an_unknown_data_set_needs_a_set(run):
+    change_args(run, dataset="../../etc")
+    assert "unknown data set '../../etc'" in refused(run)
+
+
+def test_the_own_set_that_is_missing(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("FERC_DATA", str(tmp_path))
+    change_args(run, data=["test=16"], root="/some where")
+    text = refused(run)
+    assert "--set" in text and "make_fer_c.py --dataset demo --protocol paper --image-size 32" in text
+    assert "--root '/some where' --data test=16 --out" in text
+
+
+def test_missing_weights_name_the_command(run, small_set):
+    (run / "best.pt").unlink()
+    assert "best.pt was removed. Restore it, or train again with the command that trained it, and --fresh" in refused(
+        run, small_set)
+    change_args(run, differs={"epochs": 1, "calib": False, "precision": "32-true"}, calib=False, precision="32-true")
+    assert "`python train_baseline.py --dataset demo --loss ce --seed 0 --noise 0.0 --no-calib --epochs 1 " \
+           "--precision 32 --runs 'my runs' --fresh`" in refused(run, small_set)
+    (run / "metrics.csv").unlink()
+    assert "has not finished an epoch yet. Go on with `python train_baseline.py" in refused(run, small_set)
+
+
+@pytest.mark.parametrize("damage", ["empty", "junk", "no field", "another network", "another type", "folder"])
+def test_damaged_weights(run, small_set, damage):
+    path, before = run / "best.pt", contents(run / "predictions")
+    state = torch.load(path, weights_only=True)
+    if damage == "folder":
+        path.unlink()
+        path.mkdir()
+    elif damage in ("empty", "junk"):
+        path.write_bytes(b"junk" * (damage == "junk"))
+    else:
+        if damage == "no field":
+            state = {"weights": state["model"]}
+        elif damage == "another network":
+            del state["model"]["classifier.bias"]
+        else:
+            state["model"]["classifier.bias"] = state["model"]["classifier.bias"].to(torch.int8)
+        torch.save(state, path)
+    text = refused(run, small_set)
+    assert str(path) in text and "weights_only" not in text
+    assert contents(run / "predictions") == before
+
+
+def test_outputs_that_are_not_finite(run, small_set):
+    state = torch.load(run / "best.pt", weights_only=True)
+    state["model"]["classifier.bias"][3] = np.nan
+    torch.save(state, run / "best.pt")
+    assert "the network's outputs are not finite for 4 of 4 images (clean)" in refused(run, small_set)
+
+
+def test_memory_that_does_not_suffice(run, small_set, monkeypatch):
+    def fail(*_):
+        raise error
+    monkeypatch.setattr(harness, "predict", fail)
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+    assert "try --batch-size 64" in refused(run, small_set, limit=1)
+    error = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+    assert "try --workers 0" in refused(run, small_set, limit=1)
+
+
+# ---- images as they were built
+
+def test_images_are_verified_as_they_are_read(run, small_set, tmp_path, predicted):
+    changed = Path(shutil.copytree(small_set, tmp_path / "Demo-C"))
+    victim, other = sorted(changed.glob("images/snow/3/*"))[:2]
+    victim.write_bytes(other.read_bytes())
+    shutil.rmtree(run / "predictions")
+    assert victim.name in refused(run, changed)
+    assert {row["notes"] for row in score(run, changed, verify=False)} == {"not verified"}
+    assert victim.name in refused(run, changed)  # predictions of images that were not verified are made again
+    assert {row["notes"] for row in score(run, small_set)} == {""}
+
+
+def test_verified_predictions_stay_verified(run, small_set, predicted):
+    first = read_rows(run)
+    assert score(run, small_set, verify=False) == first and not predicted
+    (run / "predictions/Demo-C/snow/3.npy").unlink()
+    assert {row["notes"] for row in score(run, small_set, verify=False)} == {"not verified"}
+    assert predicted == [("snow", 3)]
+
+
+# ---- damaged predictions
+
+def objects(path):
+    np.save(path, np.array([{"a": 1}] * IMAGES, object), allow_pickle=True)
+
+
+def change_array(change):
+    return lambda path: np.save(path, change(np.load(path)))
+
+
+DAMAGED_ARRAYS = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-5]),
+    "empty": lambda path: path.write_bytes(b""),
+    "random": lambda path: path.write_bytes(np.random.default_rng(1).bytes(400)),
+    "header": lambda path: path.write_bytes(path.read_bytes().replace(b"(4, 8)", b"(4e8,)")),
+    "huge": lambda path: path.write_bytes(path.read_bytes().replace(b"(4, 8), }      ", b"(400000000, 8),}")),
+    "shape": change_array(lambda array: array[:3]),
+    "type": change_array(lambda array: array.astype(np.float16)),
+    "nan": change_array(lambda array: np.where(array == array.max(), np.nan, array).astype(np.float32)),
+    "objects": objects,
+    "values": change_array(lambda array: array[::-1]),
+    "archive": lambda path: np.savez(path.with_suffix(".npz"), 1) or path.with_suffix(".npz").replace(path),
+    "folder": lambda path: (path.unlink(), path.mkdir(), (path / "mine").write_text("notes")),
+    "pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED_ARRAYS)
+def test_a_damaged_cell_is_named_and_predicted_again(run, small_set, damage, capsys, predicted):
+    first, before = read_rows(run), contents(run / "predictions")
+    for name in ("clean.npy", "snow/3.npy"):
+        DAMAGED_ARRAYS[damage](run / "predictions/Demo-C" / name)
+    assert score(run, small_set) == first and predicted == [None, ("snow", 3)]
+    assert {name: data for name, data in contents(run / "predictions").items() if "damaged" not in name} == before
+    printed = capsys.readouterr().out
+    assert "Demo-C/clean.npy is " in printed and "Demo-C/snow/3.npy is " in printed
+    if damage == "folder":
+        assert (run / "predictions/Demo-C/clean.npy.damaged/mine").read_text() == "notes"
+
+
+def test_damaged_labels_are_written_again(run, small_set, capsys, predicted):
+    first, path = read_rows(run), run / "predictions/Demo-C/labels.npy"
+    for damage in (lambda: np.save(path, 7 - np.load(path)), lambda: path.write_bytes(b"x"), path.unlink):
+        before = np.load(path)
+        damage()
+        assert score(run, small_set) == first and not predicted
+        np.testing.assert_array_equal(np.load(path), before)
+    assert capsys.readouterr().out.count("labels.npy is damaged") == 2
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"weights": NaN}', "\0", "[" * 100_000, None])
+def test_predictions_of_unknown_origin_are_made_again(run, small_set, text, capsys, predicted):
+    first, note = read_rows(run), run / "predictions/Demo-C/set.json"
+    note.unlink()
+    note.mkdir() if text is None else note.write_text(text)
+    assert score(run, small_set) == first and len(predicted) == 1 + len(CELLS)
+    assert f"{note} is " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", ["predictions", "predictions/Demo-C", "predictions/Demo-C/snow"])
+def test_a_file_where_a_folder_belongs_is_kept(run, small_set, place, capsys):
+    first = read_rows(run)
+    shutil.rmtree(run / place)
+    (run / place).write_text("my notes")
+    assert score(run, small_set) == first
+    assert (run / f"{place}.damaged").read_text() == "my notes" and "is no folder: kept as" in capsys.readouterr().out
+
+
+def test_files_of_others_among_the_predictions_stay(run, small_set):
+    folder = run / "predictions/Demo-C"
+    for name in ("notes.txt", "snow/mine.npy"):
+        (folder / name).write_text("mine")
+    state = torch.load(run / "best.pt", weights_only=True)
+    state["model"]["classifier.bias"] += 1
+    torch.save(state, run / "best.pt")
+    score(run, small_set)
+    assert (folder / "notes.txt").read_text() == (folder / "snow/mine.npy").read_text() == "mine"
+
+
+@pytest.mark.parametrize("at", [1, 5, 89, 90])
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(run, small_set, at, monkeypatch, predicted):
+    """At the first file, at a cell, at the last cell and at scores.csv; nothing half-written is left."""
+    first = read_rows(run)
+    shutil.rmtree(run / "predictions")
+    count = []
+
+    def full(file):
+        count.append(file)
+        if len(count) == at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        text = refused(run, small_set)
+    assert text.startswith(str(run)) and "cannot be written (No space left on device)" in text
+    assert not list(run.rglob("*.tmp")) and read_rows(run) == first
+    done = len(list((run / "predictions").rglob("[1-5].npy"))) + (run / "predictions/Demo-C/clean.npy").exists()
+    del predicted[:]
+    assert score(run, small_set) == first and len(predicted) == 1 + len(CELLS) - done
+    assert done == max(0, min(86, at - 4))
+
+
+@pytest.mark.parametrize("seed", [0])
+def test_damaged_runs_are_scored_rightly_or_refused(seed, tmp_path):
+    """A few of the cases of tests/fuzz_runs.py."""
+    counts = fuzz_runs.fuzz(tmp_path, 96, seed)
+    past = sum(number for (_, outcome), number in counts.items() if outcome == "past header")
+    assert past >= 96 / 4
+    for name in fuzz_runs.FILES:
+        assert sum(counts[name, outcome] for outcome in ("unharmed", "repaired", "refused")) == 12
+
+
+# ---- runs and sets that are not there
+
+def test_a_folder_of_runs_names_them(run, small_set):
+    text = refused(run.parent, small_set)
+    assert "is no run folder, but it holds runs" in text and str(run) in text
+
+
+def test_runs_of_other_settings_are_named(run, small_set):
+    other = run.rename(run.with_name("seed0-1a2b3c4d"))
+    change_args(other, differs={"epochs": 5, "backbone": "resnet50"})
+    text = refused(run, small_set)
+    assert f"{other} (epochs 5, backbone resnet50)" in text
+    (run / "notes").mkdir(parents=True)
+    assert f"{other} (epochs 5" in refused(run, small_set)
+
+
+def test_a_set_given_twice(run, small_set, tmp_path):
+    (tmp_path / "link").symlink_to(small_set)
+    assert "names one set twice" in refused(run, small_set, tmp_path / "link")
+    shutil.copytree(small_set, tmp_path / "x/Demo-C")
+    assert "two sets are called Demo-C" in refused(run, small_set, tmp_path / "x/Demo-C")
+
+
+def test_a_set_that_is_a_file(run, small_set):
+    assert "is a file; --set takes the folder" in refused(run, small_set / "manifest.json")
+
+
+# ---- work of the first release
+
+def test_float32_predictions_of_the_first_release_are_used(run, small_set, predicted):
+    first, note = read_rows(run), run / "predictions/Demo-C/set.json"
+    known = json.loads(note.read_text())
+    old = {key: known[key] for key in
+           ("weights", "set_version", "content", "classes", "limit", "precision", "demo", "folder")}
+    note.write_text(json.dumps(old))
+    rows = score(run, small_set)
+    assert not predicted and values(rows) == values(first)
+    assert {row["notes"] for row in rows} == {"predictions of the first release: images not verified"}
+    assert score(run, small_set) == rows
+
+
+def test_bf16_predictions_of_the_first_release_are_kept_apart(run, small_set, predicted):
+    first, note = read_rows(run), run / "predictions/Demo-C/set.json"
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"precision": "bf16-mixed"}))
+    cli.write_rows(run / "scores.csv", [{name: row[name] for name in list(row)[:7]} for row in first])
+    rows = score(run, small_set)
+    assert len(predicted) == 1 + len(CELLS) and (run / "predictions/Demo-C.bf16/clean.npy").exists()
+    assert [row["precision"] for row in rows] == ["bf16"] * len(first) + ["32"] * len(first)
+    assert rows[len(first):] == first
+
+
+def test_a_limited_score_of_the_first_release_is_made_whole(run, small_set, predicted):
+    first, folder = read_rows(run), run / "predictions/Demo-C"
+    (folder / "set.json").write_text(json.dumps(json.loads((folder / "set.json").read_text()) | {"limit": 2}))
+    for path in folder.rglob("*.npy"):
+        np.save(path, np.load(path)[:2])
+    assert score(run, small_set) == first and len(predicted) == 1 + len(CELLS)
+
+
+# ---- the release's batches
+
+def test_nll_released_goes_by_the_batch_of_the_runs_script(run, small_set):
+    change_args(run, nll_batch=3)
+    value = {key: float(row["value"]) for row in score(run, small_set)
+             for key in [(row["corruption"], row["severity"], row["metric"])]}
+    logits = np.load(run / "predictions/Demo-C/clean.npy").astype(float)
+    probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = np.load(run / "predictions/Demo-C/labels.npy")
+    losses = -np.log(probs[np.arange(IMAGES), labels])
+    assert value["clean", "", "nll_released"] == pytest.approx((losses[:3].mean() + losses[3]) / 2)
+    assert value["clean", "", "nll"] == pytest.approx(losses.mean())
