@@ -18,12 +18,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 import cli
 import metrics
 from datasets import keyed_rng
-from reporting.predictions import open_predictions, open_soft_labels, read_probs, unusable
-from reporting.runs import BROKEN, CELLS, DOMAINS, LOSSES, Block, in_block, plain, rank
+from reporting.predictions import check_table, open_predictions, open_soft_labels, read_probs, unusable
+from reporting.runs import BROKEN, CELLS, DOMAINS, LOSSES, Block, check_regular, in_block, plain, variants
 from reporting.tables import HEADINGS, Cell, Grid, about_all, about_block, name_blocks, together
 
 METRICS = ("macro_f1", "ece")
@@ -38,6 +39,7 @@ class Difference(NamedTuple):
 
     block: Block
     algorithm: str
+    settings: str  # what separates the pair from others of this algorithm
     noise: float
     domain: str
     metric: str
@@ -51,6 +53,11 @@ class Difference(NamedTuple):
     clusters: int
     cluster: str
     resamples: int
+
+    @property
+    def name(self) -> str:
+        """The algorithm with the settings that separate its rows."""
+        return ", ".join(filter(None, (self.algorithm, self.settings)))
 
 
 def compare(block, built, runs, scores, resamples):
@@ -81,16 +88,20 @@ def compare(block, built, runs, scores, resamples):
             notes.append(unusable(run, block, error))
             return None
 
-    for row in sorted({row._replace(loss="ce") for row, _ in used}, key=rank):
-        seeds = sorted({seed for _, seed in used})
-        pairs = [[used.get((row._replace(loss=loss), seed)) for loss in LOSSES] for seed in seeds]
+    pairs_of_rows = {variant: [members.get(loss) for loss in LOSSES]
+                     for variant, members in variants(row for row, _ in used).items()}
+    seeds = sorted({seed for _, seed in used})
+    for variant, rows in tqdm(pairs_of_rows.items(), desc=f"bootstrap on {plain(block.name)}", unit=" pairs",
+                              disable=None):
+        pairs = [[used.get((row, seed)) for row in rows] for seed in seeds]
         found = [[replicate(run) for run in pair] for pair in pairs if None not in pair]
         found = [pair for pair in found if None not in pair]
         if found:
             values = np.mean([[one for one, _, _ in pair] for pair in found], axis=0)
             _, kind, clusters = found[0][0]
-            done += [Difference(block, row.algorithm, row.noise, *what, *numbers, len(found), clusters, kind, resamples)
-                     for what, numbers in zip(WHAT, summarise(*values), strict=True)]
+            done += [Difference(block, variant.algorithm, variant.more, variant.noise, *which, *numbers, len(found),
+                                clusters, kind, resamples)
+                     for which, numbers in zip(WHAT, summarise(*values), strict=True)]
     return done, list(dict.fromkeys(notes))
 
 
@@ -104,6 +115,8 @@ def summarise(uncalibrated, calibrated):
 
 def clusters_of(folder, n):
     """(image or identity, cluster of each of the first n images as 0, 1, ...), from the labels of a built set."""
+    check_regular(folder / "labels.csv")
+    check_table(folder / "labels.csv")
     frame = pd.read_csv(folder / "labels.csv", dtype=str, keep_default_na=False, na_values=[""],
                         usecols=lambda name: name in ("id", "identity"))[:n]
     if len(frame) < n:
@@ -181,9 +194,9 @@ def arrange(differences, seen):
             about.append(f"{about_block(block, names[block], seen[block])} {here[0].resamples} resamples of "
                          f"{here[0].clusters} {PLURAL[here[0].cluster]}.")
             for noise in sorted({one.noise for one in here}):
-                found = {(one.algorithm, one.domain, one.metric): one for one in here if one.noise == noise}
-                rows = [(name, [cell_of(found[name, *what]) for what in WHAT]) for name in dict.fromkeys(
-                    name for name, _, _ in found)]
+                found = {(one.name, one.domain, one.metric): one for one in here if one.noise == noise}
+                titles = dict.fromkeys(name for name, _, _ in found)
+                rows = [(name, [cell_of(found[name, *which]) for which in WHAT]) for name in titles]
                 sections.append((names[block] + (f", label noise {100 * noise:g} %" if noise else ""), rows))
         headings = [(domain, HEADINGS[metric]) for domain, metric in WHAT]
         grids.append(Grid("calibration", TITLE, headings, sections, [], [about_all(way, sections), *about], {}))

@@ -1,17 +1,27 @@
-"""Figures of scores and predictions, and which figures there are: the paper's 1 to 8 and some more."""
+"""Figures of scores and predictions, and which figures there are: the paper's 1 to 8 and some more.
+
+report/figures/index.json says what each figure was drawn from, as a hash: what has not changed is not drawn again.
+"""
+import hashlib
+import importlib.metadata
+import json
 import multiprocessing
 import os
 import re
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
+import cli
 from cli import UserError
 from corruptions import CORRUPTIONS
-from datasets.fer_c import open_set
+from datasets.fer_c import BuiltSet, open_set
 from reporting import pictures
-from reporting.predictions import by_cell, by_seed, by_severity
-from reporting.runs import BROKEN, CELLS, DOMAINS, LOSSES, SEVERITIES, Row, plain, rank
+from reporting.predictions import Seen, by_cell, by_seed, by_severity
+from reporting.runs import BROKEN, CELLS, DOMAINS, LOSSES, SEVERITIES, Block, named_pairs, plain, rank
 from reporting.style import (
     COLUMN, LOOKS, MARKERS, OKABE_ITO, STYLE, TEXT, algorithms, label, lay_out, save, unit)
 from reporting.tables import DEMO
@@ -163,7 +173,7 @@ def draw_heat(tables, metric, title):
 
     tables: {Row: (17, 5)}, NaN where it is missing; rows of one label noise."""
     rows, (name, factor) = sorted(tables, key=rank), unit(metric)
-    names, losses = algorithms(rows), losses_of(rows)
+    names, losses = names_of(rows), losses_of(rows)
     width = COLUMN if len(names) == 1 else TEXT
     wide = min((TEXT - 1.02) / len(names) - 0.08, 1.3)
     left = 1.02 + (width - 1.02 - len(names) * (wide + 0.08)) / 2  # few algorithms stand in the middle
@@ -172,7 +182,8 @@ def draw_heat(tables, metric, title):
     figure, axes = lay_out(title, lines, columns, width - sum(map(sum, columns)), 0.72)
     every = factor * np.stack([tables[row] for row in rows])
     low, high = np.nanmin(every), max(np.nanmax(every), np.nanmin(every) + 1e-9)
-    form, values = ".0f" if high >= 9.5 else ".1f", dict(zip([row[:2] for row in rows], every, strict=True))
+    form = ".0f" if high >= 9.5 else ".1f"
+    values = {(row.name, row.loss_name): table for row, table in zip(rows, every, strict=True)}
     for panel, (line, column) in ((axes[i][j], (i, j)) for i in range(len(losses)) for j in range(len(names))):
         found = values.get((names[column], losses[line]))
         if found is None:
@@ -195,8 +206,13 @@ def draw_heat(tables, metric, title):
 
 
 def losses_of(rows):
-    """The losses of some rows in the tables' order."""
-    return list(dict.fromkeys(row.loss for row in sorted(rows, key=lambda row: rank(row)[3:])))
+    """The losses of some rows, with the constants that separate them, in the tables' order."""
+    return list(dict.fromkeys(row.loss_name for row in sorted(rows, key=lambda row: rank(row)[-3:])))
+
+
+def names_of(rows):
+    """The algorithms of some rows, with the settings that separate them, in the tables' order."""
+    return list(dict.fromkeys(row.name for row in sorted(rows, key=rank)))
 
 
 def shade(axes, values, form, low, high, zeros=True):
@@ -221,10 +237,11 @@ def recall_and_f1(counts):
 def draw_classes(confusions, classes, title):
     """What is taken for what: per loss, confusions clean and corrupted; recall and F1 of every class by severity.
 
-    confusions: {loss: int (6, K, K)} of one algorithm, true class first, summed over seeds; clean, severity 1 to 5."""
+    confusions: {loss: int (6, K, K)} of one algorithm, true class first, summed over seeds; clean, severity 1 to 5. A
+    line a loss, in this order."""
     names = [label(name, 10) for name in classes]
     size = min(0.18 * len(names), 1.9)
-    lines = losses_of(Row("", loss, 0) for loss in confusions)
+    lines = list(confusions)
     wide = (TEXT - 0.72 - 2 * size - 0.08 - 0.4 - 0.2 - 0.12) / 2
     columns = [(0.72, size), (0.08, size), (0.4, wide), (0.2, wide)]
     below = 0.07 + 0.068 * max(len(name) for name in names)  # the names of the columns, under the last line
@@ -270,10 +287,12 @@ def figures_of_scores(scores, seen, title, metrics):
     """{name of the file: (draw function, *data)} of what needs no built set; None for data that is not there."""
     paired = scores[(scores["noise"] == 0) & scores["loss"].isin(LOSSES)]
     f1, kse = by_cell(paired, "macro_f1"), by_cell(paired, "kse")
-    pairs = {row[:2]: np.stack([f1[row].ravel(), kse[row].ravel()]) for row in f1 if row in kse}
+    pairs = {key: np.stack([f1[row].ravel(), kse[row].ravel()]) for key, row in named_pairs(f1).items() if row in kse}
     pairs = {key: pair[:, np.isfinite(pair).all(0)] for key, pair in pairs.items()}
     pairs = {key: pair for key, pair in pairs.items() if pair.size}
-    nll = {(row.algorithm, row.loss, domain): some for (row, domain), some in by_seed(paired, "nll").items()}
+    values = by_seed(paired, "nll")
+    nll = {(*key, domain): values[row, domain] for key, row in named_pairs(row for row, _ in values).items()
+           for domain in DOMAINS if (row, domain) in values}
     some = {"reliability": (draw_reliability, seen.bins, title),
             "severity": (draw_severity, by_severity(scores), title), "figure5_kse_f1": (draw_kse, pairs, title),
             "figure6_nll": (draw_nll, nll, title)}
@@ -284,15 +303,15 @@ def figures_of_scores(scores, seen, title, metrics):
             for page, rows in enumerate(pages, 1):
                 name = f"heatmap_{safe(metric)}" + noisy(noise) + (f"_{page}" if len(pages) > 1 else "")
                 some[name] = draw_heat, {row: tables[row] for row in rows}, metric, title + spoken_noise(noise)
-    names = sorted({(row.algorithm, row.noise) for row in seen.confusions})
+    names = sorted({(row.name, row.noise) for row in seen.confusions})
     for name, noise in names:
         file = f"classes_{safe(name)}" + noisy(noise)
         while file in some:  # two names that differ in what a file name cannot hold
             file += "_"
-        rows = [row for row in seen.confusions if (row.algorithm, row.noise) == (name, noise)]
+        rows = sorted((row for row in seen.confusions if (row.name, row.noise) == (name, noise)), key=rank)
         for page, part in enumerate(pages := pages_of(rows), 1):
             some[file + (f"_{page}" if len(pages) > 1 else "")] = (
-                draw_classes, {row.loss: seen.confusions[row] for row in part}, seen.classes,
+                draw_classes, {row.loss_name: seen.confusions[row] for row in part}, seen.classes,
                 f"{label(name, 40)}: {title}{spoken_noise(noise)}")
     return some
 
@@ -310,9 +329,8 @@ def figures_of_set(built, title, args):
 
 def pages_of(rows):
     """Rows in parts that fit on a page as heat maps: of so many algorithms and losses each, as near as can be."""
-    names = algorithms(rows)
-    losses = losses_of(rows)
-    parts = [[row for row in rows if row.algorithm in names[a:a + PER_LINE] and row.loss in losses[b:b + LINES]]
+    names, losses = names_of(rows), losses_of(rows)
+    parts = [[row for row in rows if row.name in names[a:a + PER_LINE] and row.loss_name in losses[b:b + LINES]]
              for b in range(0, len(losses), LINES) for a in range(0, len(names), PER_LINE)]
     return [part for part in parts if part] or [[]]
 
@@ -337,51 +355,170 @@ def write_figure(stem, formats, draw, *data):
     with matplotlib.style.context(["default", STYLE]):  # whatever the user's own settings
         try:
             figure = draw(*data)
-        except (UserError, *BROKEN) as error:
-            return str(error)
+        except BROKEN as error:
+            return cli.first_line(error)
         save(figure, stem, formats)
+    return None
 
 
-def draw_block(scores, block, seen, args, folder, readme=False):
-    """All figures of one block, as PNG and SVG; for the README some of them, as PNG. What cannot be drawn is named in
-    the lines that are returned, and the rest goes on."""
+# --- drawing what is asked for and not up to date ---
+
+INDEX = "index.json"
+OURS = re.compile(r"(reliability|severity|figure\d|heatmap_|classes_)[A-Za-z0-9_.-]*\.(png|svg)")  # behind a slug
+OF_SET = ("figure1_severities", "figure2_gallery", "figure3_pipeline", "figure4_visibility", "figure7_measures",
+          "figure8_labels")  # figures that need the built set
+SOURCES = ("figures.py", "pictures.py", "style.py")  # a figure drawn by other code is another figure
+
+
+def is_asked(name: str, asked: str) -> bool:
+    """Whether `--figures` asks for a figure: all, none, paper (figures 1 to 8), or the starts of names."""
+    if asked in ("all", "none"):
+        return asked == "all"
+    starts = ("figure",) if asked == "paper" else tuple(filter(None, asked.split(",")))
+    return name.startswith(starts)
+
+
+def check_asked(asked: str) -> None:
+    """Raises UserError where `--figures` asks for something that is no figure."""
+    known = ("reliability", "severity", *(f"figure{n}" for n in range(1, 9)), "heatmap", "classes")
+    for start in [] if asked in ("all", "paper", "none") else asked.split(","):
+        if not any(start and (start.startswith(name) or name.startswith(start)) for name in known):
+            raise UserError(f"--figures {asked}: give all, paper, none, or names such as {', '.join(known)}")
+
+
+def fingerprint(*values: Any) -> str:
+    """A hash of what a figure is drawn from: numbers, texts, arrays, and containers of them; of a built set what it
+    says about itself, and when its tables were written."""
+    whole = hashlib.sha256()
+
+    def add(value):
+        if isinstance(value, BuiltSet):
+            tables = sorted(path for path in value.folder.glob("*.*") if path.is_file())
+            stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in tables]
+            add([json.dumps(value.manifest, sort_keys=True), stats, value.has_images])
+        elif isinstance(value, np.ndarray):
+            whole.update(f"{value.dtype.str}{value.shape}".encode() + np.ascontiguousarray(value).tobytes())
+        elif isinstance(value, dict):
+            add([entry for item in value.items() for entry in item])
+        elif isinstance(value, list | tuple):
+            whole.update(f"[{len(value)}".encode())
+            for entry in value:
+                add(entry)
+        else:
+            whole.update(f"{type(value).__name__}:{value!r};".encode())
+
+    add(values)
+    return whole.hexdigest()
+
+
+def drawn_by() -> list[str]:
+    """What besides its data decides how a figure looks: the code that draws it, and the libraries."""
+    code = [hashlib.sha256(Path(__file__).with_name(name).read_bytes()).hexdigest() for name in SOURCES]
+    return [*code, *(importlib.metadata.version(name) for name in ("matplotlib", "numpy"))]
+
+
+def read_index(folder: Path) -> dict[str, dict[str, str]]:
+    """{name of a file: {"drawn_from": hash of the data, "sha256": of the file}}; empty where it is damaged."""
+    try:
+        index = cli.read_json(folder / INDEX)
+        return {name: entry for name, entry in index.items() if isinstance(entry, dict)}
+    except (OSError, UserError):
+        return {}
+
+
+def is_current(folder: Path, names: list[str], index: dict, stamp: str) -> bool:
+    """Whether these files are there, as they were drawn, from the data with this hash."""
+    entries = [index.get(name, {}) for name in names]
+    return all(entry.get("drawn_from") == stamp and (folder / name).is_file()
+               and entry.get("sha256") == hash_of(folder / name)
+               for name, entry in zip(names, entries, strict=True))
+
+
+def draw_block(scores, block: Block, seen: Seen, args, folder: Path, readme: bool = False) -> list[str]:
+    """The figures of one block that `args.figures` asks for, as PNG and SVG; for the README some of them, as PNG. What
+    is up to date is left as it is, what shows runs that are gone is removed. What cannot be drawn is named in the lines
+    that are returned, and the rest goes on."""
     title = f"{label(block.set, 30)}, N = {block.n}" + (f"\n{DEMO}" if seen.demo else "")
-    wanted, lines, drawn = figures_of_scores(scores, seen, title, args.heatmap or HEATMAPS), [], set()
+    title += "" if block.precision == "32" else f"\nscored in {label(block.precision, 20)}"
+    lines: list[str] = []
+    wanted = figures_of_scores(scores, seen, title, args.heatmap or HEATMAPS)
+    asked = "all" if readme else args.figures
 
     def leave_out(names, why):
-        names = [name for name in names if not readme or name in README_SHOWS]
+        names = [name for name in names if (not readme or name in README_SHOWS) and is_asked(name, asked)]
         lines.extend([f"{block.name}: not drawn: {', '.join(names)}: {plain(why)}"] if names else [])
 
-    paper = [f"figure{n}" for n in (1, 2, 3, 4, 7, 8)]
-    try:
-        if seen.folder is None:
-            raise UserError("no predictions say which built set they are of")
-        built = open_set(seen.folder)
-        if built.manifest["set_version"] != block.set_version:
-            raise UserError(f"{seen.folder} is another version by now; --set DIR names the one that was scored")
-        plots, photographs = figures_of_set(built, title, args)
-        wanted |= plots
-        if args.with_images or built.made_with["dataset"] == "demo":
-            if not built.has_images:
-                built.check_images()
-            wanted |= photographs
-        else:
-            leave_out(photographs, RIGHTS)
-    except (UserError, *BROKEN) as error:
-        leave_out(paper, error)
+    set_is_asked = any(is_asked(name, asked) for name in OF_SET)
+    if set_is_asked:
+        try:
+            wanted |= open_figures_of_set(block, seen, title, args, leave_out)
+        except BROKEN as error:
+            leave_out(OF_SET, error)
     slug, formats = ("demo", ("png",)) if readme else (block.slug, ("png", "svg"))
     wanted = {name: how for name, how in wanted.items() if not readme or name in README_SHOWS}
+    index, code = {} if readme else read_index(folder), drawn_by()
+    stamps = {name: fingerprint(code, draw.__name__, *data) for name, (draw, *data) in wanted.items()}
+    files = {name: [f"{slug}_{name}.{kind}" for kind in formats] for name in wanted}
+    current = [name for name in wanted if is_current(folder, files[name], index, stamps[name])]
+    to_draw = [name for name in wanted if name not in current and is_asked(name, asked)]
     with ProcessPoolExecutor(min(4, len(os.sched_getaffinity(0))), multiprocessing.get_context("fork")) as pool:
-        jobs = {name: pool.submit(write_figure, folder / f"{slug}_{name}", formats, *how)
-                for name, how in wanted.items()}
-        for name, job in jobs.items():
-            why = job.result()
-            if why:
-                leave_out([name], why)
+        jobs = {name: pool.submit(write_figure, folder / f"{slug}_{name}", formats, *wanted[name]) for name in to_draw}
+        for name, job in tqdm(jobs.items(), desc=f"figures of {plain(block.name)}", unit="", disable=None):
+            reason = job.result()
+            if reason:
+                leave_out([name], reason)
             else:
-                drawn.add(f"{slug}_{name}")
-    if not readme:  # a figure of an earlier report would speak of runs that are gone
-        for old in folder.glob(f"{slug}_*"):
-            if old.stem not in drawn:
-                old.unlink()
+                current.append(name)
+    if not readme:
+        entries = {file: {"drawn_from": stamps[name], "sha256": hash_of(folder / file)}
+                   for name in current for file in files[name] if (folder / file).is_file()}
+        if not set_is_asked:  # figures of the set are still those of the set that the slug names
+            entries |= {file: entry for file, entry in index.items()
+                        if is_of_block(file, slug) and file.removeprefix(f"{slug}_").startswith(OF_SET)}
+        tidy_up(folder, slug, entries, {name: entry for name, entry in index.items() if not is_of_block(name, slug)})
     return lines
+
+
+def is_of_block(file: str, slug: str) -> bool:
+    """Whether a file is named as a figure of the block with this slug."""
+    return file.startswith(f"{slug}_") and OURS.fullmatch(file.removeprefix(f"{slug}_")) is not None
+
+
+def hash_of(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def open_figures_of_set(block: Block, seen: Seen, title: str, args, leave_out) -> dict[str, tuple]:
+    """The figures of a block's built set, by name; those that may not be drawn go to `leave_out(names, why)`."""
+    if seen.folder is None:
+        raise UserError("no predictions say which built set they are of")
+    built = open_set(seen.folder)
+    if built.manifest["set_version"] != block.set_version:
+        raise UserError(f"{seen.folder} is another version by now; --set DIR names the one that was scored")
+    plots, photographs = figures_of_set(built, title, args)
+    if args.with_images or built.made_with["dataset"] == "demo":
+        if not built.has_images:
+            built.check_images()
+        return plots | photographs
+    leave_out(photographs, RIGHTS)
+    return plots
+
+
+def tidy_up(folder: Path, slug: str, entries: dict, others: dict) -> None:
+    """Remove the figures of a block that are not in `entries`, for they show runs that are gone, and write the index:
+    these entries and those of other blocks. Files that are no figures of ours are left alone."""
+    for path in sorted(folder.glob("*")) if folder.is_dir() else ():
+        if is_of_block(path.name, slug) and path.name not in entries and path.is_file():
+            path.unlink()
+    index = {name: entry for name, entry in sorted((entries | others).items()) if (folder / name).is_file()}
+    if index or (folder / INDEX).exists():
+        cli.write_text(folder / INDEX, json.dumps(index, indent=1))
+
+
+def remove_others(folder: Path, blocks: list[Block]) -> None:
+    """Remove the figures that the index lists of blocks that are gone."""
+    for name in read_index(folder):
+        path = folder / name
+        if Path(name).name == name and name.endswith((".png", ".svg")) and path.is_file():
+            if not any(is_of_block(name, block.slug) for block in blocks):
+                path.unlink()

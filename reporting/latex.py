@@ -57,6 +57,7 @@ def render(grid, number):
         rf"\label{{tab:{grid.name}{'' if number == 0 else f'-{number + 1}'}}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{l{'r' * width}}}", r"\toprule", *lines, r"\bottomrule", r"\end{tabular}}",
+        *(rf"\par\small{escape(mark)} {escape(text)}" for text, mark in grid.footnotes.items()),
         r"\end{table}", ""])
 
 

@@ -18,8 +18,10 @@ import metrics
 from cli import UserError
 from corruptions import CORRUPTIONS
 from datasets.fer_c import encode, open_set
-from datasets.images import read_image
-from reporting.runs import BROKEN, CELLS, DOMAINS, LOSSES, aggregate, blocks_of, in_block, plain, rank, wanted_rows
+from reporting.predictions import cell_file, open_predictions, read_array, unusable
+from reporting.runs import (
+    BROKEN, CELLS, DOMAINS, LOSSES, Row, aggregate, blocks_of, in_block, join_notes, plain, rank,
+    rank_of_name, wanted_rows)
 from reporting.tables import DEMO
 
 PARTS = Path(__file__).parent / "page"
@@ -44,6 +46,8 @@ def check_path(path):
     """Raises UserError where no page can go, before anything is read."""
     if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
         raise UserError(f"--html {path}: give the name of a file that ends in .html")
+    if path.exists() and not path.is_file():
+        raise UserError(f"--html {path} is no regular file; give another name")
 
 
 # --- the data
@@ -59,33 +63,43 @@ def gather(runs, scores, seen, missing, tables, with_images):
         notes += more
         shown.append(block._asdict() | {
             "name": name_of(block, blocks), "demo": seen[block].demo, "explorer": explorer,
-            "reliability": [diagram(*key, bins) for key, bins in seen[block].bins.items()],
+            "reliability": [diagram(*key, bins) for key, bins in sorted(
+                seen[block].bins.items(), key=lambda item: rank_of_name(item[0][0]))],
             "floors": {domain: [min(values), max(values)] for domain, values in seen[block].floors.items() if values}})
     return {
         "demo": DEMO, "metrics": METRICS, "losses": LOSSES, "corruptions": list(CORRUPTIONS), "places": PLACES,
         "blocks": shown, "missing": list(dict.fromkeys([*missing, *notes])),
         "rows": [row for index, block in enumerate(blocks) for row in rows_of(index, block, runs, stats)],
-        "runs": [{"folder": str(run.folder), "dataset": run.args["dataset"], **run.row._asdict(), "seed": run.seed,
+        "runs": [{"folder": str(run.folder), "dataset": run.args["dataset"], **in_page(run.row), "seed": run.seed,
+                  "pairs_with": run.row.settings,
                   "lacks": run.lacks, "settings": {key: in_words(value) for key, value in run.args.items()}}
                  for run in runs],
         "scores": sorted((scored for index, block in enumerate(blocks) for scored in scores_of(index, block, scores)),
                          key=lambda scored: places[scored["run"]]), "order": order,
-        "tables": {path.name: path.read_text(encoding="utf-8") for path in tables}}
+        "tables": {path.name: path.read_text(encoding="utf-8", errors="replace") for path in tables}}
+
+
+def in_page(row: Row) -> dict[str, object]:
+    """A row as the page has it: settings and constants of the loss that separate it from others are one text."""
+    return {"algorithm": row.algorithm, "loss": row.loss, "noise": row.noise, "settings": row.more}
 
 
 def name_of(block, blocks):
     """A block's short name where that says which is meant."""
     if sum(other.set == block.set for other in blocks) == 1:
-        return block.set
+        return block.set if block.precision == "32" else block.name
     return f"{block.name}, {block.dataset}, {block.protocol}, {block.image_size} px, N = {block.n}"
 
 
 def rows_of(index, block, runs, stats):
     """The rows of one block: for every metric and domain [mean, sd or None], None where it is missing."""
-    found = {(s.algorithm, s.loss, s.noise, s.domain, s.metric): s for s in in_block(stats, block).itertuples()}
+    found = {(s.algorithm, s.loss, s.noise, s.settings, s.constants, s.domain, s.metric): s
+             for s in in_block(stats, block).itertuples()}
     for row in sorted({row for trained, row in wanted_rows(runs) if trained == block[:3]}, key=rank):
         cells = {f"{metric}_{domain}": found.get((*row, domain, metric)) for metric in METRICS for domain in DOMAINS}
-        yield {"block": index, **row._asdict(), "seeds": max(cell.seeds if cell else 0 for cell in cells.values()),
+        notes = join_notes(cell.notes for cell in cells.values() if cell)
+        seeds = max(cell.seeds if cell else 0 for cell in cells.values())
+        yield {"block": index, **in_page(row), "notes": notes, "seeds": seeds,
                **{name: cell and [cell.mean, cell.sd if cell.seeds > 1 else None] for name, cell in cells.items()}}
 
 
@@ -118,19 +132,19 @@ def sample(block, set_folder, runs, scores, with_images):
     are in thousandths. The pictures are there for demo data and `with_images`, by what the set itself says it is."""
     indices, built, notes, predictions = sorted(set(in_block(scores, block)["run"])), None, [], {}
     for index in indices:
-        folder = runs[index].folder / "predictions" / block.set
         try:
-            info = json.loads((folder / "set.json").read_text(encoding="utf-8"))
-            if info["set_version"] != block.set_version:
-                raise ValueError("predictions of another version or number of images than the scores")
+            folder, _, _ = open_predictions(runs[index], block)
             if built is None:
                 built, chosen = choose(set_folder, block)
             predictions[index] = [predicted(folder, form, (block.n, len(built.classes)), chosen) for form in FORMS]
+        except cli.DamagedFile as error:
+            if built is None and not str(error).startswith(str(runs[index].folder)):
+                return None, [f"{block.name}: no explorer: {plain(error)}"]
+            notes.append(unusable(runs[index], block, error))
         except UserError as error:
             return None, [f"{block.name}: no explorer: {plain(error)}"]
         except BROKEN as error:
-            notes.append(f"{runs[index].folder}: predictions on {block.name} unusable ({plain(error)}): "
-                         f"{runs[index].again}")
+            notes.append(unusable(runs[index], block, error))
     if built is None:
         return None, notes
     targets = [built.label[chosen], *(built.targets(*cell)[chosen] for cell in CELLS)]
@@ -153,20 +167,25 @@ def sample(block, set_folder, runs, scores, with_images):
 
 
 def choose(folder, block):
-    """The set of these predictions, and the first image of each of its classes. Raises UserError where it is gone."""
+    """The set of these predictions, and an image of each of its classes: the first of a person that no class before
+    has shown, where the set knows persons. Raises UserError where the set is gone."""
+    if folder is None:
+        raise UserError("no predictions say which built set they are of")
     built = open_set(folder)
     if built.manifest["set_version"] != block.set_version:
         raise UserError(f"{folder} is another version by now")
-    first = built.frame["expression"].iloc[:block.n].drop_duplicates()
-    return built, sorted(first.sort_values().index[:SAMPLES])
+    frame, rows, persons = built.frame.iloc[:block.n], [], set()
+    for label in sorted(set(frame["expression"]))[:SAMPLES]:
+        candidates = frame[frame["expression"] == label]
+        others = candidates[~candidates["identity"].isin(persons)]
+        rows.append(int((candidates if others.empty else others).index[0]))
+        persons.add(frame["identity"].loc[rows[-1]])
+    return built, rows
 
 
 def predicted(folder, form, shape, chosen):
     """The probabilities of the chosen images in one form; ValueError where the file holds others' predictions."""
-    path = folder.joinpath(*map(str, form or ("clean",))).with_suffix(".npy")
-    logits = np.load(path, mmap_mode="r", allow_pickle=False)
-    if logits.shape != shape:
-        raise ValueError(f"{path} has shape {logits.shape}, not {shape}")
+    logits = read_array(cell_file(folder, *(form or ("clean",))), shape)
     return thousandths(metrics.softmax(logits[chosen]))
 
 
@@ -176,8 +195,7 @@ def thousandths(probs):
 
 def picture(built, i, form):
     """A small WebP of one form as a data URL, from its file or, in a set without images, made in memory."""
-    image = built.image(i, *form) if form and not built.has_images else read_image(
-        built.image_path(i, *form), built.made_with["size"])
+    image = built.pixels(i, *form)
     if len(image) > SIDE:
         image = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     return "data:image/webp;base64," + base64.b64encode(encode(image, "webp", QUALITY)).decode()

@@ -6,7 +6,6 @@ import soft_labels
 from cli import UserError
 from corruptions import CORRUPTIONS
 from datasets import keyed_rng
-from datasets.images import read_image
 from reporting.predictions import place
 from reporting.runs import CELLS, SEVERITIES
 from reporting.style import MARKERS, OKABE_ITO, TEXT, label, lay_out, short
@@ -28,13 +27,6 @@ def choose_image(built, name=None):
     if not len(found):
         raise UserError(f"{built.folder} has no image {name!r}; its labels.csv lists them")
     return int(found[0])
-
-
-def form(built, i, *cell):
-    """An image of a set as its file holds it, uint8 (S, S, 3); made in memory where there is no file."""
-    if not cell or built.has_images:
-        return read_image(built.image_path(i, *cell), built.made_with["size"])
-    return built.image(i, *cell)
 
 
 def show(axes, image, title):
@@ -87,9 +79,9 @@ def over_bars(title, panels, classes, above=()):
 def draw_severities(built, title, i, corruption):
     """Figure 1: one image clean and in the five severities of a corruption, over its soft labels."""
     visible = np.load(built.folder / "visibility.npy", mmap_mode="r", allow_pickle=False)
-    panels = [("original", form(built, i), {"soft label": built.label[i]})]
+    panels = [("original", built.pixels(i), {"soft label": built.label[i]})]
     panels += [(f"severity {severity}, v = {visible[*place((corruption, severity)), i]:.2f}",
-                form(built, i, corruption, severity), {"soft label": built.targets(corruption, severity)[i]})
+                built.pixels(i, corruption, severity), {"soft label": built.targets(corruption, severity)[i]})
                for severity in SEVERITIES]
     what = f"{spoken(corruption)} on image {label(built.frame['id'].iloc[i], 30)}; v: visibility"
     return over_bars(f"{title}\n{what}", panels, built.classes)
@@ -104,7 +96,7 @@ def draw_gallery(built, title, i, severity=5, other=None):
         cell = (name, severity) if name else ()
         target = built.targets(*cell)[i] if cell else built.label[i]
         labels = {made: target} | ({other[0]: other[1](cell) if cell else target} if other else {})
-        panels.append((spoken(name) if name else "original", form(built, i, *cell), labels))
+        panels.append((spoken(name) if name else "original", built.pixels(i, *cell), labels))
     what = f"image {label(built.frame['id'].iloc[i], 30)}, severity {severity}, and its soft label"
     what += f" by {' and '.join(panels[0][2])}" if other else ""
     return over_bars(f"{title}\n{what}", panels, built.classes)
@@ -120,10 +112,10 @@ def draw_measures(built, title, i):
 def label_by(built, i, measure):
     """Cell -> the soft label (K,) of image i by another measure, D_worst estimated on `SAMPLE` images of the set."""
     sample = keyed_rng("figure 7", built.made_with["seed"]).permutation(len(built.frame))[:SAMPLE]
-    clean = {row: form(built, row) for row in {*sample.tolist(), i}}
+    clean = {row: built.pixels(row) for row in {*sample.tolist(), i}}
 
     def away(row, cell):
-        return soft_labels.difference(clean[row], form(built, row, *cell), measure)
+        return soft_labels.difference(clean[row], built.pixels(row, *cell), measure)
 
     means = {cell: np.mean([away(row, cell) for row in sample]) for cell in CELLS}
     made, worst = built.made_with["softening"], max(means.values())
@@ -151,8 +143,8 @@ def draw_survey(built, title, survey=None):
         if len(panels) == 3 * ACROSS:
             continue
         labels = {"proposed": proposed} | ({} if said is None else {"surveyed": said})
-        panels.append((f"{spoken(name)} {severity}", form(built, i, name, severity), labels))
-        above.append((label(built.frame["id"].iloc[i], 17), form(built, i)))
+        panels.append((f"{spoken(name)} {severity}", built.pixels(i, name, severity), labels))
+        above.append((label(built.frame["id"].iloc[i], 17), built.pixels(i)))
     title += "\nproposed labels" + ("" if survey is None else
                                     f" beside {len(chosen)} surveyed ones, {len(panels)} shown; "
                                     f"total variation distance {np.mean(away):.2f} on average")
@@ -171,8 +163,8 @@ def draw_pipeline(built, title, i, cell):
     figure, axes = lay_out(f"{title}\nimage {label(built.frame['id'].iloc[i], 30)}, {spoken(cell[0])}, severity "
                            f"{cell[1]}", [(0.18, wide), (0.45, 0.7)], columns, bottom=0.35)
     top, bars = axes
-    show(top[0], form(built, i), "original")
-    show(top[3], form(built, i, *cell), "corrupted")
+    show(top[0], built.pixels(i), "original")
+    show(top[3], built.pixels(i, *cell), "corrupted")
     steps = {0: ("1 given label", given), 2: ("3 fused", t), 4: ("5 softened", built.targets(*cell)[i])}
     if posterior is None:
         top[1].axis("off")

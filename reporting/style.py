@@ -2,7 +2,7 @@
 from functools import partial
 
 import cli
-from reporting.runs import Row, plain, rank
+from reporting.runs import plain, rank_of_name
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = "os^DvPX*"
@@ -34,7 +34,7 @@ def short(names):
 
 
 def algorithms(keys):
-    return sorted({key[0] for key in keys}, key=lambda name: rank(Row(name, "ce", 0)))
+    return sorted({key[0] for key in keys}, key=rank_of_name)
 
 
 def unit(metric):

@@ -29,6 +29,8 @@ class Survey(NamedTuple):
 def read_survey(path):
     """Raises UserError with the line that is wrong."""
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("no regular file")
         with open(path, newline="", encoding="utf-8-sig") as file:
             lines = [(reader.line_num, row) for reader in [csv.reader(file, strict=True)] for row in reader if row]
     except (OSError, ValueError, csv.Error) as error:
@@ -54,12 +56,13 @@ def read_survey(path):
             votes = np.array([float(fields[name]) for name in classes])
         except ValueError as error:
             raise wrong(number, f"votes: {first_line(error)}") from None
-        if not (np.isfinite(votes).all() and votes.min() >= 0 and votes.sum() > 0):
+        if not (np.isfinite(votes).all() and votes.min() >= 0 and votes.max() > 0):
             raise wrong(number, "votes have to be numbers from 0 on, and not all of them 0")
         key = fields["id"], cell[0], int(cell[1])
         if key in labels:
             raise wrong(number, f"{', '.join(map(str, key))} once more")
-        labels[key] = votes / votes.sum()
+        votes = votes / votes.max()  # so that their sum is no overflow
+        labels[key] = np.abs(votes / votes.sum())  # no negative nought
     if not labels:
         raise wrong(number, "no row below the header")
     return Survey(str(path), classes, labels)

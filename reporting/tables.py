@@ -4,8 +4,10 @@ A `Grid` is one table for one protocol and image size; runs that differ in these
 anything else (`Block`) are columns of their own. latex.py prints the same grids.
 """
 import re
+from collections.abc import Iterable
 from itertools import groupby, product
 from math import isnan, nan
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +16,8 @@ import pandas as pd
 import cli
 from datasets import DATASETS
 from reporting import published
-from reporting.runs import DOMAINS, LOSSES, Block, Row, losses_of, plain, rank
+from reporting.runs import (
+    DOMAINS, LOSSES, Block, Row, Run, join_notes, losses_of, plain, rank, rank_of_name, variant_name, variants)
 
 DEMO = "demo data: shows function, not findings"
 NAMES = {"ce": "CE", "focal": "Focal", "maxent": "MaxEnt", "mbls": "MbLS"}
@@ -26,6 +29,7 @@ LEGEND = """Percent, NLL in nats; mean ± standard deviation (n - 1) over seeds;
 column among the rows that belong together. F1: macro. Corrupted: mean over the 17 x 5 cells, accuracy and F1 by hard
 labels, all else by soft labels (the reliability diagrams pool all cells, and ECE of the pool is another number).
 CECE: mean over classes; CECE sum: their sum. —: missing, see the end of tables.md.
+Settings stand behind an algorithm or a loss where its runs differ in them; runs with the recipe's settings have none.
 The ECE floor is what a perfectly calibrated model with the same confidences scores by chance at this N (simulated;
 lowest to highest of the runs). For corrupted images it is an upper bound, because soft labels have less noise than
 drawn hard labels."""
@@ -61,7 +65,8 @@ class Key(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A number as printed (percent, nats), NaN where there is none. interval: of a difference, which gets a sign."""
+    """A number as printed (percent, nats), NaN where there is none. interval: of a difference, which gets a sign.
+    notes: on how it was scored, phrases joined by "; "."""
 
     value: float = nan
     sd: float = nan
@@ -70,6 +75,7 @@ class Cell(NamedTuple):
     best: bool = False
     interval: tuple = ()
     published: float = nan
+    notes: str = ""
 
 
 class Grid(NamedTuple):
@@ -88,6 +94,12 @@ class Grid(NamedTuple):
     def seeds(self):
         """The largest number of seeds of a cell: cells with fewer say so."""
         return max(cell.seeds for _, rows in self.sections for _, cells in rows for cell in cells)
+
+    @property
+    def footnotes(self) -> dict[str, str]:
+        """{notes of a cell: its mark}, in the order of the cells."""
+        notes = dict.fromkeys(cell.notes for _, rows in self.sections for _, cells in rows for cell in cells)
+        return {text: f" [{number}]" for number, text in enumerate(filter(None, notes), 1)}
 
 
 # --- arranging ---
@@ -109,8 +121,11 @@ def arrange(runs, found, seen, beside=None):
         columns, metrics, plan = (plan_losses if paper.runs == "losses" else plan_usual)(paper, alike, blocks, names)
         why = {block: published.incomparable(block, alike) for block in blocks} if beside else {}
         keys = [keys[0] for _, rows in plan for _, row in rows for keys in row if len(keys) == 1]
-        printed = {key: value for key in keys if why.get(key.block, "") is None and not isnan(value := beside.get(
-            (name, key.block.dataset, key.domain, key.row.noise, *key.row[:2], key.metric), nan))}
+        printed = {}
+        for key in keys:
+            if why.get(key.block, "") is None and not key.row.more:  # the paper's settings are the recipe's
+                where = (name, key.block.dataset, key.domain, key.row.noise, *key.row[:2], key.metric)
+                printed |= {key: beside[where]} if where in beside else {}
         sections = [(heading, mark_best([(title, [fill(keys, found, printed) for keys in row]) for title, row in rows],
                                         metrics)) for heading, rows in plan]
         about = [about_block(block, names[block], seen[block])
@@ -121,7 +136,9 @@ def arrange(runs, found, seen, beside=None):
 
 def by_key(stats):
     """{Key: line} of a frame of `runs.aggregate`, in the tables' order."""
-    return {Key(Block(*s[:6]), Row(*s[6:9]), s.domain, s.metric): s for s in stats.itertuples(index=False)}
+    first, second = len(Block._fields), len(Block._fields) + len(Row._fields)
+    return {Key(Block(*line[:first]), Row(*line[first:second]), line.domain, line.metric): line
+            for line in stats.itertuples(index=False)}
 
 
 def together(blocks):
@@ -136,7 +153,8 @@ def name_blocks(blocks):
     names = {}
     for block in blocks:
         alike = [other for other in blocks if other.set == block.set]
-        more = {"dataset": f"trained on {block.dataset}", "set_version": block.set_version[:8], "n": f"N = {block.n}"}
+        more = {"dataset": f"trained on {block.dataset}", "set_version": block.set_version[:8], "n": f"N = {block.n}",
+                "precision": f"scored in {block.precision}"}
         apart = [text for field, text in more.items() if len({getattr(other, field) for other in alike}) > 1]
         names[block] = plain(", ".join([block.set, *apart]))
     return names
@@ -150,8 +168,13 @@ def plan_usual(paper, runs, blocks, names):
     plan = []
     for domain, noise in product(paper.domains, sorted({run.row.noise for run in runs})):
         some = [run for run in runs if run.row.noise == noise]
-        rows = [(algorithm, [[Key(block, Row(algorithm, loss, noise), domain, metric)]
-                             for block, loss, metric in columns]) for algorithm in algorithms_of(some)]
+        pairs = variants(run.row for run in some if run.row.loss in losses)
+        rows = []
+        for variant in sorted(pairs, key=rank):
+            members = {loss: pairs[variant].get(loss, Row(variant.algorithm, loss, noise, variant.settings))
+                       for loss in losses}
+            rows.append((variant_name(variant), [[Key(block, members[loss], domain, metric)]
+                                                 for block, loss, metric in columns]))
         plan.append((domain if paper.runs == "clean" else about_noise(some), rows))
     headings = [(names[block], spell_loss(loss), HEADINGS[metric]) for block, loss, metric in columns]
     return headings, [metric for _, _, metric in columns], plan
@@ -159,14 +182,24 @@ def plan_usual(paper, runs, blocks, names):
 
 def plan_losses(paper, runs, blocks, names):
     """Rows: losses, once for every set. Columns: algorithms that were run with more than `LOSSES`, and their mean."""
-    algorithms, plan = algorithms_of(runs), []
+    columns, plan = columns_of(runs), []
     (domain,), (metric,) = paper.domains, paper.metrics
     for block in blocks:
         its = [run for run in runs if run.trained == block[:3]]
-        rows = [(spell_loss(loss), [Key(block, Row(name, loss, 0.0), domain, metric) for name in algorithms
-                                   if name in algorithms_of(its)]) for loss in losses_of(its)]
-        plan.append((names[block], [(title, [*([key for key in keys if key.row.algorithm == name]
-                                               for name in algorithms), keys]) for title, keys in rows]))
+        own = {(run.row.algorithm, run.row.settings) for run in its}
+        there = {run.row.loss_name: (run.row.loss, run.row.constants) for run in sorted(its, key=lambda run: rank(
+            run.row)[-3:])}
+        every = [(loss, constants) for loss in losses_of(its) for constants in (
+            [pair[1] for pair in there.values() if pair[0] == loss] or [""])]
+        rows = []
+        for loss, constants in every:
+            keys = {column: Key(block, Row(column[0], loss, 0.0, column[1], constants), domain, metric)
+                    for column in columns if column in own}
+            title = ", ".join(filter(None, (spell_loss(loss), constants)))
+            rows.append((title, [*([keys[column]] if column in keys else [] for column in columns),
+                                 list(keys.values())]))
+        plan.append((names[block], rows))
+    algorithms = [", ".join(filter(None, column)) for column in columns]
     headings = [(plain(name),) for name in algorithms] + [("Overall",)]
     return headings, [metric] * len(headings), plan
 
@@ -177,8 +210,10 @@ def spell_loss(loss):
     return plain("+".join(parts))
 
 
-def algorithms_of(runs):
-    return sorted({run.row.algorithm for run in runs}, key=lambda name: rank(Row(name, "ce", 0)))
+def columns_of(runs: list[Run]) -> list[tuple[str, str]]:
+    """(algorithm, settings) of some runs, in the tables' order."""
+    return sorted({(run.row.algorithm, run.row.settings) for run in runs},
+                  key=lambda pair: (rank_of_name(pair[0]), pair[1]))
 
 
 def fill(keys, found, printed):
@@ -190,6 +225,7 @@ def fill(keys, found, printed):
     cell = Cell(digits=digits, published=float(np.mean([printed.get(key, nan) for key in keys])))
     if None in stats:
         return cell
+    cell = cell._replace(notes=join_notes(stat.notes for stat in stats))
     if len(stats) > 1:
         return cell._replace(value=scale * float(np.mean([stat.mean for stat in stats])))
     return cell._replace(value=scale * stats[0].mean, sd=scale * stats[0].sd, seeds=stats[0].seeds)
@@ -269,8 +305,9 @@ def lines_of(grid, mark):
     for heading, rows in grid.sections:
         lines = []
         for title, cells in rows:
-            lines.append((title, [mark(spell(cell), cell.best, cell.seeds if 0 < cell.seeds < grid.seeds else None)
-                                  for cell in cells]))
+            lines.append((title, [
+                mark(spell(cell), cell.best, cell.seeds if 0 < cell.seeds < grid.seeds else None)
+                + grid.footnotes.get(cell.notes, "") for cell in cells]))
             if not all(isnan(cell.published) for cell in cells):
                 apart = [cell.value - cell.published for cell in cells]
                 for what, values in (("published", [cell.published for cell in cells]), ("difference", apart)):
@@ -295,22 +332,70 @@ def render_markdown(grid):
     lines = [heads[0], ["-" * max(width, 3) for width in widths], *heads[1:], *body]
     table = "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
     about = "\n".join([escape(grid.about[0]), "", *(f"- {escape(text)}" for text in grid.about[1:])])
-    return f"# {escape(grid.title)}\n\n{about}\n\n{table}\n"
+    notes = "".join(f"\n-{mark} {escape(text)}" for text, mark in grid.footnotes.items())
+    return f"# {escape(grid.title)}\n\n{about}\n\n{table}\n" + (f"{notes}\n" if notes else "")
+
+
+# --- in a terminal ---
+
+NARROW = (("clean", "macro_f1"), ("clean", "ece"), ("corrupted", "macro_f1"), ("corrupted", "ece"))
+WIDTH = 80  # columns of a terminal
+
+
+def narrow(found: dict[Key, object], blocks: Iterable[Block], demo: bool, most: int) -> list[str]:
+    """At most `most` lines of at most `WIDTH` columns: every algorithm's scores before and after calibration.
+
+    found: numbers by `Key`. Runs with label noise are left out; a last line says how many rows did not fit."""
+    rows = []
+    for block in blocks:
+        there = {key.row for key in found if key.block == block}
+        pairs = variants(row for row in there if row.loss in LOSSES and not row.noise)
+        for variant in sorted(pairs, key=rank):
+            cells = [" -> ".join(narrow_number(found.get(Key(block, pairs[variant].get(loss), *which)))
+                                 for loss in LOSSES) for which in NARROW]
+            rows.append((block, plain(variant_name(variant)), cells))
+    if not rows:
+        return ["No evaluated run yet."]
+    several = len({block for block, _, _ in rows}) > 1
+    names = [f"{name}, {plain(block.set)}" if several else name for block, name, _ in rows]
+    width = min(max(map(len, [*names, "algorithm"])), WIDTH - 4 * 15)
+    where = "several sets" if several else plain(rows[0][0].set)
+    meaning = ": %, CE -> calibrated" + (f"; {DEMO}" if demo else "")
+    heads = [f"{domain} {HEADINGS[metric]}" for domain, metric in NARROW]
+    lines = [shorten(where, WIDTH - len(meaning)) + meaning, "".join(["algorithm".ljust(width), *(head.rjust(15) for head in heads)])]
+    room = most - len(lines)
+    shown = len(rows) if len(rows) <= room else room - 1
+    for (_, _, cells), name in list(zip(rows, names, strict=True))[:shown]:
+        lines.append("".join([shorten(name, width).ljust(width), *(cell.rjust(15) for cell in cells)]))
+    if shown < len(rows):
+        lines.append(f"and {len(rows) - shown} rows more, in the tables")
+    return lines
+
+
+def narrow_number(line: object | None) -> str:
+    """A number of a narrow table, in percent."""
+    return "-" if line is None else f"{100 * line.mean:.1f}"
+
+
+def shorten(text: str, width: int) -> str:
+    """A text that is not longer than that."""
+    return text if len(text) <= width else f"{text[:width - 1]}~"
 
 
 # --- CSV ---
 
 
-def write_csv(path, keys, found, runs, printed=None):
+def write_csv(path: Path, keys: Iterable[Key], found: dict, runs: list[Run], printed: dict | None = None) -> None:
     """The numbers of `keys` that there are, fractions and nats, a line each; published ones beside, or not (None)."""
     columns = ["dataset", "protocol", "image_size", "set", "set_version", "algorithm", "loss", "noise",
-               "noise_realised", "domain", "metric", "mean", "sd", "seeds", "n"]
+               "noise_realised", "domain", "metric", "mean", "sd", "seeds", "n", "settings", "precision", "notes"]
     rates, lines = {}, []
     for run in runs:
         rates.setdefault((run.trained, run.row), []).append(realised(run))
     for key in dict.fromkeys(key for key in keys if key in found):
         stat = found[key]
         line = key.block._asdict() | key.row._asdict() | {
+            "settings": key.row.more, "notes": stat.notes,
             "noise_realised": np.mean(rates[key.block[:3], key.row]), "domain": key.domain, "metric": key.metric,
             "mean": stat.mean, "sd": stat.sd, "seeds": stat.seeds}
         if printed is not None:

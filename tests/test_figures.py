@@ -164,7 +164,7 @@ def test_confusions_are_scikit_learns(runs, built, read):
     guesses = [[np.load(folder / "predictions/Demo-C/clean.npy").argmax(1)]]
     guesses += [[np.load(folder / f"predictions/Demo-C/{name}/{severity}.npy").argmax(1) for name in CORRUPTIONS]
                 for severity in range(1, 6)]
-    counts = read[2].confusions["baseline", "maxent+mbls", 0.0]
+    counts = read[2].confusions[Row("baseline", "maxent+mbls", 0.0)]
     recall, f1 = figures.recall_and_f1(counts)
     for severity, some in enumerate(guesses):
         true, said = np.tile(labels, len(some)), np.concatenate(some)
@@ -172,7 +172,7 @@ def test_confusions_are_scikit_learns(runs, built, read):
         common = {"labels": range(8), "average": None, "zero_division": np.nan}
         np.testing.assert_allclose(recall[severity], recall_score(true, said, **common))
         np.testing.assert_allclose(f1[severity], f1_score(true, said, **common))
-    both = read[2].confusions["baseline", "ce", 0.0]
+    both = read[2].confusions[Row("baseline", "ce", 0.0)]
     assert both.sum() == 2 * counts.sum() == 2 * 86 * 16  # seeds are added
 
 
@@ -184,13 +184,13 @@ def test_heat_maps_show_scores_csv(runs, read):
     for c, name in enumerate(CORRUPTIONS):
         for severity in range(1, 6):
             cell = name, f"{severity}.0" if (name, f"{severity}.0") in mean else str(severity)
-            assert tables["baseline", "ce", 0.0][c, severity - 1] == pytest.approx(mean[cell])
+            assert tables[Row("baseline", "ce", 0.0)][c, severity - 1] == pytest.approx(mean[cell])
             missing = (name, severity) == ("snow", 3)
-            assert np.isnan(tables[LONG, "ce", 0.0][c, severity - 1]) == missing
+            assert np.isnan(tables[Row(LONG, "ce", 0.0)][c, severity - 1]) == missing
     figure = figures.draw_heat(tables, "ece", "title")
     panel = figure.axes[0]
     numbers = [text.get_text() for text in panel.texts]
-    assert numbers == [f"{100 * value:.0f}" for value in tables["baseline", "ce", 0.0].ravel()]
+    assert numbers == [f"{100 * value:.0f}" for value in tables[Row("baseline", "ce", 0.0)].ravel()]
     assert panel.get_title() == "baseline\nuncalibrated"
     assert [text.get_text() for text in figure.axes[1].texts].count("—") == 1  # the missing cell
     assert [text.get_text() for text in figure.axes[3].texts] == ["—"]  # the missing run
@@ -199,7 +199,7 @@ def test_heat_maps_show_scores_csv(runs, read):
 def test_a_cell_that_one_seed_lacks_is_missing(read):
     scores = read[0]
     less = scores[~((scores["seed"] == 1) & (scores["corruption"] == "contrast") & (scores["severity"] == 2))]
-    table = predictions.by_cell(less, "kse")["baseline", "ce", 0.0]
+    table = predictions.by_cell(less, "kse")[Row("baseline", "ce", 0.0)]
     assert np.argwhere(np.isnan(table)).tolist() == [[list(CORRUPTIONS).index("contrast"), 1]]
 
 
@@ -475,9 +475,9 @@ def test_images_of_others_are_not_shown_unasked(copy):
 
 def test_a_set_without_images_makes_them(copy):
     folder, saved = copy
-    wanted = pictures.form(open_set(folder / "Demo-C"), 2, "spatter", 4)
+    wanted = open_set(folder / "Demo-C").pixels(2, "spatter", 4)
     shutil.rmtree(folder / "Demo-C/images")
-    np.testing.assert_array_equal(pictures.form(open_set(folder / "Demo-C"), 2, "spatter", 4), wanted)
+    np.testing.assert_array_equal(open_set(folder / "Demo-C").pixels(2, "spatter", 4), wanted)
     assert "not drawn" not in run_report(folder / "runs") and saved == PLOTS | SET_FIGURES
 
 

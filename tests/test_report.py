@@ -228,7 +228,7 @@ def test_same_bytes_again_whatever_the_users_style(example, tmp_path):
     assert dict(matplotlib.rcParams) == before
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name / "report").rglob("*.*")}
                 for name in ("one", "two"))
-    assert len(one) == 27 and one == two
+    assert len(one) == 28 and one == two
 
 
 def texts_of(figure):
@@ -339,7 +339,7 @@ def test_a_noise_rate_that_is_none_is_damage(tmp_path, noise):
     folder = make_run(tmp_path, None, "SCN", "ce", 0, evaluated=False)
     args = json.loads((folder / "args.json").read_text())
     (folder / "args.json").write_text(json.dumps(args | {"noise": noise}))
-    with pytest.raises(ValueError, match="noise .* in it"):
+    with pytest.raises(ValueError, match="noise .* in it|it holds NaN"):
         read_args(folder / "args.json")
 
 
@@ -389,9 +389,11 @@ def test_a_repeated_seed_counts_once_and_other_settings_are_told(example, copy):
     args = json.loads((other / "args.json").read_text())
     (other / "args.json").write_text(json.dumps(args | {"epochs": 9, "workers": 7}))
     text = run_report(copy)
-    assert read_table(text)["clean", "baseline"] == read_table(example[1])["clean", "baseline"]
+    table = read_table(text)
+    assert ("clean", "baseline, epochs 3") in table and ("clean", "baseline, epochs 9") in table
+    assert " ± " not in table["clean", "baseline, epochs 9"]["FERPlus-C CE F1"]
+    assert strip(table["clean", "SCN"]) == strip(read_table(example[1])["clean", "SCN"])
     assert f"{again}: left out of FERPlus-C aaaa1111: the same settings and seed as {first}" in text
-    assert f"other settings than {first}, though one row: {other} (epochs: 3 there, 9 now)" in text
 
 
 def test_training_that_stopped_early_is_told(copy, capsys):

@@ -13,8 +13,9 @@ const count = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
 const lossName = loss => Object.hasOwn(DATA.losses, loss) ? `${loss} (${DATA.losses[loss]})` : loss;
 const noiseName = noise => `${+(100 * noise).toFixed(2)} %`;
 const blockName = block => block.name + (block.demo ? " (demo)" : "");
-const runName = ({algorithm, loss, noise, seed}) =>
-  [algorithm, loss, ...(noise ? [`noise ${noiseName(noise)}`] : []), `seed ${seed}`].join(", ");
+const runName = ({algorithm, settings, loss, noise, seed}) =>
+  [algorithm, ...(settings ? [settings] : []), loss, ...(noise ? [`noise ${noiseName(noise)}`] : []),
+    `seed ${seed}`].join(", ");
 
 /* As Python prints it in the tables: of two equally near the even one, where toFixed takes the larger */
 function fixed(value, digits) {
@@ -76,8 +77,10 @@ function drawHeading() {
 /* ---- scores */
 function drawScores() {
   const data = DATA.rows.map(one => ({...one, set: blockName(DATA.blocks[one.block])}));
+  const differ = data.some(one => one.settings), noted = data.some(one => one.notes);
   const filters = [["set", "Data set", String], ["algorithm", "Algorithm", String], ["loss", "Loss", lossName],
-    ["noise", "Label noise", noiseName]].map(([field, text, name]) => {
+    ["noise", "Label noise", noiseName], ...(differ ? [["settings", "Settings", text => text || "recipe"]] : []),
+  ].map(([field, text, name]) => {
     const values = [...new Set(data.map(one => one[field]))];
     const select = choice($("filters"), text, [["", "all"], ...values.map((value, i) => [i, name(value)])], filter);
     return () => select.value === "" ? [] : [{field, type: "=", value: values[select.value]}];
@@ -101,12 +104,14 @@ function drawScores() {
     columns: [
       text("algorithm", "algorithm", {frozen: true}),
       text("data set", "set", {visible: DATA.blocks.length > 1}),
+      text("settings", "settings", {visible: differ}),
       text("loss", "loss"),
       column("noise", "noise", noiseName, {...right, sorter: "number"}),
       column("seeds", "seeds", String, {...right, sorter: "number"}),
       ...METRICS.flatMap(({key, name, percent}, i) => DOMAINS.map(domain =>
         column(`${name} ${domain}`, `${key}_${domain}`, meanSd(key),
-          {...scores, width: width(percent), minWidth: width(percent), visible: i < SHOWN})))]});
+          {...scores, width: width(percent), minWidth: width(percent), visible: i < SHOWN}))),
+      text("notes on scoring", "notes", {visible: noted})]});
 
   function filter() { table.setFilter(filters.flatMap(one => one())); }
 
@@ -161,7 +166,7 @@ function drawExplorer() {
     const options = () => runs.map(run => make("option", {value: run}, runName(DATA.runs[run])));
     models[0].replaceChildren(...options());
     models[1].replaceChildren(...options(), make("option", {value: ""}, "none"));
-    models[1].value = runs.find(run => run !== first && ["algorithm", "noise", "seed"].every(key =>
+    models[1].value = runs.find(run => run !== first && ["algorithm", "pairs_with", "noise", "seed"].every(key =>
       DATA.runs[run][key] === DATA.runs[first][key])) ?? "";
     draw();
   }
@@ -255,8 +260,8 @@ function drawReliability() {
     one.algorithm === algorithm && one.domain === domain && one.loss === loss));
 
   function changeSet() {
-    const ranked = DATA.rows.map(one => one.algorithm), there = blocks[set.value].reliability;
-    const algorithms = [...new Set(ranked)].filter(name => there.some(one => one.algorithm === name));
+    const there = blocks[set.value].reliability;
+    const algorithms = [...new Set(there.map(one => one.algorithm))];
     const button = (algorithm, domain) => {
       const text = find(algorithm, domain).map(one => show("ece", one?.ece)).join(" → ");
       const look = () => draw([algorithm, domain]);
@@ -355,8 +360,8 @@ function drawRuns() {
 /* Every score of every run as one tidy table; a field with a comma, a quote or a line break is quoted */
 function allScores() {
   const quoted = value => /[",\n\r]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value;
-  const ofBlock = ["dataset", "protocol", "image_size", "set", "set_version", "n"];
-  const ofRun = ["algorithm", "loss", "noise", "seed"];
+  const ofBlock = ["dataset", "protocol", "image_size", "set", "set_version", "n", "precision"];
+  const ofRun = ["algorithm", "loss", "noise", "settings", "seed"];
   const lines = [[...ofBlock, ...ofRun, "corruption", "severity", "metric", "value"]];
   for (const {run, block, values} of DATA.scores) {
     const keys = [...ofBlock.map(key => DATA.blocks[block][key]), ...ofRun.map(key => DATA.runs[run][key])];
