@@ -9,6 +9,11 @@ in the run's folder (predictions/<set>.bf16/ for --precision bf16), one file a c
 cell. scores.csv is always computed from these files. Trains nothing. Images come from the set: the data set is not
 needed. With --on-the-fly only the set's clean images are read, and the corrupted ones made in memory.
 """
+from support import start
+
+if __name__ == "__main__":  # before the imports that may be interrupted, or fail outside the environment
+    start.guard()
+
 import csv
 import hashlib
 import io

@@ -9,6 +9,11 @@
 The set grows in DIR.partial and moves to DIR when it is whole. Killed, the same command goes on and ends with the same
 bytes. FER-C: arXiv:2312.11542; the corruptions are ImageNet-C's (Hendrycks and Dietterich, ICLR 2019).
 """
+from support import start
+
+if __name__ == "__main__":  # before the imports that may be interrupted, or fail outside the environment
+    start.guard()
+
 import dataclasses
 import hashlib
 import json
@@ -72,7 +77,7 @@ class Args:
     corruptions: str = "fer-c"
     """severity constants: fer-c, fer-c-released or imagenet-c"""
     image_size: int = 224
-    """side of the canonical image in pixels: resized first, corrupted after (demo: 48)"""
+    """side of the canonical image in pixels: resized first, corrupted after (demo: 64)"""
     format: Literal["png", "jpg", "webp"] = "png"
     """of the corrupted images: png keeps every value; jpg and webp are smaller and change the benchmark"""
     quality: int = 95

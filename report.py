@@ -13,6 +13,11 @@ table, those that differ in set version, number of images or precision of scorin
 that differ in any other setting that changes the result, except the seed, no row: nothing unlike is averaged. Figures
 1 to 4, 7 and 8 read the built set. Figures that are up to date are not drawn again.
 """
+from support import start
+
+if __name__ == "__main__":  # before the imports that may be interrupted, or fail outside the environment
+    start.guard()
+
 import os
 import shlex
 from dataclasses import dataclass, field, replace

@@ -362,7 +362,8 @@ def narrow(found: dict[Key, object], blocks: Iterable[Block], demo: bool, most: 
     where = "several sets" if several else plain(rows[0][0].set)
     meaning = ": %, CE -> calibrated" + (f"; {DEMO}" if demo else "")
     heads = [f"{domain} {HEADINGS[metric]}" for domain, metric in NARROW]
-    lines = [shorten(where, WIDTH - len(meaning)) + meaning, "".join(["algorithm".ljust(width), *(head.rjust(15) for head in heads)])]
+    title = shorten(where, WIDTH - len(meaning)) + meaning
+    lines = [title, "".join(["algorithm".ljust(width), *(head.rjust(15) for head in heads)])]
     room = most - len(lines)
     shown = len(rows) if len(rows) <= room else room - 1
     for (_, _, cells), name in list(zip(rows, names, strict=True))[:shown]:

@@ -205,7 +205,7 @@ def guarded(path):
     return False
 
 
-@pytest.mark.parametrize("script", ["sweep.py"])
+@pytest.mark.parametrize("script", [*SCRIPTS, "make_fer_c.py", "evaluate.py", "report.py", "sweep.py"])
 def test_scripts_are_guarded(script):
     assert guarded(ROOT / script)
 
