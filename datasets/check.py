@@ -17,6 +17,11 @@ from typing import Annotated
 if __name__ == "__main__" and not __package__:  # as a script: the project's folder stands for datasets/ on the path
     sys.path[0] = os.path.dirname(sys.path[0])
 
+from support import start
+
+if __name__ == "__main__":  # before the imports that may be interrupted, or fail outside the environment
+    start.guard()
+
 import numpy as np
 import tyro
 from tqdm import tqdm
