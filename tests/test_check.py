@@ -1,4 +1,5 @@
 """The report on a data folder, the README's commands for every data set, and the cache of decoded pictures."""
+import glob
 import json
 import re
 import shlex
@@ -179,7 +180,7 @@ COMMANDS = {  # what runs a command, what makes its defaults, what is added to i
     "make_fer_c.py": (make_fer_c, make_fer_c.settle, "--limit 2 --image-size 32 --workers 1"),
     "train_baseline.py": (train_baseline, settings.recipe(train_baseline.RELEASED),
                           "--epochs 1 --weights none --image-size 32 --batch-size 64 --workers 0"),
-    "evaluate.py": (evaluate, None, "--limit 2 --workers 0"),
+    "evaluate.py": (evaluate, None, "--workers 0"),
 }
 
 
@@ -192,7 +193,9 @@ def blocks():
 
 def run(line, folder):
     """A line of the README in this process, its folder for trials replaced. Returns what its main returns."""
-    words = shlex.split(line.replace(" try/", f" {folder}/").replace("${FERC_DATA:-data}", str(folder)), comments=True)
+    line = line.replace(" try/", f" {folder}/").replace("${FERC_DATA:-data}", str(folder))
+    words = shlex.split(line.replace("${FERC_RUNS:-runs}", "runs"), comments=True)
+    words = [found for word in words for found in (glob.glob(word) if word.endswith("*") else [word])]
     name, *words = words[2:] if words[1] == "-m" else words[1:]
     module, settle, more = COMMANDS[name]
     return module.main(cli.parse(module.Args, settle, [*words, *more.split()]))
@@ -200,11 +203,12 @@ def run(line, folder):
 
 def test_every_set_has_its_commands():
     assert {heading: len(lines) for heading, lines in blocks().items()} == {
-        "AffectNet": 5, "AffWild (Aff-Wild2)": 5, "RAF-DB": 6, "FER+": 5, "Demo": 4}
+        "AffectNet": 5, "AffWild (Aff-Wild2)": 5, "RAF-DB": 6, "FER+": 5, "A folder per class": 5, "Demo": 4}
 
 
 @pytest.mark.parametrize("heading, layout", [("AffectNet", "affectnet-2021")] + [
-    pytest.param(heading, "", marks=pytest.mark.slow) for heading in ("AffectNet", "RAF-DB", "FER+")])
+    pytest.param(heading, "", marks=pytest.mark.slow)
+    for heading in ("AffectNet", "RAF-DB", "FER+", "A folder per class")])
 def test_the_readmes_commands_work(heading, layout, tmp_path, monkeypatch, capsys, small):
     """Layout, check, build, training and scoring of a set; after AffectNet the same of AffWild with its mixture."""
     monkeypatch.chdir(tmp_path)
