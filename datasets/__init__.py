@@ -238,7 +238,8 @@ def _checked(data, name, split):
     if len(twice):
         same = frame["path"][frame["id"] == twice.iloc[0]].tolist()
         raise UserError(f"{what}: {len(twice)} ids appear twice, for example {twice.iloc[0]!r} of "
-                        f"{spelt(same[0])[:80]} and {spelt(same[1])[:80]}. Images are stored under these names: list each one once")
+                        f"{spelt(same[0])[:80]} and {spelt(same[1])[:80]}. Images are "
+                        f"stored under these names: list each one once")
     outside = frame.loc[~frame["expression"].between(0, len(classes) - 1)]
     if len(outside):
         first = outside.iloc[0]
