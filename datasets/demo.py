@@ -9,13 +9,18 @@ begins with the smaller one. `load` draws what is missing.
 
   python -m datasets.demo --layout ferplus --out DIR      drawn faces in the official layout of another set
 """
+import os
+import sys
+
+if __name__ == "__main__" and not __package__:  # as a script: the project's folder stands for datasets/ on the path
+    sys.path[0] = os.path.dirname(sys.path[0])
+
 from support import start
 
 if __name__ == "__main__":  # before the imports that may be interrupted, or fail outside the environment
     start.guard()
 
 import importlib
-import os
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -677,6 +682,7 @@ def _inside(image, points, opacity=1.0):
 LAYOUTS = {
     "affectnet-old": "datasets.affectnet", "affectnet-2021": "datasets.affectnet", "affwild2": "datasets.affwild",
     "rafdb": "datasets.rafdb", "raf-ml": "datasets.rafdb", "ferplus": "datasets.ferplus",
+    "folders": "datasets.folders",
 }
 BESIDE = {"rafdb": {"RAF-ML"}, "raf-ml": {"basic"}}  # two releases, one data set: one may be written beside the other
 
@@ -684,7 +690,7 @@ BESIDE = {"rafdb": {"RAF-ML"}, "raf-ml": {"basic"}}  # two releases, one data se
 @dataclass
 class Args:
     layout: str
-    """affectnet-old, affectnet-2021, affwild2, rafdb, raf-ml or ferplus"""
+    """affectnet-old, affectnet-2021, affwild2, rafdb, raf-ml, ferplus or folders"""
     out: Path
     """a new folder for it (raf-ml may go beside rafdb)"""
 
