@@ -126,9 +126,9 @@ def score_sets(fabric, args: Args, settings: dict[str, Any], sets: list[tuple[Bu
             predict_cells(fabric, model, built, folder, args, missing, count, order)
             if not lead:
                 continue
-            said = [*notes, *{True: [], False: ["not verified"],
-                              None: ["predictions of the first release: images not verified"]}[verified]]
-            scores = score(built, folder, count if look else None, precision, said, settings["nll_batch"])
+            said = {True: [], False: ["not verified"], None: ["predictions of the first release: images not verified"]}
+            scores = score(built, folder, count if look else None, precision, [*notes, *said[verified]],
+                           settings["nll_batch"])
         print(look_text(built, scores, count) if look else summary_line(built, scores))
         if not look:
             rows = without(rows, scores[0]) + scores
@@ -456,7 +456,8 @@ def open_predictions(folder: Path, built: BuiltSet, limit: int | None, weights: 
     note = folder / "set.json"
     known = {"order": same_order} | read_note(note)  # the first release knew no other order, and did not note it
     verified, digests = known.get("verified"), known.get("digests", {})
-    if known | made_by != known or (verify and verified is False) or not isinstance(digests, dict):
+    usable = known | made_by == known and isinstance(digests, dict) and (verified is None or isinstance(verified, bool))
+    if not usable or (verify and verified is False):
         discard(folder)
         verified, digests = verify, {}
     labels = built.frame["expression"].to_numpy(np.int64)[:limit]

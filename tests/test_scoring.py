@@ -541,6 +541,14 @@ def test_predictions_of_unknown_origin_are_made_again(run, small_set, text, caps
     assert f"{note} is " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("key, value", [("verified", "x"), ("verified", 1), ("digests", []), ("order", "x"),
+                                        ("precision", ["32-true"]), ("weights", None), ("classes", 3)])
+def test_predictions_with_a_senseless_note_are_made_again(run, small_set, key, value, predicted):
+    first, note = read_rows(run), run / "predictions/Demo-C/set.json"
+    note.write_text(json.dumps(json.loads(note.read_text()) | {key: value}))
+    assert values(score(run, small_set)) == values(first) and len(predicted) == 1 + len(CELLS)
+
+
 @pytest.mark.parametrize("place", ["predictions", "predictions/Demo-C", "predictions/Demo-C/snow"])
 def test_a_file_where_a_folder_belongs_is_kept(run, small_set, place, capsys):
     first = read_rows(run)
