@@ -30,8 +30,8 @@ import cli
 from cli import UserError
 from corruptions import CORRUPTIONS
 from reporting import bootstrap, latex, published
-from reporting.figures import check_asked, draw_block, remove_others
-from reporting.page import check_path, write_page
+from reporting.figures import Drawing, check_asked, open_pool, remove_others
+from reporting.page import check_path, sample, write_page
 from reporting.predictions import examine
 from reporting.runs import aggregate, blocks_of, in_block, name_missing, plain, read_runs, tidy
 from reporting.survey import read_survey
@@ -101,13 +101,23 @@ def main(args: Args) -> int:
     missing += name_missing(runs, scores) + [plain(note) for block in blocks for note in seen[block].notes]
     if not args.readme_figures:
         remove_others(figures, blocks)
-    for block in blocks:
-        own = in_block(scores, block)
-        missing += draw_block(own, block, seen[block], replace(args, survey=survey), figures, args.readme_figures)
+    with open_pool() as pool:  # figures are drawn beside the rest of the work
+        drawings = [Drawing(pool, in_block(scores, block), block, seen[block], replace(args, survey=survey), figures,
+                            args.readme_figures) for block in blocks]
+        compared = [bootstrap.compare(block, seen[block].folder, runs, scores, args.resamples)
+                    for block in blocks if args.resamples]
+        samples = {block: sample(block, seen[block].folder, runs, scores, args.with_images)
+                   for block in blocks if args.html}
+        for drawing in drawings:
+            missing += drawing.finish()
+    for _, notes in compared:
+        named = {line.partition(" unusable (")[0] for line in missing}  # whatever is wrong with it, once is enough
+        missing += [note for note in notes if note.partition(" unusable (")[0] not in named]
     missing = list(dict.fromkeys(missing))
-    found, missing = write_tables(args, runs, scores, seen, missing)
+    found = write_tables(args, runs, scores, seen, missing, [one for done, _ in compared for one in done])
     if args.html:
-        size = write_page(args.html, runs, scores, seen, missing, sorted(out.glob("*.csv")), args.with_images)
+        tables = sorted(out / f"{name}.csv" for name in (*PAPER, "means", "bootstrap"))
+        size = write_page(args.html, runs, scores, seen, missing, [path for path in tables if path.is_file()], samples)
     if args.brief:
         print("\n".join(brief_lines(args, found, seen, missing)))
     else:
@@ -145,17 +155,11 @@ def shortest(path: Path) -> str:
     return plain(min(str(path), os.path.relpath(path), key=len))
 
 
-def write_tables(args: Args, runs: list, scores, seen: dict, missing: list[str]) -> tuple[dict, list[str]]:
+def write_tables(args: Args, runs: list, scores, seen: dict, missing: list[str], differences: list) -> dict:
     """Each table in a file of its own (Markdown, CSV, LaTeX), and all in tables.md, which is printed too unless
-    `args.brief`. Returns the numbers by `Key`, and what is missing with what the bootstrap lacks."""
+    `args.brief`. differences: of the bootstrap. Returns the numbers by `Key`."""
     out, found = args.runs / "report", by_key(aggregate(scores, SHOWN))
-    beside = published.read() if args.published else None
-    grids, differences = arrange(runs, found, seen, beside), []
-    for block in seen if args.resamples else ():
-        done, notes = bootstrap.compare(block, seen[block].folder, runs, scores, args.resamples)
-        named = {line.partition(" unusable (")[0] for line in missing}  # whatever is wrong with it, once is enough
-        missing = missing + [note for note in notes if note.partition(" unusable (")[0] not in named]
-        differences += done
+    grids = arrange(runs, found, seen, published.read() if args.published else None)
     named = {name: [grid for grid in grids if grid.name == name] for name in PAPER}
     named |= {"calibration": bootstrap.arrange(differences, seen)}
     legend = LEGEND + (f"\n{bootstrap.LEGEND}" if differences else "")
@@ -174,12 +178,12 @@ def write_tables(args: Args, runs: list, scores, seen: dict, missing: list[str])
     bootstrap.write_csv(out / "bootstrap.csv", differences)
     latex.write(out, {name: some for name, some in named.items() if some}, notes)
     tables = [render_markdown(grid) for some in named.values() for grid in some] or ["No evaluated run yet.\n"]
-    lines = ["Missing:\n", *(f"- {line}" for line in dict.fromkeys(missing))] if missing else []
+    lines = ["Missing:\n", *(f"- {line}" for line in missing)] if missing else []
     text = "\n".join([*tables, *(f"{note}\n" for note in notes), *lines])
     cli.write_text(out / "tables.md", text + "\n" if lines else text)
     if not args.brief:
         print(text)
-    return found, missing
+    return found
 
 
 if __name__ == "__main__":

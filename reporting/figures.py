@@ -8,7 +8,9 @@ import json
 import multiprocessing
 import os
 import re
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -434,49 +436,89 @@ def is_current(folder: Path, names: list[str], index: dict, stamp: str) -> bool:
                for name, entry in zip(names, entries, strict=True))
 
 
-def draw_block(scores, block: Block, seen: Seen, args, folder: Path, readme: bool = False) -> list[str]:
-    """The figures of one block that `args.figures` asks for, as PNG and SVG; for the README some of them, as PNG. What
-    is up to date is left as it is, what shows runs that are gone is removed. What cannot be drawn is named in the lines
-    that are returned, and the rest goes on."""
-    title = f"{label(block.set, 30)}, N = {block.n}" + (f"\n{DEMO}" if seen.demo else "")
-    title += "" if block.precision == "32" else f"\nscored in {label(block.precision, 20)}"
-    lines: list[str] = []
-    wanted = figures_of_scores(scores, seen, title, args.heatmap or HEATMAPS)
-    asked = "all" if readme else args.figures
-
-    def leave_out(names, why):
-        names = [name for name in names if (not readme or name in README_SHOWS) and is_asked(name, asked)]
-        lines.extend([f"{block.name}: not drawn: {', '.join(names)}: {plain(why)}"] if names else [])
-
-    set_is_asked = any(is_asked(name, asked) for name in OF_SET)
-    if set_is_asked:
+@contextmanager
+def open_pool() -> Iterator[Executor]:
+    """The processes that draw; where anything is raised they are not waited for longer than a figure takes."""
+    processes = min(4, len(os.sched_getaffinity(0)))
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
         try:
-            wanted |= open_figures_of_set(block, seen, title, args, leave_out)
-        except BROKEN as error:
-            leave_out(OF_SET, error)
-    slug, formats = ("demo", ("png",)) if readme else (block.slug, ("png", "svg"))
-    wanted = {name: how for name, how in wanted.items() if not readme or name in README_SHOWS}
-    index, code = {} if readme else read_index(folder), drawn_by()
-    stamps = {name: fingerprint(code, draw.__name__, *data) for name, (draw, *data) in wanted.items()}
-    files = {name: [f"{slug}_{name}.{kind}" for kind in formats] for name in wanted}
-    current = [name for name in wanted if is_current(folder, files[name], index, stamps[name])]
-    to_draw = [name for name in wanted if name not in current and is_asked(name, asked)]
-    with ProcessPoolExecutor(min(4, len(os.sched_getaffinity(0))), multiprocessing.get_context("fork")) as pool:
-        jobs = {name: pool.submit(write_figure, folder / f"{slug}_{name}", formats, *wanted[name]) for name in to_draw}
-        for name, job in tqdm(jobs.items(), desc=f"figures of {plain(block.name)}", unit="", disable=None):
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+class Drawing:
+    """The figures of one block that `args.figures` asks for, as PNG and SVG; for the README some of them, as PNG.
+
+    They are begun at once, in the processes of `pool`, and finished by `finish`, so that other work can go on beside
+    it. What is up to date is left as it is, what shows runs that are gone is removed."""
+
+    def __init__(self, pool: Executor, scores, block: Block, seen: Seen, args, folder: Path, readme: bool = False):
+        self.block, self.folder, self.readme, self.lines = block, folder, readme, []
+        self.asked = "all" if readme else args.figures
+        self.slug, formats = ("demo", ("png",)) if readme else (block.slug, ("png", "svg"))
+        wanted = self.choose(scores, seen, args)
+        self.index, code = {} if readme else read_index(folder), drawn_by()
+        self.stamps = {name: fingerprint(code, draw.__name__, *data) for name, (draw, *data) in wanted.items()}
+        self.files = {name: [f"{self.slug}_{name}.{kind}" for kind in formats] for name in wanted}
+        self.current = [name for name in wanted
+                        if is_current(folder, self.files[name], self.index, self.stamps[name])]
+        to_draw = [name for name in wanted if name not in self.current and is_asked(name, self.asked)]
+        self.jobs = {name: pool.submit(write_figure, folder / f"{self.slug}_{name}", formats, *wanted[name])
+                     for name in to_draw}
+
+    def choose(self, scores, seen: Seen, args) -> dict[str, tuple]:
+        """{name: (draw function, *data)} of all figures that could be drawn, or are not asked for."""
+        block = self.block
+        title = f"{label(block.set, 30)}, N = {block.n}" + (f"\n{DEMO}" if seen.demo else "")
+        title += "" if block.precision == "32" else f"\nscored in {label(block.precision, 20)}"
+        wanted = figures_of_scores(scores, seen, title, args.heatmap or HEATMAPS)
+        if self.set_is_asked():
+            try:
+                wanted |= open_figures_of_set(block, seen, title, args, self.leave_out)
+            except BROKEN as error:
+                self.leave_out(OF_SET, error)
+        return {name: how for name, how in wanted.items() if not self.readme or name in README_SHOWS}
+
+    def set_is_asked(self) -> bool:
+        return any(is_asked(name, self.asked) for name in OF_SET)
+
+    def leave_out(self, names: Iterable[str], reason: object) -> None:
+        """Note that figures are not drawn, those that are asked for."""
+        names = [name for name in names if is_asked(name, self.asked) and (not self.readme or name in README_SHOWS)]
+        if names:
+            self.lines.append(f"{self.block.name}: not drawn: {', '.join(names)}: {plain(reason)}")
+
+    def finish(self) -> list[str]:
+        """Wait for the figures. Returns what could not be drawn, a line each."""
+        for name, job in tqdm(self.jobs.items(), desc=f"figures of {plain(self.block.name)}", unit="", disable=None):
             reason = job.result()
             if reason:
-                leave_out([name], reason)
+                self.leave_out([name], reason)
             else:
-                current.append(name)
-    if not readme:
-        entries = {file: {"drawn_from": stamps[name], "sha256": hash_of(folder / file)}
-                   for name in current for file in files[name] if (folder / file).is_file()}
-        if not set_is_asked:  # figures of the set are still those of the set that the slug names
-            entries |= {file: entry for file, entry in index.items()
-                        if is_of_block(file, slug) and file.removeprefix(f"{slug}_").startswith(OF_SET)}
-        tidy_up(folder, slug, entries, {name: entry for name, entry in index.items() if not is_of_block(name, slug)})
-    return lines
+                self.current.append(name)
+        if not self.readme:
+            self.tidy_up()
+        return self.lines
+
+    def tidy_up(self) -> None:
+        """Remove the block's figures that show runs that are gone, and write the index: the block's figures and those
+        of other blocks. Files that are no figures of ours are left alone."""
+        folder, index = self.folder, read_index(self.folder)  # other blocks may have changed it
+        kept = {file: {"drawn_from": self.stamps[name], "sha256": hash_of(folder / file)}
+                for name in self.current for file in self.files[name] if (folder / file).is_file()}
+        for file, entry in index.items():
+            of_set = is_of_block(file, self.slug) and file.removeprefix(f"{self.slug}_").startswith(OF_SET)
+            if of_set and not self.set_is_asked():  # still those of the set that the slug names
+                kept[file] = entry
+        for path in sorted(folder.glob("*")) if folder.is_dir() else ():
+            if is_of_block(path.name, self.slug) and path.name not in kept and path.is_file():
+                path.unlink()
+        kept |= {file: entry for file, entry in index.items() if not is_of_block(file, self.slug)}
+        kept = {file: entry for file, entry in sorted(kept.items()) if (folder / file).is_file()}
+        if kept or (folder / INDEX).exists():
+            cli.write_text(folder / INDEX, json.dumps(kept, indent=1))
 
 
 def is_of_block(file: str, slug: str) -> bool:
@@ -502,17 +544,6 @@ def open_figures_of_set(block: Block, seen: Seen, title: str, args, leave_out) -
         return plots | photographs
     leave_out(photographs, RIGHTS)
     return plots
-
-
-def tidy_up(folder: Path, slug: str, entries: dict, others: dict) -> None:
-    """Remove the figures of a block that are not in `entries`, for they show runs that are gone, and write the index:
-    these entries and those of other blocks. Files that are no figures of ours are left alone."""
-    for path in sorted(folder.glob("*")) if folder.is_dir() else ():
-        if is_of_block(path.name, slug) and path.name not in entries and path.is_file():
-            path.unlink()
-    index = {name: entry for name, entry in sorted((entries | others).items()) if (folder / name).is_file()}
-    if index or (folder / INDEX).exists():
-        cli.write_text(folder / INDEX, json.dumps(index, indent=1))
 
 
 def remove_others(folder: Path, blocks: list[Block]) -> None:

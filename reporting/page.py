@@ -35,9 +35,10 @@ FORMS = [(), *CELLS]  # of an image: clean, and the 85 corrupted ones
 SAMPLES, SIDE, QUALITY = 8, 112, 80  # images of a set at most; their pixels at most; of WebP
 
 
-def write_page(path, runs, scores, seen, missing, tables, with_images):
-    """Write the page of a report to `path`. seen: {block: Seen}; tables: CSV files to hand on. Returns its bytes."""
-    text = render(gather(runs, scores, seen, missing, tables, with_images))
+def write_page(path, runs, scores, seen, missing, tables, samples):
+    """Write the page of a report to `path`. seen: {block: Seen}; tables: CSV files to hand on; samples: what `sample`
+    gives, by block. Returns its bytes."""
+    text = render(gather(runs, scores, seen, missing, tables, samples))
     cli.write_text(path, text)
     return len(text.encode())
 
@@ -52,14 +53,14 @@ def check_path(path):
 
 # --- the data
 
-def gather(runs, scores, seen, missing, tables, with_images):
+def gather(runs, scores, seen, missing, tables, samples):
     """All that the page shows, ready for JSON."""
     blocks, notes = blocks_of(scores), []
     stats, shown = aggregate(scores, METRICS), []
     order = sorted(range(len(runs)), key=lambda i: (runs[i].args["dataset"], *rank(runs[i].row), runs[i].seed))
     places = {index: place for place, index in enumerate(order)}
     for block in blocks:
-        explorer, more = sample(block, seen[block].folder, runs, scores, with_images)
+        explorer, more = samples[block]
         notes += more
         shown.append(block._asdict() | {
             "name": name_of(block, blocks), "demo": seen[block].demo, "explorer": explorer,

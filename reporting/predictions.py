@@ -80,9 +80,19 @@ def find_set(block, sets):
 
 
 def read_array(path: Path, shape: tuple | None = None, mmap: bool = False) -> np.ndarray:
-    """A .npy file of ours: numbers, all finite, of this shape where one is given. mmap: leave it on disk (and then its
-    values unchecked). Raises OSError, or DamagedFile naming the file."""
+    """A .npy file of ours: numbers, all finite, of this shape where one is given; read-only. mmap: leave it on disk,
+    its values unchecked. Raises OSError, or DamagedFile naming the file."""
     check_regular(path)
+    state = path.stat()
+    values = load_array(path, mmap, state.st_mtime_ns, state.st_size, state.st_ino)
+    if shape is not None and values.shape != shape:
+        raise cli.DamagedFile(f"{path} is damaged (its shape is {values.shape}, not {shape})")
+    return values
+
+
+@functools.lru_cache(maxsize=128)  # more than the files of one run, which are looked at several times
+def load_array(path: Path, mmap: bool, *state: int) -> np.ndarray:
+    """`read_array` without a shape. state: of the file, so that a change is noticed."""
     try:
         values = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
     except OSError:
@@ -91,10 +101,9 @@ def read_array(path: Path, shape: tuple | None = None, mmap: bool = False) -> np
         raise cli.DamagedFile(f"{path} is damaged ({cli.first_line(error)})") from None
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf":
         raise cli.DamagedFile(f"{path} is damaged (it holds no array of numbers)")
-    if shape is not None and values.shape != shape:
-        raise cli.DamagedFile(f"{path} is damaged (its shape is {values.shape}, not {shape})")
     if not mmap and not np.isfinite(values).all():
         raise cli.DamagedFile(f"{path} is damaged (it holds NaN or infinity)")
+    values.flags.writeable = False
     return values
 
 

@@ -339,7 +339,7 @@ def render_markdown(grid):
 # --- in a terminal ---
 
 NARROW = (("clean", "macro_f1"), ("clean", "ece"), ("corrupted", "macro_f1"), ("corrupted", "ece"))
-WIDTH = 80  # columns of a terminal
+WIDTH, COLUMN = 80, 14  # characters: of a terminal's line, of a number of the narrow table
 
 
 def narrow(found: dict[Key, object], blocks: Iterable[Block], demo: bool, most: int) -> list[str]:
@@ -358,16 +358,16 @@ def narrow(found: dict[Key, object], blocks: Iterable[Block], demo: bool, most: 
         return ["No evaluated run yet."]
     several = len({block for block, _, _ in rows}) > 1
     names = [f"{name}, {plain(block.set)}" if several else name for block, name, _ in rows]
-    width = min(max(map(len, [*names, "algorithm"])), WIDTH - 4 * 15)
+    width = min(max(map(len, [*names, "algorithm"])), WIDTH - 4 * COLUMN)
     where = "several sets" if several else plain(rows[0][0].set)
     meaning = ": %, CE -> calibrated" + (f"; {DEMO}" if demo else "")
     heads = [f"{domain} {HEADINGS[metric]}" for domain, metric in NARROW]
-    title = shorten(where, WIDTH - len(meaning)) + meaning
-    lines = [title, "".join(["algorithm".ljust(width), *(head.rjust(15) for head in heads)])]
+    lines = [shorten(where, WIDTH - len(meaning)) + meaning,
+             "".join(["algorithm".ljust(width), *(head.rjust(COLUMN) for head in heads)])]
     room = most - len(lines)
     shown = len(rows) if len(rows) <= room else room - 1
     for (_, _, cells), name in list(zip(rows, names, strict=True))[:shown]:
-        lines.append("".join([shorten(name, width).ljust(width), *(cell.rjust(15) for cell in cells)]))
+        lines.append("".join([shorten(name, width).ljust(width), *(cell.rjust(COLUMN) for cell in cells)]))
     if shown < len(rows):
         lines.append(f"and {len(rows) - shown} rows more, in the tables")
     return lines
@@ -379,8 +379,9 @@ def narrow_number(line: object | None) -> str:
 
 
 def shorten(text: str, width: int) -> str:
-    """A text that is not longer than that."""
-    return text if len(text) <= width else f"{text[:width - 1]}~"
+    """A text that is not longer than that: of a longer one the middle is left out."""
+    tail = 2 * (width - 2) // 3  # what separates two names stands at their end
+    return text if len(text) <= width else f"{text[:width - 2 - tail]}..{text[len(text) - tail:]}"
 
 
 # --- CSV ---

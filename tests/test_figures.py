@@ -100,7 +100,7 @@ def copy(runs, built, tmp_path, monkeypatch):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"folder": str(tmp_path / "Demo-C")}))
     for module in (figures, pictures):
         for name in vars(module):
-            if name.startswith("draw_") and name != "draw_block":
+            if name.startswith("draw_"):
                 monkeypatch.setattr(module, name, lambda *_: None)
     monkeypatch.setattr(predictions.metrics, "ece_floor", lambda *_, **__: 0.1)
     saved = set()

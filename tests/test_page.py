@@ -27,6 +27,7 @@ from datasets import keyed_rng
 from datasets.fer_c import CELLS, open_set
 from datasets.images import read_image
 from reporting import page
+from test_report import NoFigures
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
@@ -55,7 +56,7 @@ def make_page(runs, **options):
     """(the HTML, the data in it)"""
     path = runs.parent / "page.html"
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
-        patch.setattr(report, "draw_block", lambda *_: [])
+        patch.setattr(report, "Drawing", NoFigures)
         patch.setattr(metrics, "ece_floor", lambda *_, **__: 0.1)
         assert report.main(report.Args(runs, html=path, **options)) == 0
     assert f"page: {path} (" in out.getvalue()

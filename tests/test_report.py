@@ -90,6 +90,16 @@ def run_report(runs, **options):
     return out.getvalue()
 
 
+class NoFigures:
+    """Stands in for `figures.Drawing`: draws nothing."""
+
+    def __init__(self, *_):
+        pass
+
+    def finish(self):
+        return []
+
+
 TABLE1 = "Table 1: clean and corrupted images"
 
 
@@ -124,7 +134,7 @@ def example(tmp_path_factory):
     make_run(runs, ferplus, "SCN", "focal", 0)
     make_run(runs, ferplus, "baseline", "ce", 0, noise=0.1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "draw_block", lambda *_: [])  # figures: test_figures.py
+        patch.setattr(report, "Drawing", NoFigures)  # figures: test_figures.py
         return runs, run_report(runs, resamples=100)
 
 
@@ -135,7 +145,7 @@ def copy(example, tmp_path, monkeypatch):
         shutil.copytree(path, tmp_path / "runs" / path.name, ignore=shutil.ignore_patterns("predictions"))
         if (path / "predictions").exists():
             (tmp_path / "runs" / path.name / "predictions").symlink_to(path / "predictions")
-    monkeypatch.setattr(report, "draw_block", lambda *_: [])
+    monkeypatch.setattr(report, "Drawing", NoFigures)
     monkeypatch.setattr(reporting.predictions.metrics, "ece_floor", lambda *_, **__: 0.1)
     return tmp_path / "runs"
 

@@ -102,7 +102,7 @@ def test_a_pair_differs_in_the_loss_only(made):
     ("lr_decay", 0.9, "lr decay 0.9"), ("skip_first_epoch", True, "skip first epoch yes"),
     ("data", ["classes=7"], "data classes=7"), ("data_sha256", "ab" * 32, "training data abababab")])
 def test_everything_that_changes_the_result_separates_rows(copy, name, value, words):
-    for path in copy.rglob("args.json"):
+    for path in sorted(copy.rglob("args.json")):
         args = args_of(path.parent)
         usual = {"data_sha256": "00" * 32}.get(name)
         path.write_text(json.dumps(args | ({name: usual} if usual else {}) | {"backbone": "resnet18", "margin": 8.0}))
@@ -259,7 +259,7 @@ def test_one_damaged_run_never_stops_report_or_page(copy, damage):
     DAMAGE[damage](run)
     text = run_report(copy, html=copy.parent / "page.html", resamples=5)
     assert read_table(text)["clean", "baseline, backbone mobilenetv3_small_100"]["Demo-C CE F1"] != "—"
-    if damage != "epochs a word":
+    if damage not in ("epochs a word", "settings nested"):  # which its scores do not depend on
         assert str(run) in text.partition("Missing:")[2]
     assert (copy.parent / "page.html").stat().st_size > 100_000
 
@@ -342,8 +342,8 @@ def test_brief_is_ten_narrow_lines(copy):
     assert "demo data: shows function, not findings" in lines[0]
     assert any(line.startswith("page: ") for line in lines) and any(line.startswith("tables: ") for line in lines)
     assert lines[-1].startswith("next: ")
-    (line,) = [line for line in lines if "mobilenet" in line]
-    assert line.count(" -> ") == 4
+    rows = [line for line in lines if line.count(" -> ") == 4]
+    assert len(rows) == 3 and len({line[:24] for line in rows}) == 3
     assert (copy / "report" / "tables.md").exists()
 
 

@@ -21,7 +21,7 @@ from reporting import bootstrap, latex, published
 from reporting.predictions import Seen, examine
 from reporting.runs import Block, name_missing, read_runs, tidy, wanted_rows
 from reporting.tables import DEMO, LEGEND, PAPER, Cell, mark_best, name_blocks, number, spell, spell_loss
-from test_report import TABLE1, K, N, find, make_run, make_set, read_table, run_report, strip
+from test_report import TABLE1, K, N, NoFigures, find, make_run, make_set, read_table, run_report, strip
 
 METRICS = {  # of scores.csv -> heading, how much of the unit a printed 1 is, digits
     "accuracy": ("accuracy", 100, 1), "macro_f1": ("F1", 100, 1), "ece": ("ECE", 100, 1), "cece": ("CECE", 100, 1),
@@ -49,7 +49,7 @@ def example(tmp_path_factory):
             make_run(root / "runs", sets[dataset], script, loss, seed, dataset, noise, image_size=224,
                      classes=list("abcdef"), noise_realised=RATE if noise == 0.2 else 0.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "draw_block", lambda *_: [])
+        patch.setattr(report, "Drawing", NoFigures)
         return root / "runs", run_report(root / "runs", published=True, resamples=200)
 
 
@@ -59,7 +59,7 @@ def copy(example, tmp_path, monkeypatch):
     shutil.copytree(example[0], tmp_path / "runs", ignore=shutil.ignore_patterns("predictions", "report"))
     for path in example[0].glob("run*"):
         (tmp_path / "runs" / path.name / "predictions").symlink_to(path / "predictions")
-    monkeypatch.setattr(report, "draw_block", lambda *_: [])
+    monkeypatch.setattr(report, "Drawing", NoFigures)
     monkeypatch.setattr(report, "examine", lambda block, *_: Seen({}, {"clean": [0.1]}, block.dataset == "demo", []))
     return tmp_path / "runs"
 
@@ -578,7 +578,7 @@ def test_all_tex_compiles_whatever_the_names(copy):
 
 
 def test_demo_is_labelled_in_every_table(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "draw_block", lambda *_: [])
+    monkeypatch.setattr(report, "Drawing", NoFigures)
     demo = make_set(tmp_path / "Demo-C", "dddd2222")
     for loss in ("ce", "maxent+mbls"):
         make_run(tmp_path / "runs", demo, "baseline", loss, 0, "demo")
