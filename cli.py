@@ -9,6 +9,7 @@ import json
 import math
 import os
 import platform
+import re
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -130,7 +131,8 @@ def lock(folder, doing):
         held.close()
         raise UserError(f"another process is {doing} {folder}; wait for it or choose another folder") from None
     for left in folder.glob(".*.tmp"):
-        left.unlink(missing_ok=True)
+        if re.fullmatch(r"\..+\.[0-9]+\.tmp", left.name):  # as `write_whole` names them
+            left.unlink(missing_ok=True)
     return held
 
 

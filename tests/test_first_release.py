@@ -1,8 +1,9 @@
 """Sets and runs that the first release made still open, resume, score and report.
 
-first_release/sets.tar.xz and runs.tar.xz were written by that release from drawn faces of 32 pixels (3 test images, 128
-training images), with the small network of conftest.py in the place of ResNet-18: a set with its images as JPEG, one
-without images, two shards that wait for their merge; a finished and scored run; a run stopped inside its second epoch.
+fixtures/first_release/sets.tar.xz and runs.tar.xz were written by that release from drawn faces of 32 pixels (3 test
+images, 128 training images), with the small network of conftest.py in the place of ResNet-18: a set with its images as
+JPEG, one without images, two shards that wait for their merge; a finished and scored run; a run stopped inside its second
+epoch.
 """
 import tarfile
 from pathlib import Path
@@ -21,7 +22,7 @@ from datasets.fer_c import CELLS, open_set, verify
 from support import run_folder
 
 pytestmark = pytest.mark.usefixtures("small")
-HERE = Path(__file__).parent / "first_release"
+HERE = Path(__file__).parent / "fixtures/first_release"
 MACHINE = settings.Machine(precision="32", workers=0)
 DATA = ("train=128", "val=8", "test=3")
 FINISHED, STOPPED = "runs/demo/baseline/ce/noise0/seed0", "runs/demo/SCN/maxent+mbls/noise0/seed0"
