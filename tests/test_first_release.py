@@ -2,8 +2,8 @@
 
 fixtures/first_release/sets.tar.xz and runs.tar.xz were written by that release from drawn faces of 32 pixels (3 test
 images, 128 training images), with the small network of conftest.py in the place of ResNet-18: a set with its images as
-JPEG, one without images, two shards that wait for their merge; a finished and scored run; a run stopped inside its second
-epoch.
+JPEG, one without images, two shards that wait for their merge; a finished and scored run; a run stopped inside its
+second epoch.
 """
 import tarfile
 from pathlib import Path
