@@ -79,12 +79,16 @@ def find_set(block, sets):
     return None
 
 
+CACHED = 2**15  # bytes: larger files are read again each time, so that memory does not grow with the set
+
+
 def read_array(path: Path, shape: tuple | None = None, mmap: bool = False) -> np.ndarray:
     """A .npy file of ours: numbers, all finite, of this shape where one is given; read-only. mmap: leave it on disk,
     its values unchecked. Raises OSError, or DamagedFile naming the file."""
     check_regular(path)
     state = path.stat()
-    values = load_array(path, mmap, state.st_mtime_ns, state.st_size, state.st_ino)
+    load = load_array if state.st_size <= CACHED else load_array.__wrapped__
+    values = load(path, mmap, state.st_mtime_ns, state.st_size, state.st_ino)
     if shape is not None and values.shape != shape:
         raise cli.DamagedFile(f"{path} is damaged (its shape is {values.shape}, not {shape})")
     return values

@@ -169,6 +169,10 @@ def plan_usual(paper, runs, blocks, names):
     for domain, noise in product(paper.domains, sorted({run.row.noise for run in runs})):
         some = [run for run in runs if run.row.noise == noise]
         pairs = variants(run.row for run in some if run.row.loss in losses)
+        begun = {variant._replace(constants="") for variant in pairs}
+        for run in some:  # with other losses only
+            key = run.row._replace(loss="", constants="")
+            pairs |= {} if key in begun else {key: {}}
         rows = []
         for variant in sorted(pairs, key=rank):
             members = {loss: pairs[variant].get(loss, Row(variant.algorithm, loss, noise, variant.settings))
