@@ -14,6 +14,7 @@ from cli import UserError
 from conftest import SIZE
 from datasets.fer_c import CELLS, open_set
 from models.resnet import ResNet18
+from sealing import reseal
 
 
 pytestmark = pytest.mark.usefixtures("small")
@@ -74,10 +75,12 @@ def test_a_set_without_images_asks_for_memory(new_run, build_args, tmp_path):
 
 def test_other_images_than_the_builders_are_refused(new_run, built, tmp_path):
     changed = Path(shutil.copytree(built, tmp_path / "Demo-C", ignore=shutil.ignore_patterns("images")))
-    manifest = json.loads((changed / "manifest.json").read_text())
-    manifest["software"]["numpy"] = "1.0"
-    manifest["made_with"]["seed"] = 5  # stands for a numpy that draws other numbers
-    (changed / "manifest.json").write_text(json.dumps(manifest))
+
+    def change(manifest):
+        manifest["software"]["numpy"] = "1.0"
+        manifest["made_with"]["seed"] = 5  # stands for a numpy that draws other numbers
+
+    reseal(changed, change)
     with pytest.raises(UserError, match=r"not the ones the set was built with \(numpy 1.0 there, .* here\)"):
         score(new_run("run"), changed, on_the_fly=True)
     assert not (tmp_path / "run/predictions").exists()
@@ -88,5 +91,5 @@ def test_an_unreadable_clean_image_is_one_line(new_run, built, tmp_path, workers
     damaged = Path(shutil.copytree(built, tmp_path / "Demo-C", ignore=shutil.ignore_patterns("images")))
     victim = sorted(damaged.glob("clean/*"))[3]
     victim.write_bytes(victim.read_bytes()[:300])
-    with pytest.raises(UserError, match=f"{victim.name}: not a readable image"):
+    with pytest.raises(UserError, match=f"{victim.name} is not the file that was built"):
         score(new_run("run"), damaged, on_the_fly=True, workers=workers)
