@@ -88,6 +88,6 @@ def test_its_runs_are_reported_beside_new_ones(old, demo_root, capsys):
     (folder,) = (old / FINISHED).parent.glob("seed1-*")
     evaluate.main(evaluate.Args(folder, set=(old / "Demo-C",), machine=MACHINE))
     capsys.readouterr()
-    report.main(report.Args(old / "runs", resamples=20))
+    report.main(report.Args(old / "runs", resamples=20, figures="none"))
     table = pd.read_csv(old / "runs/report/table1.csv")
     assert set(table["algorithm"]) == {"baseline"} and set(table["seeds"]) == {2}
