@@ -201,22 +201,16 @@ def test_manifests_that_are_none(tables, content):
         open_set(tables)
 
 
-def test_opening_a_large_set_is_quick(tmp_path):
-    """344,000 lines, as AffectNet's; the bound is far above the second that it takes."""
-    import time
-
+def test_the_list_of_a_large_set_is_read(tmp_path):
+    """344,000 lines, as AffectNet's: every hash at its place."""
     ids = [f"image{i:05}" for i in range(4000)]
     data = np.random.default_rng(0).integers(0, 256, (86, 4000, 32), dtype=np.uint8)
     sums = {name: data[:, i].tobytes() for i, name in enumerate(ids)}
     for name in set_files.TABLES[:4]:
         (tmp_path / name).write_text(name)
     fer_c.seal(tmp_path, {}, sums, "png")
-    began = time.process_time()
     found = Checksums(tmp_path, json.loads((tmp_path / "manifest.json").read_text())["content"]).of_images(ids, "png")
-    seconds = time.process_time() - began
-    print(f"{seconds:.2f} s of processor time")
     np.testing.assert_array_equal(found, data)
-    assert seconds < 5
 
 
 def test_ids_that_look_like_missing_values(built, tmp_path):
@@ -587,12 +581,13 @@ def test_a_damaged_build_json_is_one_line(build_args, few, tmp_path, content):
 
 # ---- mutations
 
-def test_two_hundred_damaged_files(tmp_path):
+@pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.slow)])
+def test_damaged_files_of_a_set(tmp_path, count):
     from fuzz_sets import FILES, fuzz
 
-    counts = fuzz(tmp_path, 200, 12)
-    assert sum(counts[kind, "refused"] + counts[kind, "opened unharmed"] for kind in FILES) == 200
-    assert sum(counts[kind, "past the header"] for kind in FILES) >= 50
+    counts = fuzz(tmp_path, count, 12)
+    assert sum(counts[kind, "refused"] + counts[kind, "opened unharmed"] for kind in FILES) == count
+    assert sum(counts[kind, "past the header"] for kind in FILES) >= count / 4
 
 
 def test_fuzz_sets_is_a_script():

@@ -194,7 +194,7 @@ def test_gibbs_with_a_uniform_prior_is_the_focal_loss(logits):
     logits = torch.tensor([logits])
     target = torch.tensor([1])
     gibbs = losses.build("maxent", logits.shape[1], multiplier="gibbs").terms(logits, target)
-    assert gibbs["maxent"] == 0
+    assert abs(gibbs["maxent"].item()) < 1e-12  # 0 but for the rounding of a uniform softmax
     assert gibbs["focal"] == losses.build("focal", logits.shape[1])(logits, target)
 
 

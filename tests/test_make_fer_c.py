@@ -146,6 +146,7 @@ def test_finished_chunks_are_not_made_again(build_args, tmp_path, monkeypatch):
     assert seen == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_kill_9_and_start_again(built, demo_root, tmp_path):
     out = tmp_path / "Demo-C"
     process = subprocess.Popen(command(demo_root, out), cwd=ROOT, stdout=subprocess.DEVNULL,
@@ -670,6 +671,7 @@ def small_disk(folder, options):
         subprocess.run(["umount", "-l", folder], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_really_full(built, build_args, tmp_path):
     with small_disk(tmp_path / "disk", "size=3m") as disk:
         with pytest.raises(UserError, match="cannot write .*No space left on device; what is done is kept in "):

@@ -253,7 +253,11 @@ def rewrite(path, old, new):
     path.write_text(text.replace(old, new, 1) if "#" not in new else text.replace(old, new.replace("#", ""), 1))
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
+FAST = ("NaN in one cell", "random bytes", "args.json a FIFO", "contents a list", "set.json a list", "logits NaN")
+
+
+@pytest.mark.parametrize("damage", [
+    pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in DAMAGE])
 def test_one_damaged_run_never_stops_report_or_page(copy, damage):
     run = find(copy, loss="ce", seed=1)
     DAMAGE[damage](run)
@@ -299,6 +303,7 @@ def test_where_nothing_can_be_written_is_said_before_the_work(copy, monkeypatch)
 
 # --- figures on demand
 
+@pytest.mark.slow
 def test_figures_that_are_up_to_date_are_not_drawn_again(copy, monkeypatch):
     options = {"figures": "severity,figure6"}
     run_report(copy, **options)

@@ -93,7 +93,7 @@ def test_a_run_is_scored(start, built, name, monkeypatch):
     row = pd.read_csv(folder / "metrics.csv").iloc[0]
     own = {"SCN": ["rank"], "DMUE": ["latent", "similarity", "auxiliary"]}.get(name, [])
     assert [key for key in row.index if key.startswith("train_")] == [f"train_{term}" for term in ["ce", *own]]
-    evaluate.main(evaluate.Args(folder, set=(built,), limit=2, machine=MACHINE))
+    evaluate.main(evaluate.Args(folder, set=(built,), machine=MACHINE))
     scores = pd.read_csv(folder / "scores.csv").pivot_table(index=["corruption", "severity"], columns="metric",
                                                             values="value", dropna=False)
     assert np.isfinite(scores[["macro_f1", "ece", "nll"]]).sum().tolist() == [1 + 85 + 3] * 3  # clean, cells, means

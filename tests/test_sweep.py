@@ -417,6 +417,7 @@ def test_grid_of_run(place):
     assert len(rest) == 1 and "train_" not in rest[0] and shlex.quote(folders[0]) in rest[0]
 
 
+@pytest.mark.slow
 def test_a_finished_grid_only_reports(place):
     first = place.bash("--demo", "--only", "/ce")
     assert first.returncode == 0, first.stderr

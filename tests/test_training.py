@@ -192,7 +192,7 @@ def test_settings_go_command_line_protocol_recipe_default():
         return args.run, args.loss
 
     run, loss = parsed("--dataset demo")
-    assert (run.epochs, run.image_size, run.weights, run.class_weights) == (3, 48, "none", "balanced")
+    assert (run.epochs, run.image_size, run.weights, run.class_weights) == (3, 64, "none", "balanced")
     assert loss.detach_multiplier
     run, loss = parsed("--dataset ferplus")
     assert (run.epochs, run.image_size, run.weights, run.class_weights) == (20, 224, "imagenet", "none")
