@@ -458,7 +458,8 @@ class Drawing:
         self.block, self.folder, self.readme, self.lines = block, folder, readme, []
         self.asked = "all" if readme else args.figures
         self.slug, formats = ("demo", ("png",)) if readme else (block.slug, ("png", "svg"))
-        wanted = self.choose(scores, seen, args)
+        there = folder.is_dir() and any(is_of_block(path.name, self.slug) for path in folder.iterdir())
+        wanted = self.choose(scores, seen, args) if there or self.asked != "none" else {}
         self.index, code = {} if readme else read_index(folder), drawn_by()
         self.stamps = {name: fingerprint(code, draw.__name__, *data) for name, (draw, *data) in wanted.items()}
         self.files = {name: [f"{self.slug}_{name}.{kind}" for kind in formats] for name in wanted}

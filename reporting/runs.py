@@ -233,6 +233,8 @@ def find_runs(folder: Path) -> tuple[list[Path], list[str]]:
     for parent, folders, files in os.walk(folder, onerror=name_problem):
         if run_folder.ARGS in files or run_folder.ARGS in folders:
             paths.append(Path(parent) / run_folder.ARGS)
+        elif {run_folder.SCORES, run_folder.METRICS} & set(files):
+            problems.append(f"{parent} holds a run's results but no {run_folder.ARGS}: it is left out")
         folders[:] = [name for name in folders if name not in NOT_SEARCHED]
     return sorted(paths), problems
 

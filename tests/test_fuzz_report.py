@@ -3,6 +3,6 @@ from fuzz_report import fuzz
 
 
 def test_mutated_runs_are_named_and_sound_ones_stay(tmp_path):
-    counts, failures = fuzz(tmp_path, 100, 0)
+    counts, failures = fuzz(tmp_path, 60, 0)
     assert failures == []
-    assert sum(number for (_, outcome), number in counts.items() if outcome == "counted") > 25
+    assert sum(number for (_, outcome), number in counts.items() if outcome == "counted") > 20
