@@ -229,7 +229,7 @@ def parses(name: str, path: Path) -> bool:
         if name in TABLES:
             rows = list(csv.reader(io.StringIO(path.read_bytes().decode())))
             return len(rows) > 1 and len(rows[0]) > 1
-        np.load(path, allow_pickle=False)
+        np.load(path, mmap_mode="r", allow_pickle=False)  # a header may ask for all the memory there is
         return True
     except Exception:
         return False
