@@ -8,7 +8,13 @@ a hash of the settings that differ. `args.json` holds every setting, and beside 
   differs   {setting: value}: those that are not as in the recipe; the hash is of these
   contents  {setting: sha256}: of the files that a setting names
 
-Runs of the first release have none of the three. Everything here reads files only; nothing imports torch.
+Runs of the first release have none of the three.
+
+`predictions/<set>/` holds logits computed in float32, `predictions/<set>.bf16/` those in bfloat16: clean.npy and
+<corruption>/<severity>.npy (float32, N x K, in the set's order of classes), labels.npy, and set.json (origin, order of
+classes, whether images were verified, a digest for each file of logits).
+
+Everything here reads files only; nothing imports torch.
 """
 import csv
 import hashlib
@@ -58,7 +64,8 @@ def comparable(args: Mapping[str, Any], by_content: bool = True) -> dict[str, An
     by_content: a file counts by its content where that was recorded, else by its name. Two runs are seeds of one row
     only if these agree (see `varying`, which also knows what a run of the first release leaves out)."""
     recipe = args.get("recipe")
-    contents = args.get("contents") or {} if by_content else {}
+    contents = args.get("contents") if by_content else None
+    contents = contents if isinstance(contents, Mapping) else {}
     if isinstance(recipe, Mapping):
         names = recipe.keys() - set(PATH_SETTINGS)
     else:

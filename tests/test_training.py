@@ -458,10 +458,10 @@ def test_compiled_runs_train_and_score(trained, built, train_args, tmp_path):
     args.machine = replace(MACHINE, compile=True)
     folder = train(args)
     assert weights(folder).keys() == weights(trained).keys()
-    evaluate.main(evaluate.Args(folder, set=(built,), limit=4, machine=args.machine))
+    evaluate.main(evaluate.Args(folder, set=(built,), machine=evaluate.Machine(compile=True, workers=0)))
     logits = np.load(folder / "predictions" / built.name / "clean.npy")
     shutil.rmtree(folder / "predictions")
-    evaluate.main(evaluate.Args(folder, set=(built,), limit=4, machine=MACHINE))
+    evaluate.main(evaluate.Args(folder, set=(built,), machine=evaluate.Machine(workers=0)))
     np.testing.assert_allclose(np.load(folder / "predictions" / built.name / "clean.npy"), logits, rtol=1e-3, atol=1e-4)
 
 
