@@ -347,6 +347,7 @@ def test_workers_go_with_their_builder(demo_root, tmp_path):
     assert len(list(tmp_path.rglob("*"))) == before  # nobody writes any more
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_resumable(built, build_args, tmp_path, monkeypatch):
     write, count = fer_c.write_file, []
 
@@ -726,6 +727,7 @@ def test_a_source_that_changes_during_the_build(demo_root, build_args, tmp_path,
     assert not (tmp_path / "x").exists() and not list((tmp_path / "x.partial/journal").iterdir())
 
 
+@pytest.mark.slow
 def test_clocks_do_not_matter(built, build_args, tmp_path, monkeypatch):
     """Interrupted, then gone on with when the clock stands in 1970 and every file seems to be of the year 2100."""
     make, seen = make_fer_c.make_chunk, []

@@ -226,6 +226,7 @@ def test_curves_by_severity(example):
     assert curves["baseline", "ce"]["ece"][1, 0] == by_hand[by_hand["corruption"] == "clean"]["value"].item()
 
 
+@pytest.mark.slow
 def test_same_bytes_again_whatever_the_users_style(example, tmp_path):
     for name in ("one", "two"):
         for seed_loss in ("ce", "maxent+mbls"):
