@@ -98,7 +98,8 @@ def main(args: Args) -> int:
     for folder in (out, *([figures] if figures.exists() else []), *([args.html.parent] if args.html else [])):
         check_writable(folder)
     seen = {block: examine(block, runs, scores, args.set) for block in blocks}
-    missing += name_missing(runs, scores) + [plain(note) for block in blocks for note in seen[block].notes]
+    missing += name_missing(runs, scores, {block: seen[block].folder for block in blocks})
+    missing += [plain(note) for block in blocks for note in seen[block].notes]
     if not args.readme_figures:
         remove_others(figures, blocks)
     with open_pool() as pool:  # figures are drawn beside the rest of the work

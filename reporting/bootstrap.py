@@ -70,7 +70,7 @@ def compare(block, built, runs, scores, resamples):
         try:
             folder, info, labels = open_predictions(run, block)
         except BROKEN as error:
-            notes.append(unusable(run, block, error))
+            notes.append(unusable(run, block, error, built))
             return None
         try:
             where = built or Path(info["folder"])
@@ -85,7 +85,7 @@ def compare(block, built, runs, scores, resamples):
         try:
             return replicates(folder, labels, soft, cluster, weight[clusters]), kind, clusters
         except BROKEN as error:
-            notes.append(unusable(run, block, error))
+            notes.append(unusable(run, block, error, built))
             return None
 
     pairs_of_rows = {variant: [members.get(loss) for loss in LOSSES]

@@ -141,11 +141,11 @@ def sample(block, set_folder, runs, scores, with_images):
         except cli.DamagedFile as error:
             if built is None and not str(error).startswith(str(runs[index].folder)):
                 return None, [f"{block.name}: no explorer: {plain(error)}"]
-            notes.append(unusable(runs[index], block, error))
+            notes.append(unusable(runs[index], block, error, set_folder))
         except UserError as error:
             return None, [f"{block.name}: no explorer: {plain(error)}"]
         except BROKEN as error:
-            notes.append(unusable(runs[index], block, error))
+            notes.append(unusable(runs[index], block, error, set_folder))
     if built is None:
         return None, notes
     targets = [built.label[chosen], *(built.targets(*cell)[chosen] for cell in CELLS)]

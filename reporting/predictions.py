@@ -33,7 +33,7 @@ def examine(block, runs, scores, sets=()):
     """Read the predictions of a block's runs; `sets`: built sets to look at before those that predictions name. What
     cannot be used is named in `notes`, and the rest goes on."""
     bins, floors, notes, demo, floored = {}, {domain: [] for domain in DOMAINS}, [], block.dataset == "demo", set()
-    confusions, classes, built, soft = {}, (), None, None
+    confusions, classes, built, problems = {}, (), None, []
     some = [runs[index] for index in sorted(set(in_block(scores, block)["run"]))]
     for run in tqdm(some, desc=f"predictions on {plain(block.name)}", unit=" runs", disable=None):
         try:
@@ -60,7 +60,8 @@ def examine(block, runs, scores, sets=()):
             for domain, counted in own.items():
                 bins[run.row, domain] = bins.get((run.row, domain), 0) + counted
         except BROKEN as error:
-            notes.append(unusable(run, block, error))
+            problems.append((run, error))
+    notes += [unusable(run, block, error, built) for run, error in problems]  # some run says where the set is
     pairs = named_pairs(row for row, _ in bins)
     named = {(*key, domain): bins[row, domain] for key, row in pairs.items() for domain in DOMAINS
              if (row, domain) in bins}
@@ -143,8 +144,9 @@ def open_predictions(run: Run, block: Block) -> tuple[Path, dict, np.ndarray]:
     return folder, info, labels.astype(np.int64)
 
 
-def unusable(run, block, error):
-    return f"{run.folder}: predictions on {block.name} unusable ({plain(error)}): {run.again}"
+def unusable(run: Run, block: Block, error: Exception, built: Path | None) -> str:
+    """What is wrong with a run's predictions, and the command that mends it. built: the folder of their set."""
+    return f"{run.folder}: predictions on {block.name} unusable ({plain(error)}): {run.scoring_command([built])}"
 
 
 def read_probs(folder, *cell):

@@ -20,6 +20,7 @@ import cli
 import settings
 from cli import UserError
 from corruptions import CORRUPTIONS
+from datasets import DATASETS, default_set
 from support import run_folder
 
 ORDER = ("baseline", "SCN", "DMUE", "RUL", "swinv2")  # of the paper's tables; other algorithms follow by name
@@ -118,9 +119,13 @@ class Run:
     def seed(self):
         return self.args["seed"]
 
-    @property
-    def again(self):
-        return f"`{shlex.join(['python', 'evaluate.py', str(self.folder)])}`"
+    def scoring_command(self, sets: Iterable[Path | None] = ()) -> str:
+        """The command that scores this run on some built sets; None: on that which evaluate.py takes by itself."""
+        dataset = self.args["dataset"]
+        usual = default_set(dataset).resolve() if dataset in DATASETS else None
+        others = [str(folder) for folder in dict.fromkeys(sets) if folder is not None and folder.resolve() != usual]
+        more = ["--set", *others] if others else []
+        return f"`{shlex.join(['python', 'evaluate.py', str(self.folder), *more])}`"
 
 
 # --- reading ---
@@ -464,9 +469,13 @@ def absent_losses(rows: set[Row], losses: Iterable[str]) -> set[Row]:
     return {key._replace(loss=loss) for key, _ in there for loss in losses if (key, loss) not in there}
 
 
-def name_missing(runs, scores):
-    """What would fill the gaps, a line each: runs to evaluate, runs left out, runs to train."""
-    lines = [f"{run.folder}: {reason}: {run.again}" for run in runs for reason in run.lacks]
+def name_missing(runs: list[Run], scores: pd.DataFrame, sets: Mapping[Block, Path | None] = {}) -> list[str]:
+    """What would fill the gaps, a line each: runs to evaluate, runs left out, runs to train. sets: where the built sets
+    of the blocks lie, as far as that is known."""
+    lines = []
+    for run in runs:
+        its_sets = [folder for block, folder in sets.items() if block[:3] == run.trained]
+        lines += [f"{run.folder}: {reason}: {run.scoring_command(its_sets)}" for reason in run.lacks]
     scored = {}  # (run, what it was scored on, whatever the precision)
     for block in blocks_of(scores):
         scored.setdefault(block._replace(precision=""), set()).update(in_block(scores, block)["run"])
@@ -479,7 +488,8 @@ def name_missing(runs, scores):
             if twin:
                 lines.append(f"{run.folder}: left out of {block.name}: the same settings and seed as {twin.folder}")
             elif index not in scored[block._replace(precision="")]:
-                lines.append(f"{run.folder}: no scores on {block.name} with N = {block.n}: {run.again}")
+                command = run.scoring_command([sets.get(block)])
+                lines.append(f"{run.folder}: no scores on {block.name} with N = {block.n}: {command}")
     for trained, row in sorted(wanted_rows(runs), key=lambda one: (one[0], one[1].noise, rank(one[1]))):
         alike = [run for run in runs if run.trained == trained]
         seeds = {run.seed for run in alike if run.row.noise == row.noise} or {run.seed for run in alike}

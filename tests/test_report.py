@@ -159,6 +159,12 @@ def own(folder):
     return link
 
 
+def set_of(folder):
+    """The built set that a run's predictions are of."""
+    (info,) = folder.glob("predictions/*/set.json")
+    return json.loads(info.read_text())["folder"]
+
+
 def strip(row):
     """Without the marks of the best."""
     return {name: cell.replace("*", "") for name, cell in row.items()}
@@ -174,7 +180,8 @@ def test_missing_is_named_with_the_command_that_makes_it(example):
     runs, text = example
     missing = text[text.index("Missing:"):].splitlines()
     unevaluated = find(runs, "SCN", "maxent+mbls", 1)
-    assert f"- {unevaluated}: not evaluated: `python evaluate.py {unevaluated}`" in missing
+    built = runs.parent / "FERPlus-C"
+    assert f"- {unevaluated}: not evaluated: `python evaluate.py {unevaluated} --set {built}`" in missing
     train = "- not trained: `python train_{} --dataset ferplus --loss {} --seed {} --protocol paper --image-size 64{}`"
     assert train.format("SCN.py", "ce", 0, "") in missing
     assert train.format("SCN.py", "focal", 1, "") in missing
@@ -311,7 +318,8 @@ def test_unlike_runs_are_never_averaged(copy, what):
     cells = [cell for row in rows for name, cell in row.items() if name.startswith("FER") and name.endswith(" CE F1")]
     assert len(cells) == 2 and all(0 < float(cell.strip("*").rstrip("¹")) < 100 for cell in cells)
     if what in ("set_version", "n"):
-        assert f"{folder}: no scores on FERPlus-C aaaa1111 with N = 40: `python evaluate.py {folder}`" in text
+        command = f"`python evaluate.py {folder} --set {set_of(folder)}`"
+        assert f"{folder}: no scores on FERPlus-C aaaa1111 with N = 40: {command}" in text
 
 
 def test_one_damaged_run_never_stops_the_report(copy):
@@ -332,7 +340,8 @@ def test_one_damaged_run_never_stops_the_report(copy):
     assert "Table 3" not in text
     assert f"{broken_args / 'args.json'} is damaged" in text
     assert f"{broken_scores}: scores.csv is damaged" in text
-    assert f"{part}: 80 of 85 corrupted cells of FERPlus-C aaaa1111 scored: `python evaluate.py {part}`" in text
+    command = f"`python evaluate.py {part} --set {set_of(part)}`"
+    assert f"{part}: 80 of 85 corrupted cells of FERPlus-C aaaa1111 scored: {command}" in text
 
 
 @pytest.mark.parametrize("change", [{"seed": "0"}, {"noise": None}, {"script": 3}, {"seed": True}])
