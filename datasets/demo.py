@@ -41,7 +41,7 @@ from cli import UserError
 from datasets import COLUMNS, Split, keyed_rng, spelt
 
 CLASSES = ("Neutral", "Happy", "Sad", "Surprise", "Fear", "Disgust", "Anger", "Contempt")
-DEFAULTS = {"train": 448, "val": 112, "test": 56, "seed": 0}
+DEFAULTS = {"train": 256, "val": 64, "test": 56, "seed": 0}
 OPTIONS = {
     "train": f"images to draw for training ({DEFAULTS['train']})",
     "val": f"images to draw for validation ({DEFAULTS['val']})",

@@ -76,7 +76,7 @@ def test_truncation_is_the_known_one():
 
 @pytest.mark.parametrize("count, limit", [(448, 0.02), (16_000, 0.005)])
 def test_posterior_on_demo_data_is_that_of_the_truncated_population(count, limit):
-    """The demo's training points (448 by default, and more) give a posterior on 80 test points that is close to the
+    """Some of the demo's training points, and many, give a posterior on 80 test points that is close to the
     one under the true means and the truncated true covariances. How far both are from the true posterior follows from
     the one-standard-deviation rule of the release: reported, not bounded."""
     population = GMM(np.full(8, 1 / 8), demo.CLASS_MEANS, np.stack([truncated(c) for c in demo.CLASS_COVARIANCES]))
