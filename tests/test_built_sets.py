@@ -128,6 +128,7 @@ def read_in_worker(data):
     return data.pixels(3, "spatter", 2)
 
 
+@pytest.mark.slow
 def test_sets_travel_to_worker_processes(built):
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
@@ -201,6 +202,7 @@ def test_manifests_that_are_none(tables, content):
         open_set(tables)
 
 
+@pytest.mark.slow
 def test_the_list_of_a_large_set_is_read(tmp_path):
     """344,000 lines, as AffectNet's: every hash at its place."""
     ids = [f"image{i:05}" for i in range(4000)]

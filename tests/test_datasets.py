@@ -419,7 +419,7 @@ def test_real_ferplus():
 
 # ---- damaged label files of every layout
 
-@pytest.mark.parametrize("each", [2, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("each", [1, pytest.param(10, marks=pytest.mark.slow)])
 def test_damaged_label_files_give_rows_or_a_user_error(tmp_path, each):
     """A small, fixed part of what `python tests/fuzz_labels.py` tries."""
     import fuzz_labels
@@ -427,7 +427,7 @@ def test_damaged_label_files_give_rows_or_a_user_error(tmp_path, each):
     outcomes, faults = fuzz_labels.fuzz(10 * each, 1, tmp_path)
     assert not faults, faults[0]
     assert len(outcomes) == 10 and all(found.total() == each for found in outcomes.values())
-    if each > 2:
+    if each > 1:
         assert all(fuzz_labels.past_headers(found) >= 0.25 for found in outcomes.values()), outcomes
 
 

@@ -129,6 +129,7 @@ def test_interrupted_build_ends_with_the_same_bytes(built, build_args, tmp_path,
     assert not (tmp_path / "Demo-C.partial").exists()
 
 
+@pytest.mark.slow
 def test_finished_chunks_are_not_made_again(build_args, tmp_path, monkeypatch):
     make, seen = make_fer_c.make_chunk, []
 
@@ -174,6 +175,7 @@ def test_limit_keeps_the_worst_difference_and_the_pixels(built, build_args, tmp_
 
 # ---- settings
 
+@pytest.mark.slow
 def test_settings_change_what_they_say(built, build_args, tmp_path):
     changes = dict(seed=1, beta=0.75, exponent=1, visibility="ssim", corruptions="imagenet-c", visibility_per="mean",
                    format="jpg")
@@ -238,6 +240,7 @@ def test_a_folder_that_is_no_set_is_left_alone(build_args, tmp_path):
         make_fer_c.main(build_args(out=tmp_path))
 
 
+@pytest.mark.slow
 def test_mixture_of_another_set(built, build_args, tmp_path, monkeypatch, capsys):
     """Handed over by file: classes are matched by name; without it a set that should take another's says so."""
     stored = json.loads((built / "gmm.json").read_text())
@@ -309,6 +312,7 @@ def test_a_second_build_in_the_same_folder_is_refused(build_args, tmp_path):
             make_fer_c.main(build_args(out=tmp_path / "x"))
 
 
+@pytest.mark.slow
 def test_what_a_killed_build_left_half_written_is_removed(built, build_args, tmp_path, monkeypatch):
     """A kill while a table is written, and one between the last rename and the clean-up."""
     out, finish = tmp_path / "Demo-C", make_fer_c.finish
@@ -507,6 +511,7 @@ def test_shares_give_the_same_bytes(built, build_args, tmp_path):
     make_fer_c.main(build_args(out=out, merge=True))  # once more: nothing to do
 
 
+@pytest.mark.slow
 def test_shares_of_a_part_know_the_worst_of_all(build_args, tmp_path):
     """Images only measured for D_worst are dealt out too; there may be no images/, and shares without any image."""
     make_fer_c.main(build_args(out=tmp_path / "one", limit=2, images=False))
@@ -809,6 +814,7 @@ def test_two_builds_started_at_once(built, demo_root, tmp_path):
     assert sums(out) == sums(built)
 
 
+@pytest.mark.slow
 def test_a_set_that_another_process_finished_meanwhile(built, build_args, tmp_path, monkeypatch, capsys):
     """Between this one's first look and its lock."""
     built_already, asked = make_fer_c.is_built, []

@@ -83,7 +83,7 @@ def test_only_the_harness_imports_fabric():
     assert [path.name for path in files if imports.search(path.read_text())] == ["harness.py"]
 
 
-LATER = ("train_SCN.py", "train_RUL.py", "train_swinv2.py")  # a start takes seconds
+LATER = ("train_DMUE.py", "train_SCN.py", "train_RUL.py", "train_swinv2.py")  # a start takes seconds
 
 
 @pytest.mark.parametrize("script", [

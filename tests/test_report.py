@@ -284,6 +284,7 @@ def test_figures_hold_any_number_of_algorithms_with_long_names(count):
             assert figure.get_figwidth() in (3.3, 6.9)
 
 
+@pytest.mark.slow
 def test_readme_figures_are_of_the_demo_only(example, copy, tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(report, "README_FIGURES", tmp_path / "figures")

@@ -592,7 +592,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(run, small_set, at
     assert done == max(0, min(86, at - 4))
 
 
-@pytest.mark.parametrize("each", [2, pytest.param(12, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("each", [1, pytest.param(12, marks=pytest.mark.slow)])
 def test_damaged_runs_are_scored_rightly_or_refused(each, tmp_path):
     """A few of the cases of tests/fuzz_runs.py."""
     cases = each * len(fuzz_runs.FILES)

@@ -65,7 +65,8 @@ def stop_after(patch, steps):
     patch.setattr(harness.Training, "end_step", stopping)
 
 
-@pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "baseline"])  # that one: test_training.py
+@pytest.mark.parametrize("name", [  # baseline: test_training.py
+    "SCN", *(pytest.param(name, marks=pytest.mark.slow) for name in ("DMUE", "RUL", "swinv2"))])
 def test_resumed_equals_uninterrupted(start, tmp_path, monkeypatch, name):
     """Calibrated, on noisy labels, with falling learning rates; stopped between the epochs and inside the second."""
     options = dict(calib=True, noise=0.25, lr_decay=0.9)
@@ -80,7 +81,8 @@ def test_resumed_equals_uninterrupted(start, tmp_path, monkeypatch, name):
             assert (resumed / file).read_bytes() == (whole / file).read_bytes(), (step, file)
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", [
+    "baseline", "DMUE", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SCN", "RUL", "swinv2"))])
 def test_a_run_is_scored(start, built, name, monkeypatch):
     weights, splits, build, load = [], [], losses.build, harness.load_split
     monkeypatch.setattr(losses, "build", lambda *given, **more: weights.append(given[2]) or build(*given, **more))

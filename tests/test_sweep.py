@@ -379,6 +379,7 @@ def test_a_set_of_another_size_is_refused_before_anything_is_trained(place):
     assert done.returncode == 2 and "manifest.json is damaged" in done.stderr and place.scripts() == []
 
 
+@pytest.mark.slow
 def test_grid_of_run(place):
     """What the loops of run.sh make, as Slurm gets it: one line a run, each of them a command that works."""
     (place.data / "rafdb").mkdir(parents=True)

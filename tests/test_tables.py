@@ -495,7 +495,8 @@ def test_no_resamples_no_bootstrap(example, copy):
         report.main(report.Args(copy, resamples=-1))
 
 
-@pytest.mark.parametrize("damage", ["no labels", "short labels", "no set", "cell"])
+@pytest.mark.parametrize("damage", ["cell", *(
+    pytest.param(name, marks=pytest.mark.slow) for name in ("no labels", "short labels", "no set"))])
 def test_what_cannot_be_compared_is_named_and_the_rest_goes_on(example, copy, damage, monkeypatch):
     built = copy.parent / "sets" / "FERPlus-C"
     shutil.copytree(example[0].parent / "FERPlus-C", built)
