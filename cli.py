@@ -62,8 +62,10 @@ def check_values(args: Any) -> None:
 
 def ranges_of(annotation: Any) -> list[Between]:
     """Every `Between` in an annotation, also inside `X | None`."""
-    inner = [entry for part in get_args(annotation) if not isinstance(part, Between) for entry in ranges_of(part)]
-    return [*(part for part in get_args(annotation) if isinstance(part, Between)), *inner]
+    ranges = []
+    for argument in get_args(annotation):
+        ranges += [argument] if isinstance(argument, Between) else ranges_of(argument)
+    return ranges
 
 
 def parse(Args, settle=None, argv=None):
