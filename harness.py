@@ -152,7 +152,7 @@ class Training:
             "precision": precision, "recipe": recipe, "contents": settings.contents(self.args),
             "nll_batch": self.released.get("nll_batch", metrics.RELEASED_BATCH)}
         self.settings["differs"] = run_folder.settings_that_differ(self.settings, recipe, self.settings["contents"])
-        self.lock = self.writer = self.stop_signal = self.fused = self.earlier = None
+        self.lock = self.writer = self.stop_signal = self.fused = self.earlier = self.module = None
         self.handlers, self.pending, self.saved_at = {}, [], time.monotonic()
         self.folder, self.finished = None, False
         self.together(self.open_folder)
@@ -166,8 +166,8 @@ class Training:
     def __exit__(self, *problem):
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
-        if self.writer and problem == (None, None, None) and self.epoch >= self.args.run.epochs:
-            self.together(self.finish)
+        if self.module is not None and problem == (None, None, None) and self.epoch >= self.args.run.epochs:
+            self.together(self.finish)  # on every process, although only the first one has a writer
         for opened in filter(None, (self.writer, self.lock)):
             opened.close()
 
