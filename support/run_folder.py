@@ -37,6 +37,7 @@ PATH_SETTINGS = ("dataset", "script", "loss", "noise", "seed")  # what the path 
 FIRST_RELEASE_OTHERS = {
     "root", "runs", "fresh", "track", "calib", "workers", "cache", "compile", "model", "classes", "train_images",
     "val_images", "data_sha256", "noise_realised", "fused"}
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}  # an option's value -> Fabric's name for it, which files hold
 DATA = "training data"  # not an option: the ids and labels trained and validated on
 
 
@@ -120,13 +121,17 @@ def find(runs: Path, dataset: str, script: str, loss: str, noise: float, seed: i
             continue
         differs = args.get("differs")
         if isinstance(differs, Mapping) and set(differs) <= asked.keys() and all(
-                as_asked(args.get(name), text) for name, text in asked.items()):
+                as_asked(args.get(name), text) or (text == "auto" and name not in differs)
+                for name, text in asked.items()):
             return folder
     return None
 
 
 def as_asked(value: Any, text: str) -> bool:
-    """Whether a setting of args.json is what a command line writes as `text`: 0.0001 is 1e-4, true is True."""
+    """Whether a setting of args.json is what a command line writes as `text`: 0.0001 is 1e-4, true is True, and
+    32-true, as Fabric calls that precision, is 32."""
+    if value in PRECISIONS.values():
+        return PRECISIONS.get(text) == value
     if isinstance(value, list):
         return " ".join(map(str, value)) == text
     if isinstance(value, bool) or not isinstance(value, int | float):

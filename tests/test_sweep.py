@@ -214,7 +214,7 @@ def test_folder_of_a_command(tmp_path):
         return sweep.folder_of(("python", "train_SCN.py", "--dataset", "demo", f"--runs={tmp_path}", "--noise", "0.20",
                                 "--seed", "3", *options))
 
-    usual = {"lr": 2.5e-4, "image_size": 64, "detach_multiplier": True, "data": []}
+    usual = {"lr": 2.5e-4, "image_size": 64, "detach_multiplier": True, "data": [], "precision": "32-true"}
     assert found() is None
     plain = begun("seed3", differs={}, **usual)
     small = begun("seed3-0123abcd", differs={"image_size": 48}, **usual | {"image_size": 48})
@@ -224,6 +224,8 @@ def test_folder_of_a_command(tmp_path):
     assert found("--image-size", "48") == found("--image_size=48") == small
     assert found("--no-detach-multiplier") == flag and found("--detach-multiplier") == plain
     assert found("--data", "a=1", "--data=b=2") == data
+    half = begun("seed3-0123abd0", differs={"precision": "bf16-mixed"}, **usual | {"precision": "bf16-mixed"})
+    assert found("--precision", "32") == found("--precision", "auto") == plain and found("--precision", "bf16") == half
     assert found("--lr", "1e-4") is None
     calibrated = begun("seed3", "maxent+mbls", differs={}, **usual)
     assert found("--calib") == found("--loss", "maxent+mbls") == calibrated
