@@ -1,31 +1,45 @@
 """The 17 corruptions of FER-C, each at five severities: `corrupt(image, name, severity, rng)`.
 
-The operations are ImageNet-C's (Hendrycks & Dietterich, Benchmarking Neural Network Robustness to Common Corruptions
-and Perturbations, ICLR 2019, arXiv 1903.12261); motion blur follows ImageMagick's (imagemagick.org, -motion-blur).
-Images are uint8, H x W x 3, RGB; below, x is the image over 255. A result is clipped to [0, 1], multiplied by 255 and
-truncated, not rounded: rounding shifts every image by half a grey level.
+corruption  an operation on an image, a key of `CORRUPTIONS`
+severity    1 (weakest) to 5: which of five rows of constants the operation takes
+cell        a corruption at a severity, such as ("snow", 3). There are 85, in the order of `CELLS`; arrays with a value
+            for each have the shape (85, ...) or (17, 5, ...), see `cell_index`
+preset      the constants of all corruptions at all severities, see `PRESETS`
 
-Everything random comes from `rng`, a numpy Generator, in the order that each function's docstring gives; what is called
-words and normals there is drawn by `_words` and `_normals`, in half the time of the Generator or less. The constants
-come in presets, see `PRESETS`; how those in pixels follow the short side of the image is the preset's, see `constants`.
+The operations are those of ImageNet-C (Hendrycks & Dietterich, Benchmarking Neural Network Robustness to Common
+Corruptions and Perturbations, ICLR 2019, arXiv 1903.12261); motion blur follows ImageMagick (imagemagick.org,
+-motion-blur). Used by building/ to make sets, and by anybody who has an image.
 
-Add a corruption: a function `(image, rng, *constants) -> image`, its row in `CORRUPTIONS` and in each preset.
+Images are uint8 arrays (H, W, 3) in RGB. In the docstrings below, x is the image divided by 255. A result is clipped to
+[0, 1], multiplied by 255 and truncated, as in the published code; rounding would shift every image by half a grey
+level.
+
+All that is random comes from `rng`, a numpy Generator, in the order that each function's docstring gives. "Draws
+uint32" means uniform uint32 values (`_words`), "draws normals" standard normal float32 values (`_normals`); both take
+at most half the time of the Generator's own methods.
+
+To add a corruption: write a function `(image, rng, *constants) -> image`, add its row to `CORRUPTIONS` and to each
+preset, and the names of those of its constants that are in pixels to `LENGTHS`. The names of constants stand in the
+manifests of built sets, so those that exist must not be renamed.
 """
 import functools
 import inspect
 import math
 import operator
 import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image
 
-CANONICAL = 224  # the presets' constants are meant for this short side
-SMALLEST = 16  # below, crops and kernels degenerate
+from support.image_sizes import SMALLEST
 
-IMAGENET_C = {  # the constants for 224 pixels
+CANONICAL = 224  # the short side, in pixels, of the images for which the presets keep their constants unchanged
+
+IMAGENET_C: dict[str, list[tuple]] = {  # the constants for 224 pixels
     "gaussian_noise": [(.08,), (.12,), (.18,), (.26,), (.38,)],
     "shot_noise": [(60,), (25,), (12,), (5,), (3,)],
     "impulse_noise": [(.03,), (.06,), (.09,), (.17,), (.27,)],
@@ -48,7 +62,10 @@ IMAGENET_C = {  # the constants for 224 pixels
     "saturate": [(.3, 0), (.1, 0), (2, 0), (5, .1), (20, .2)],
 }
 
-FER_C = {  # ImageNet-C's constants for 64 pixels, which the published FER-C took at 224
+# ImageNet-C has constants for images of 224 pixels (above) and weaker ones for images of 64 pixels (Tiny ImageNet-C).
+# The published FER-C used the latter on images of 224 pixels. Gaussian blur of severity 3, for example, has a sigma of
+# 1 pixel here and of 3 pixels above.
+FER_C: dict[str, list[tuple]] = {
     "gaussian_noise": [(.04,), (.08,), (.12,), (.15,), (.18,)],
     "shot_noise": [(250,), (100,), (50,), (30,), (15,)],
     "impulse_noise": [(.01,), (.02,), (.05,), (.08,), (.14,)],
@@ -70,9 +87,9 @@ FER_C = {  # ImageNet-C's constants for 64 pixels, which the published FER-C too
     "saturate": [(.3, 0), (.1, 0), (2, 0), (5, .1), (30, .2)],
 }
 
-# The published images have two faults of the script that made them: the loop over the pixels of glass blur still ended
-# at the border of 64-pixel images, and drops of spatter brighter than white (severity 3) wrapped around at 256.
-FER_C_RELEASED = {
+# The script that made the published images had two faults: the loop over the pixels of glass blur still ended at the
+# border of 64-pixel images, and drops of spatter brighter than white (at severity 3) wrapped around at 256.
+FER_C_RELEASED: dict[str, list[tuple]] = {
     **FER_C,
     "glass_blur": [(*row[:3], 64) for row in FER_C["glass_blur"]],
     "spatter": [(*row, 1) for row in FER_C["spatter"]],
@@ -81,14 +98,14 @@ FER_C_RELEASED = {
 
 @dataclass(frozen=True)
 class Preset:
-    """The constants of all corruptions and what becomes of them at other sizes than 224."""
+    """The constants of all corruptions, and how those that are lengths follow the size of the image."""
 
     description: str
     table: dict[str, list[tuple]]
-    """name -> the constants of severities 1 to 5, in the order of the function's arguments; those with a default may be
-    absent"""
+    """{corruption: the constants of severities 1 to 5}, in the order of the function's arguments; arguments with a
+    default may be absent at the end"""
     shrinks: bool
-    """below 224 pixels, lengths are multiplied by size / 224 (True) or keep their values (False)"""
+    """whether lengths are multiplied by size / 224 below 224 pixels; otherwise they keep their values there"""
 
 
 PRESETS = {
@@ -107,15 +124,17 @@ PRESETS = {
         IMAGENET_C, shrinks=True),
 }
 
-PIXELS = {"radius", "alias", "sigma", "reach", "distance", "alpha", "jitter"}  # the arguments that are lengths
+# The arguments that are in pixels. `strength` of spatter is one only for mud, see `lengths_of`.
+LENGTHS = {"radius", "alias", "sigma", "reach", "distance", "alpha", "jitter"}
 
 
 def corrupt(image: np.ndarray, name: str, severity: int, rng: np.random.Generator, preset: str = "fer-c") -> np.ndarray:
-    """One corrupted form of an image.
+    """An image with one corruption at one severity.
 
-    image: uint8 (H, W, 3), RGB, never modified; name: a key of `CORRUPTIONS`; severity: 1 to 5; rng: numpy Generator;
-    preset: a key of `PRESETS`. Returns a new C-contiguous uint8 array of the same shape.
-    Raises TypeError or ValueError naming what does not fit.
+    image: uint8 (H, W, 3), RGB, both sides at least 16 pixels; it is not modified. name: a key of `CORRUPTIONS`.
+    severity: 1 to 5. rng: a numpy Generator, whose state advances. preset: a key of `PRESETS`.
+    Returns a new C-contiguous uint8 array of the same shape. Raises TypeError or ValueError naming the argument that
+    does not fit.
     """
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         raise TypeError(f"image must be a uint8 array, not {getattr(image, 'dtype', type(image).__name__)}")
@@ -137,43 +156,52 @@ def corrupt(image: np.ndarray, name: str, severity: int, rng: np.random.Generato
 
 
 def apply(image: np.ndarray, name: str, rng: np.random.Generator, arguments: dict) -> np.ndarray:
-    """`corrupt` with the constants themselves, {argument: value} as `constants` gives them, instead of a preset and a
-    severity: a built set lists the constants that its images were made with. image: uint8 (H, W, 3), unchecked."""
-    own = np.array(image, order="C")  # writable and contiguous: compiled kernels see one type of array
-    return CORRUPTIONS[name](own, rng, **arguments)
+    """`corrupt` with the constants themselves instead of a preset and a severity. building/ makes the images of a
+    set with it, from the constants in the set's manifest.
+
+    image: uint8 (H, W, 3), RGB, not checked and not modified; arguments: {argument: value}, as `constants` gives them.
+    Returns a new uint8 array of the same shape.
+    """
+    copy = np.array(image, order="C")  # writable and contiguous, so that the loops are compiled for one type of array
+    return CORRUPTIONS[name](copy, rng, **arguments)
 
 
 def constants(preset: str, size: int) -> dict[str, list[dict]]:
-    """The constants really used for images with this short side: {name: [five times {argument: value}]}.
+    """The constants that are used for images with this short side: {corruption: [five times {argument: value}]}, plain
+    numbers and None, fit for JSON.
 
-    Lengths in pixels (radii, sigmas, reaches, displacements) are multiplied by size / 224 above 224 pixels, and below
-    where the preset `shrinks`: imagenet-c does; the lengths of fer-c and fer-c-released were made for 64 pixels and
-    keep their values up to 224, since smaller ones would leave images as they are. A reach is rounded up, the distance
-    of glass blur is rounded and at least 1. All others stay, as does the border at 64 of `fer-c-released`. At 224 they
-    are the preset's. Plain numbers, fit for JSON.
+    size: in pixels. At 224 the constants are those of the preset. Above 224, lengths (`LENGTHS`: radii, sigmas,
+    reaches, displacements) are multiplied by size / 224. Below 224 they are multiplied only where the preset `shrinks`,
+    as imagenet-c does. The lengths of fer-c and fer-c-released were made for 64 pixels and keep their values up to 224,
+    since smaller ones would leave images unchanged. A reach is rounded up; the distance of glass blur is rounded and at
+    least 1. All other constants stay as they are, also the border at 64 pixels of fer-c-released.
+    Raises ValueError where there is no such preset.
     """
-    chosen = _preset(preset)
-    return {name: [_constants(chosen, name, index, size) for index in range(5)] for name in CORRUPTIONS}
+    table = _preset(preset)
+    return {name: [_constants(table, name, index, size) for index in range(len(SEVERITIES))] for name in CORRUPTIONS}
 
 
+@functools.cache
 def arguments_of(name: str) -> tuple[str, ...]:
     """The names of a corruption's constants, in the order of the presets' tables."""
-    return _arguments(CORRUPTIONS[name])
+    return tuple(inspect.signature(CORRUPTIONS[name]).parameters)[2:]  # after image and rng
 
 
-def _preset(name):
+def _preset(name: str) -> Preset:
+    """The preset with this name. Raises ValueError where there is none."""
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
-def _constants(preset, name, index, size):
+def _constants(preset: Preset, name: str, index: int, size: int) -> dict:
+    """{argument: value} of a corruption at severity index + 1, for images with this short side."""
     values = preset.table[name][index]
-    row = dict(zip(_arguments(CORRUPTIONS[name]), values, strict=False))  # optional constants may be absent at the end
+    row = dict(zip(arguments_of(name), values, strict=False))  # optional constants may be absent at the end
     if size == CANONICAL or (size < CANONICAL and not preset.shrinks):
         return row
-    lengths = PIXELS & row.keys() | ({"strength"} if row.get("mud") else set())  # of mud, it is a sigma
-    row.update({key: row[key] * size / CANONICAL for key in lengths})
+    for argument in lengths_of(row):
+        row[argument] = row[argument] * size / CANONICAL
     if "reach" in row:
         row["reach"] = math.ceil(row["reach"])
     if "distance" in row:
@@ -181,100 +209,123 @@ def _constants(preset, name, index, size):
     return row
 
 
-@functools.cache
-def _arguments(function):
-    return tuple(inspect.signature(function).parameters)[2:]  # after image and rng
+def lengths_of(row: dict[str, Any]) -> set[str]:
+    """The arguments of a corruption that are in pixels. row: {argument: value}.
+
+    `strength` of spatter has two meanings: the opacity of water, and the sigma that smooths the spots of mud. Only the
+    sigma is a length."""
+    lengths = LENGTHS & row.keys()
+    if row.get("mud"):
+        lengths.add("strength")
+    return lengths
 
 
 # --- noise ---
 
 
-def gaussian_noise(image, rng, sd):
-    """x + N(0, sd) for every value. Draws normals (H, W, 3)."""
+def gaussian_noise(image: np.ndarray, rng: np.random.Generator, sd: float) -> np.ndarray:
+    """Adds N(0, sd) to every value of x. Draws normals (H, W, 3)."""
     return _noisy(image, _normals(rng, image.shape), 255 * sd, 0)
 
 
-def shot_noise(image, rng, photons):
-    """Poisson(x photons) / photons. Draws words (H, W, 3): the count is the smallest whose cumulated probability
-    exceeds the word over 2**32."""
-    # there are only 256 rates: tables are an order of magnitude faster than the Generator's own sampler
+def shot_noise(image: np.ndarray, rng: np.random.Generator, photons: float) -> np.ndarray:
+    """Poisson(x * photons) / photons for every value of x. Draws uint32 (H, W, 3); the count is the smallest whose
+    cumulative probability exceeds the drawn value / 2**32."""
+    # there are only 256 rates, so tables are an order of magnitude faster than the Generator's own sampler
     out = np.empty_like(image)
     _compiled(_invert)(image.ravel(), _words(rng, image.size), *_poisson_tables(photons), out.ravel())
     return out
 
 
-def impulse_noise(image, rng, amount):
-    """Values replaced by 0 or 255. Draws words (H, W, 3): over 2**32, below amount / 2 is 0, up to amount is 255."""
-    black, white = (math.ceil(share * 2 ** 32) for share in (amount / 2, amount))
+def impulse_noise(image: np.ndarray, rng: np.random.Generator, amount: float) -> np.ndarray:
+    """Replaces a fraction `amount` of all values, half of them by 0 and half by 255. Draws uint32 (H, W, 3): where
+    the drawn value / 2**32 is below amount / 2, the result is 0; from there to `amount`, 255."""
+    black = math.ceil(amount / 2 * 2 ** 32)  # where a drawn value is below it, the result is 0
+    white = math.ceil(amount * 2 ** 32)  # where it is from `black` to below `white`, the result is 255
     out = np.empty_like(image)
     _compiled(_replace)(image.ravel(), _words(rng, image.size), black, white, out.ravel())
     return out
 
 
-def speckle_noise(image, rng, sd):
-    """x + x N(0, sd). Draws normals (H, W, 3)."""
+def speckle_noise(image: np.ndarray, rng: np.random.Generator, sd: float) -> np.ndarray:
+    """Adds x * N(0, sd) to every value of x. Draws normals (H, W, 3)."""
     return _noisy(image, _normals(rng, image.shape), 0, sd)
 
 
 # --- blur ---
 
 
-def motion_blur(image, rng, reach, sigma):
-    """Smeared along a line. Draws the angle in degrees, U(-45, 45)."""
+def motion_blur(image: np.ndarray, rng: np.random.Generator, reach: int, sigma: float) -> np.ndarray:
+    """Smears the image along a line. reach, sigma: in pixels, see `_smear`. Draws the angle in degrees, U(-45, 45)."""
     return _smear(image, rng.uniform(-45, 45), reach, sigma)
 
 
-def defocus_blur(image, rng, radius, alias):
-    """A disk of this radius, its edge smoothed by a Gaussian of sigma `alias`. Draws nothing."""
-    half, width = (8, 3) if radius <= 8 else (math.ceil(radius), 5)
+def defocus_blur(image: np.ndarray, rng: np.random.Generator, radius: float, alias: float) -> np.ndarray:
+    """Convolves the image with a disk. Draws nothing.
+
+    radius: of the disk, in pixels; alias: the sigma of the Gaussian that smooths its edge against aliasing, in pixels
+    (ImageNet-C calls it alias_blur).
+    """
+    if radius <= 8:
+        half, width = 8, 3
+    else:
+        half, width = math.ceil(radius), 5
     squares = np.arange(-half, half + 1.) ** 2
     disk = (squares[:, None] + squares <= radius ** 2).astype(np.float64)
     edge = cv2.getGaussianKernel(width, alias)
     disk = cv2.sepFilter2D(disk / disk.sum(), -1, edge, edge, borderType=cv2.BORDER_REFLECT_101)
-    disk[disk < 1e-9] = 0  # an edge hardly smoothed leaves subnormal numbers, on which processors crawl
-    used = np.flatnonzero(disk.max(0))[0]  # a frame of zeros costs time only
-    disk = disk[used:len(disk) - used, used:len(disk) - used]
+    disk[disk < 1e-9] = 0  # a hardly smoothed edge leaves subnormal numbers, which processors are slow with
+    margin = np.flatnonzero(disk.max(0))[0]  # the frame of zeros would only cost time
+    disk = disk[margin:len(disk) - margin, margin:len(disk) - margin]
     return _truncate(cv2.filter2D(image.astype(np.float32), -1, disk, borderType=cv2.BORDER_REFLECT_101))
 
 
-def glass_blur(image, rng, sigma, distance, passes, border):
-    """Gaussian blur, pixels that take the place of their neighbours, Gaussian blur.
+def glass_blur(image: np.ndarray, rng: np.random.Generator, sigma: float, distance: int, passes: int,
+               border: int | None) -> np.ndarray:
+    """Blurs the image, replaces every pixel by one of its neighbours, `passes` times, and blurs it again.
 
-    The published code means to swap two pixels and, through a view, copies one. Later steps read what earlier ones
-    wrote, so the order counts. Draws int8 integers from [-distance, distance), shape (passes, rows, columns, 2): dx, dy
-    in the order of the loop. border: only rows and columns below it are shuffled; None: all.
+    sigma: of both Gaussian blurs, in pixels; distance: of the neighbours, in pixels; border: only rows and columns
+    below it are shuffled, None for all. The published code is meant to swap two pixels but, through a view, copies one.
+    Later steps read what earlier ones wrote, so the order matters. Draws int8 integers from [-distance, distance),
+    shape (passes, rows, columns, 2): dx, dy in the order of the loop.
     """
     image = _truncate(_gaussian(image, sigma))
-    bottom, right = (min(side, border or side) for side in image.shape[:2])
+    bottom, right = image.shape[:2]
+    if border is not None:
+        bottom, right = min(bottom, border), min(right, border)
     shape = (passes, bottom - 2 * distance, right - 2 * distance, 2)
-    _compiled(_shuffle)(image, rng.integers(-distance, distance, shape, dtype=np.int8), distance)
+    moves = rng.integers(-distance, distance, shape, dtype=np.int8)
+    _compiled(_shuffle)(image, moves, distance)
     return _truncate(_gaussian(image, sigma))
 
 
-def zoom_blur(image, rng, step, count):
-    """The mean of the image and of `count` enlargements by 1, 1 + step, 1 + 2 step, ... Draws nothing."""
+def zoom_blur(image: np.ndarray, rng: np.random.Generator, step: float, count: int) -> np.ndarray:
+    """The mean of the image and of `count` enlargements by the factors 1, 1 + step, 1 + 2 step, ... Draws nothing."""
     factors = [1 + step * i for i in range(1, count)]
-    out = []
+    blurred = []
     for plane in cv2.split(image.astype(np.float32)):
         total = _zooms(plane, factors)
-        total += 2 * plane  # itself and the factor 1
+        total += 2 * plane  # the image itself, and its enlargement by the factor 1
         total *= 1 / (count + 1)
-        out.append(_truncate(total))
-    return cv2.merge(out)
+        blurred.append(_truncate(total))
+    return cv2.merge(blurred)
 
 
-def gaussian_blur(image, rng, sigma):
-    """Gaussian blur. Draws nothing."""
+def gaussian_blur(image: np.ndarray, rng: np.random.Generator, sigma: float) -> np.ndarray:
+    """Gaussian blur, sigma in pixels. Draws nothing."""
     return _truncate(_gaussian(image, sigma))
 
 
 # --- weather ---
 
 
-def snow(image, rng, loc, sd, zoom, threshold, reach, sigma, mix):
-    """A whitened image under two layers of smeared flakes, one the other turned by 180 degrees.
+def snow(image: np.ndarray, rng: np.random.Generator, loc: float, sd: float, zoom: float, threshold: float, reach: int,
+         sigma: float, mix: float) -> np.ndarray:
+    """Whitens the image and adds two layers of smeared flakes; the second layer is the first, turned by 180 degrees.
 
-    Draws normals (H, W), the flakes, then the angle in degrees, U(-135, -45).
+    loc, sd: of the normals that become flakes; zoom: factor by which flakes are enlarged; threshold: values below it
+    are no flakes; reach, sigma: of the smear, see `_smear`; mix: weight of the image before whitening.
+    Draws normals (H, W) for the flakes, then the angle of the smear in degrees, U(-135, -45).
     """
     flakes = _normals(rng, image.shape[:2]) * np.float32(sd) + np.float32(loc)
     flakes = _zooms(flakes, [zoom])
@@ -282,12 +333,17 @@ def snow(image, rng, loc, sd, zoom, threshold, reach, sigma, mix):
     return _on_planes(_whiten, image, layer.ravel(), np.float32(mix))
 
 
-def spatter(image, rng, loc, sd, sigma, threshold, strength, mud, wrap=0):
-    """Drops of water (pale turquoise, shaded along their edges) or of mud. Draws normals (H, W).
+# --- digital ---
 
-    strength: the opacity of water, the sigma that smooths the spots of mud. wrap: water that is brighter than white
-    wraps around at 256 before its edges are looked for (1), as in the published code, or stays white (0); mud has no
-    grey levels to wrap.
+
+def spatter(image: np.ndarray, rng: np.random.Generator, loc: float, sd: float, sigma: float, threshold: float,
+            strength: float, mud: int, wrap: int = 0) -> np.ndarray:
+    """Adds drops of water, which are pale turquoise and shaded along their edges, or of mud. Draws normals (H, W).
+
+    loc, sd, sigma: of the normals and of the Gaussian blur that turns them into drops; threshold: values below it are
+    no drops; strength: the opacity of water, or the sigma that smooths the spots of mud; mud: 1 for mud, 0 for water;
+    wrap: 1 where water that is brighter than white wraps around at 256 before its edges are detected, as in the
+    published code, 0 where it stays white. Mud has no grey levels that could wrap.
     """
     liquid = _normals(rng, image.shape[:2]) * np.float32(sd) + np.float32(loc)
     liquid = _gaussian(liquid, sigma)
@@ -300,33 +356,32 @@ def spatter(image, rng, loc, sd, sigma, threshold, strength, mud, wrap=0):
     depth = cv2.equalizeHist(cv2.blur(np.minimum(depth, 20), (3, 3)).astype(np.uint8))
     relief = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
     cover = liquid * cv2.blur(cv2.filter2D(depth, cv2.CV_8U, relief), (3, 3)).astype(np.float32)
-    most = cover.max()
-    if most == 0:  # no drop; the published code divides by zero
+    thickest = cover.max()
+    if thickest == 0:  # there is no drop; the published code divides by zero here
         return image
-    return _tinted(image, cover * (strength / most), (175, 238, 238), 0)
+    return _tinted(image, cover * (strength / thickest), (175, 238, 238), 0)
 
 
-def brightness(image, rng, amount):
-    """V + amount in HSV. Draws nothing."""
+def brightness(image: np.ndarray, rng: np.random.Generator, amount: float) -> np.ndarray:
+    """Adds `amount` to V in HSV. Draws nothing."""
     return _on_planes(_adjust_hsv, image, 1., 0., float(amount))
 
 
-# --- digital ---
-
-
-def contrast(image, rng, factor):
-    """(x - m) factor + m with m the mean of each channel. Draws nothing."""
+def contrast(image: np.ndarray, rng: np.random.Generator, factor: float) -> np.ndarray:
+    """(x - m) * factor + m, where m is the mean of each channel. Draws nothing."""
     levels = np.arange(256)[:, None] / 255
     means = np.array(cv2.mean(image)[:3]) / 255
     table = np.clip((levels - means) * factor + means, 0, 1) * 255
     return cv2.LUT(image, table.astype(np.uint8)[None])
 
 
-def elastic_transform(image, rng, alpha, sigma, jitter):
+def elastic_transform(image: np.ndarray, rng: np.random.Generator, alpha: float, sigma: float,
+                      jitter: float) -> np.ndarray:
     """An affine map, then a smooth random displacement of every pixel.
 
-    Draws the moves (x, y) of three points, U(-jitter, jitter), shape (3, 2), then, unless alpha is 0, words (2, H, W):
-    dx, dy, brought to [-1, 1).
+    alpha, sigma: size and smoothness of the displacement, in pixels; jitter: of the affine map, in pixels.
+    Draws the moves (x, y) of three points, U(-jitter, jitter), shape (3, 2); then, unless alpha is 0, uint32
+    (2, H, W) for dx and dy, mapped to [-1, 1).
     """
     height, width = image.shape[:2]
     arm = min(height, width) // 3
@@ -339,38 +394,43 @@ def elastic_transform(image, rng, alpha, sigma, jitter):
         fields = _words(rng, 2 * height * width).reshape(2, height, width).astype(np.float32)
         fields *= np.float32(2 ** -31)
         fields -= 1
-        dx, dy = (_smooth(field, sigma) * np.float32(alpha) for field in fields)
+        dx = _smooth(fields[0], sigma) * np.float32(alpha)
+        dy = _smooth(fields[1], sigma) * np.float32(alpha)
         dx += np.arange(width, dtype=np.float32)
         dy += np.arange(height, dtype=np.float32)[:, None]
         values = cv2.remap(values, dx, dy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     return _truncate(values)
 
 
-def pixelate(image, rng, ratio):
-    """Pillow's box filter to int(ratio) of the size, and back. Draws nothing."""
+def pixelate(image: np.ndarray, rng: np.random.Generator, ratio: float) -> np.ndarray:
+    """Shrinks the image to int(ratio * side) with Pillow's box filter, and enlarges it again. Draws nothing."""
     height, width = image.shape[:2]
-    small = np.asarray(Image.fromarray(image).resize((int(width * ratio), int(height * ratio)), Image.Resampling.BOX))
-    rows, columns = (((np.arange(size) + .5) * (less / size)).astype(np.uint32)  # the box filter's, when it enlarges
-                     for size, less in zip(image.shape, small.shape[:2], strict=False))
+    small_height, small_width = int(height * ratio), int(width * ratio)
+    small = np.asarray(Image.fromarray(image).resize((small_width, small_height), Image.Resampling.BOX))
+    # the pixels that the box filter takes when it enlarges
+    rows = ((np.arange(height) + .5) * (small_height / height)).astype(np.uint32)
+    columns = ((np.arange(width) + .5) * (small_width / width)).astype(np.uint32)
     out = np.empty_like(image)
     _compiled(_repeat)(small, rows, columns, out)
     return out
 
 
-def jpeg_compression(image, rng, quality):
-    """To JPEG and back with Pillow's defaults: colour at half the resolution. Draws nothing."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality,  # the library is Pillow's; called from OpenCV it takes two thirds
+def jpeg_compression(image: np.ndarray, rng: np.random.Generator, quality: int) -> np.ndarray:
+    """Encodes the image as JPEG with Pillow's defaults, colour at half the resolution, and decodes it. quality: 1 to
+    100. Draws nothing."""
+    # OpenCV and Pillow use the same library; called from OpenCV it takes two thirds of the time
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality,
                cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
     _, coded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
     return cv2.imdecode(coded, cv2.IMREAD_COLOR_RGB)
 
 
-def saturate(image, rng, factor, amount):
-    """S factor + amount in HSV. Draws nothing."""
+def saturate(image: np.ndarray, rng: np.random.Generator, factor: float, amount: float) -> np.ndarray:
+    """S * factor + amount in HSV. Draws nothing."""
     return _on_planes(_adjust_hsv, image, float(factor), float(amount), 0.)
 
 
-CORRUPTIONS = {
+CORRUPTIONS: dict[str, Callable[..., np.ndarray]] = {
     "gaussian_noise": gaussian_noise,
     "shot_noise": shot_noise,
     "impulse_noise": impulse_noise,
@@ -389,28 +449,38 @@ CORRUPTIONS = {
     "spatter": spatter,
     "saturate": saturate,
 }
+SEVERITIES = (1, 2, 3, 4, 5)
+CELLS = tuple((name, severity) for name in CORRUPTIONS for severity in SEVERITIES)  # all 85
 
 
-# --- what several of them need ---
+def cell_index(name: str, severity: int) -> int:
+    """The position of a cell in `CELLS`, which is its place in arrays of shape (85, ...). In arrays (17, 5, ...) its
+    place is `divmod(cell_index(name, severity), 5)`. Raises ValueError where there is no such cell."""
+    return CELLS.index((name, severity))
 
 
-def _words(rng, count):
-    """`count` uniform uint32: the halves of uint64 from the Generator, the low one first."""
+# --- parts that several corruptions need ---
+
+
+def _words(rng: np.random.Generator, count: int) -> np.ndarray:
+    """`count` uniform uint32 values: the halves of uint64 values from the Generator, the low half first."""
     return rng.integers(0, 2 ** 64, -(-count // 2), dtype=np.uint64).view(np.uint32)[:count]
 
 
-def _normals(rng, shape):
-    """Standard normals, float32, by inversion. Draws as many words as there are values; of a word as int32 plus .5, the
-    sign is the normal's and the size, over 2**32, the probability of what lies further out."""
+def _normals(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Standard normal values, float32, by inversion of the distribution function. Draws one uint32 for each value. Read
+    as int32, the drawn number plus .5 has the sign of the normal value, and its size over 2**32 is the probability of
+    the tail beyond that value."""
     out = np.empty(shape, np.float32)
     _compiled(_to_normals)(_words(rng, out.size).view(np.int32), *_normal_table(), out.ravel())
     return out
 
 
 @functools.cache
-def _normal_table():
-    """For tails from 2**-1 to 2**31 over 2**32, each octave in 512 steps (float32's leading bits): the quantile, and
-    its slope to the next. Straight lines between are 5e-7 off at most."""
+def _normal_table() -> tuple[np.ndarray, np.ndarray]:
+    """Quantiles for tails of the normal distribution from 2**-1 to 2**31 over 2**32, each octave in 512 steps (the
+    leading bits of a float32), and the slope from each to the next, both float32. Straight lines between the quantiles
+    are 5e-7 off at most."""
     edges = np.ldexp(1 + np.arange(512) / 512, np.arange(-1, 31)[:, None]).ravel()
     normal = statistics.NormalDist()
     quantiles = np.array([-normal.inv_cdf(edge / 2 ** 32) for edge in [*edges, 2 ** 31]])
@@ -418,68 +488,72 @@ def _normal_table():
     return quantiles.astype(np.float32), slopes.astype(np.float32)
 
 
-def _noisy(image, noise, constant, proportional):
-    """image + noise (constant + proportional image)."""
+def _noisy(image: np.ndarray, noise: np.ndarray, constant: float, proportional: float) -> np.ndarray:
+    """image + noise * (constant + proportional * image), as uint8."""
     out = np.empty_like(image)
     _compiled(_add_noise)(image.ravel(), noise.ravel(), np.float32(constant), np.float32(proportional), out.ravel())
     return out
 
 
-def _truncate(values):
-    """Floats on the scale of 0 to 255 -> uint8, towards zero. What is whole in exact arithmetic may be 1e-4 less in
-    float32: without the added 1/2048 it would lose a level."""
+def _truncate(values: np.ndarray) -> np.ndarray:
+    """Floats on the scale of 0 to 255 as uint8, rounded towards zero. A value that is whole in exact arithmetic may be
+    1e-4 less in float32; without the added 1/2048 it would lose a grey level."""
     out = np.empty(values.shape, np.uint8)
-    more = np.float32(1 / 2048) if values.dtype == np.float32 else 1e-9
-    _compiled(_to_levels)(values.ravel(), more, out.ravel())
+    tolerance = np.float32(1 / 2048) if values.dtype == np.float32 else 1e-9
+    _compiled(_to_levels)(values.ravel(), tolerance, out.ravel())
     return out
 
 
-def _spots(values, threshold, wrap=0):
-    """Floats on the scale of 0 to 1 -> uint8, 0 below the threshold; above 1, white, or with `wrap` modulo 256. Random,
-    so never whole: nothing to add before they are truncated, and of liquid a level more might move an edge."""
+def _spots(values: np.ndarray, threshold: float, wrap: int = 0) -> np.ndarray:
+    """Floats on the scale of 0 to 1 as uint8: 0 below the threshold; above 1, white or, with `wrap`, modulo 256. The
+    values are random, so none is whole in exact arithmetic and no tolerance is added before they are truncated."""
     _, values = cv2.threshold(values, threshold, 0, cv2.THRESH_TOZERO)
     if wrap:
         return (values * 255).astype(np.int32).astype(np.uint8)  # by way of int32: C leaves the direct step undefined
     return np.minimum(values * 255, 255).astype(np.uint8)
 
 
-def _on_planes(kernel, image, *arguments):
-    """A compiled loop over red, green and blue, each apart: processors work on many equal neighbours at once."""
+def _on_planes(kernel: Callable, image: np.ndarray, *arguments: Any) -> np.ndarray:
+    """The result of a compiled loop that gets red, green and blue as separate planes: processors are fast where the
+    values next to each other are of one kind."""
     planes, out = cv2.split(image), np.empty((3, *image.shape[:2]), np.uint8)
     _compiled(kernel)(*(plane.ravel() for plane in planes), *arguments, *out.reshape(3, -1))
     return cv2.merge(list(out))
 
 
-def _tinted(image, cover, colour, opacity):
-    """image (1 - cover opacity) + cover colour."""
+def _tinted(image: np.ndarray, cover: np.ndarray, colour: tuple[int, int, int], opacity: float) -> np.ndarray:
+    """image * (1 - cover * opacity) + cover * colour, as uint8. cover: float32 (H, W)."""
     planes, out = cv2.split(image), np.empty((3, *cover.shape), np.uint8)
     for plane, level, result in zip(planes, colour, out, strict=True):
         _compiled(_add_cover)(plane.ravel(), cover.ravel(), np.float32(level), np.float32(opacity), result.ravel())
     return cv2.merge(list(out))
 
 
-def _gaussian_kernel(sigma, truncate):
+def _gaussian_kernel(sigma: float, truncate: float) -> np.ndarray:
+    """The weights of a Gaussian that is cut at `truncate` sigmas, float64, sum 1."""
     radius = int(truncate * sigma + .5)
     kernel = np.exp(-.5 * (np.arange(-radius, radius + 1) / max(sigma, 1e-9)) ** 2)
     return kernel / kernel.sum()
 
 
-def _gaussian(values, sigma):
-    """Gaussian blur, cut at four sigma, the border pixel repeated. uint8 or float32 -> float."""
+def _gaussian(values: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian blur, cut at four sigmas; beyond the border the last pixel is repeated. Takes uint8 or float32, returns
+    float."""
     kernel = _gaussian_kernel(sigma, 4)
-    # on small images sigma may be so tiny that only float64 tells what it does to a grey level
+    # on small images sigma may be so small that only float64 shows its effect on a grey level
     depth = cv2.CV_64F if sigma < .3 and values.dtype == np.uint8 else cv2.CV_32F
     return cv2.sepFilter2D(values, depth, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
 
 
-def _smooth(field, sigma):
-    """Gaussian blur, cut at three sigma, mirrored at the border; sigma may exceed the image."""
+def _smooth(field: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian blur of a float32 field (H, W), cut at three sigmas and mirrored at the border; sigma may be larger than
+    the image."""
     kernel = _gaussian_kernel(sigma, 3)
     if len(kernel) < 40:
         return cv2.sepFilter2D(field, cv2.CV_32F, kernel, kernel, borderType=cv2.BORDER_REFLECT)
     from scipy import fft
 
-    # this border makes the blur a product in the cosine transform, whatever its width: the same sums, far fewer
+    # with a mirrored border, the blur is a product in the cosine transform, which takes the same time for any sigma
     spectrum = fft.dctn(field, norm="ortho")
     for size, shape in zip(field.shape, ((-1, 1), (1, -1)), strict=True):
         spectrum *= _cosine_response(size, sigma).reshape(shape)
@@ -487,19 +561,20 @@ def _smooth(field, sigma):
 
 
 @functools.lru_cache(maxsize=32)
-def _cosine_response(size, sigma):
+def _cosine_response(size: int, sigma: float) -> np.ndarray:
+    """The factors, float32 (size,), by which the blur of `_smooth` multiplies the cosine transform along one axis."""
     kernel = _gaussian_kernel(sigma, 3)
     offsets = np.arange(len(kernel)) - len(kernel) // 2
     return (np.cos(np.pi / size * np.outer(np.arange(size), offsets)) @ kernel).astype(np.float32)
 
 
-def _zooms(plane, factors):
-    """The sum over `factors` of: the centre cut out and enlarged back by the factor, bilinear, corner pixels on corner
-    pixels. plane: float32 (H, W)."""
+def _zooms(plane: np.ndarray, factors: Sequence[float]) -> np.ndarray:
+    """The sum of one enlargement for each factor: the centre of the plane, enlarged by the factor to the size of the
+    plane, bilinear, with corner pixels on corner pixels. plane: float32 (H, W)."""
     height, width = plane.shape
     mixed, turned = np.empty((height, width), np.float32), np.empty((width, height), np.float32)
     total = np.zeros((width, height), np.float32)
-    mix_rows = _compiled(_mix_rows)  # whole rows are quick to mix: so the columns are turned into rows
+    mix_rows = _compiled(_mix_rows)  # it is fast on whole rows, so columns are turned into rows
     for factor in factors:
         mix_rows(plane, *_zoom_table(height, factor), False, mixed)
         mix_rows(cv2.transpose(mixed, turned), *_zoom_table(width, factor), True, total)
@@ -507,8 +582,9 @@ def _zooms(plane, factors):
 
 
 @functools.lru_cache(maxsize=512)
-def _zoom_table(size, factor):
-    """For every output place along one axis: the first of two input places, and the weight of the second."""
+def _zoom_table(size: int, factor: float) -> tuple[np.ndarray, np.ndarray]:
+    """For each output pixel along one axis, the first of the two input pixels that it is mixed from (uint32), and the
+    weight of the second (float32)."""
     cut = math.ceil(size / factor)
     enlarged = round(cut * factor)
     place = (np.arange(size) + (enlarged - size) // 2) * (cut - 1) / (enlarged - 1)
@@ -516,19 +592,24 @@ def _zoom_table(size, factor):
     return (whole + (size - cut) // 2).astype(np.uint32), (place - whole).astype(np.float32)
 
 
-def _smear(image, angle, reach, sigma):
-    """ImageMagick's motion blur: copies of the image, shifted by whole pixels along a line in one direction, the border
-    pixel repeated, with the weights of half a Gaussian. uint8 (H, W) or (H, W, 3)."""
+def _smear(image: np.ndarray, angle: float, reach: int, sigma: float) -> np.ndarray:
+    """ImageMagick's motion blur: the weighted sum of copies of the image that are shifted by whole pixels along a line
+    in one direction. Beyond the border the last pixel is repeated.
+
+    image: uint8 (H, W) or (H, W, 3); angle: in degrees; reach: there are 2 reach + 1 copies; sigma: of the half
+    Gaussian that gives the weights, in pixels.
+    """
     steps = np.arange(2 * reach + 1)
     weights = np.exp(-.5 * (steps / sigma) ** 2)
     weights /= weights.sum()
-    seen = weights > 1e-8  # the rest moves nothing by a thousandth of a level
-    steps, weights = steps[seen], weights[seen]
+    has_effect = weights > 1e-8  # the rest together changes no value by a thousandth of a grey level
+    steps, weights = steps[has_effect], weights[has_effect]
     radians = math.radians(angle)
     down = np.ceil(steps * math.sin(radians) - .5).astype(np.int64)
     right = np.ceil(steps * math.cos(radians) - .5).astype(np.int64)
     margin = int(max(np.abs(down).max(), np.abs(right).max()))
-    padded = cv2.copyMakeBorder(image.astype(np.float32), *[margin] * 4, borderType=cv2.BORDER_REPLICATE)
+    padded = cv2.copyMakeBorder(image.astype(np.float32), margin, margin, margin, margin,
+                                borderType=cv2.BORDER_REPLICATE)
     channels = image.shape[2] if image.ndim == 3 else 1
     out = np.empty((image.shape[0], image.shape[1] * channels), np.float32)
     _compiled(_add_shifted)(padded.reshape(len(padded), -1), margin + down, (margin + right) * channels,
@@ -537,13 +618,17 @@ def _smear(image, angle, reach, sigma):
 
 
 @functools.lru_cache(maxsize=16)
-def _poisson_tables(photons):
-    """For every grey level, the last word of each count (up to full white: more look the same) and, for 512 equal
-    slices of the words, the first count in it; for every count, its grey level."""
+def _poisson_tables(photons: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tables that invert the Poisson distribution of each of the 256 grey levels.
+
+    last: uint32 (256, counts), the largest drawn value that gives each count; counts end at full white, since more look
+    the same. first: uint16 (256, 512), the smallest count in each of 512 equal slices of the range of uint32. levels:
+    uint8 (counts,), the grey level of each count.
+    """
     counts = np.arange(math.ceil(photons) + 1)
     rates = np.arange(1, 256)[:, None] / 255 * photons
     log_factorial = np.array([math.lgamma(count + 1) for count in counts])
-    distribution = np.ones((256, len(counts)))  # the rate 0 counts 0
+    distribution = np.ones((256, len(counts)))  # black has the rate 0, so its count is 0
     distribution[1:] = np.exp(counts * np.log(rates) - rates - log_factorial).cumsum(1)
     distribution[:, -1] = 1
     last = np.clip(np.ceil(distribution * 2. ** 32) - 1, 0, 2 ** 32 - 1).astype(np.uint32)
@@ -555,35 +640,41 @@ def _poisson_tables(photons):
 
 # --- compiled loops ---
 
-BLACK, WHITE = np.int32([0, 255])  # numba takes 0 and 255 for 64 bits, of which half as many are worked on at once
+# As int32: numba would take the literals 0 and 255 for int64, of which a processor handles half as many at once.
+BLACK = np.int32(0)
+WHITE = np.int32(255)
 
 
 @functools.cache
-def _compiled(kernel):
-    """numba's form of a loop below. Imported here: it takes longer than all the rest of this module."""
-    import numba
+def _compiled(kernel: Callable) -> Callable:
+    """A loop below, compiled by numba. Its cache is used where a folder for it can be written."""
+    import numba  # here, because importing it takes longer than all the rest of this module
 
     try:
         return numba.njit(cache=True, nogil=True, error_model="numpy")(kernel)
-    except RuntimeError:  # no folder where its cache could be written
+    except RuntimeError:  # there is no folder in which its cache could be written
         return numba.njit(nogil=True, error_model="numpy")(kernel)
 
 
-def _to_levels(values, more, out):
+def _to_levels(values, tolerance, out):
+    """The loop of `_truncate`."""
     for i in range(values.size):
-        out[i] = min(max(np.int32(values[i] + more), BLACK), WHITE)
+        out[i] = min(max(np.int32(values[i] + tolerance), BLACK), WHITE)
 
 
 def _to_normals(words, quantiles, slopes, out):
+    """The loop of `_normals`. words: int32; quantiles, slopes: of `_normal_table`."""
     for i in range(words.size):
-        further = np.float32(words[i]) + np.float32(.5)
-        bits = np.uint32(np.float32(abs(further)).view(np.int32) - (126 << 23))  # .5 is the table's first
-        step, rest = bits >> np.uint32(14), np.float32(np.int32(bits & np.uint32(2 ** 14 - 1)))
+        signed_tail = np.float32(words[i]) + np.float32(.5)
+        bits = np.uint32(np.float32(abs(signed_tail)).view(np.int32) - (126 << 23))  # the table begins at .5
+        step = bits >> np.uint32(14)
+        rest = np.float32(np.int32(bits & np.uint32(2 ** 14 - 1)))
         value = quantiles[step] + slopes[step] * rest
-        out[i] = value if further > 0 else -value
+        out[i] = value if signed_tail > 0 else -value
 
 
 def _add_noise(image, noise, constant, proportional, out):
+    """The loop of `_noisy`."""
     for i in range(image.size):
         value = np.float32(image[i])
         value += noise[i] * (constant + proportional * value) + np.float32(1 / 2048)  # as in _truncate
@@ -591,11 +682,16 @@ def _add_noise(image, noise, constant, proportional, out):
 
 
 def _replace(image, words, black, white, out):
+    """The loop of `impulse_noise`."""
     for i in range(image.size):
-        out[i] = 0 if words[i] < black else 255 if words[i] < white else image[i]
+        value = image[i]
+        value = 255 if words[i] < white else value
+        value = 0 if words[i] < black else value
+        out[i] = value
 
 
 def _invert(image, words, last, first, levels, out):
+    """The loop of `shot_noise`. last, first, levels: of `_poisson_tables`."""
     for i in range(image.size):
         rate, word = image[i], words[i]
         count = first[rate, word >> 23]
@@ -605,6 +701,7 @@ def _invert(image, words, last, first, levels, out):
 
 
 def _shuffle(image, moves, distance):
+    """The loop of `glass_blur`, which changes the image. moves: int8 (passes, rows, columns, 2)."""
     passes, rows, columns, _ = moves.shape
     for n in range(passes):
         for i in range(rows):
@@ -617,16 +714,23 @@ def _shuffle(image, moves, distance):
 
 
 def _repeat(small, rows, columns, out):
+    """The loop of `pixelate`: out[y, x] = small[rows[y], columns[x]]."""
     for y in range(rows.size):
-        line, wide = small[rows[y]], out[y]
+        source = small[rows[y]]
+        target = out[y]
         for x in range(columns.size):
             for channel in range(3):
-                wide[x, channel] = line[columns[x], channel]
+                target[x, channel] = source[columns[x], channel]
 
 
 def _mix_rows(values, first, weights, add, out):
+    """The loop of `_zooms`: each row of `out` is a mix of two rows of `values`, as `_zoom_table` says, or with `add` is
+    increased by it."""
     for y in range(out.shape[0]):
-        upper, lower, weight, line = values[first[y]], values[first[y] + np.uint32(1)], weights[y], out[y]
+        upper = values[first[y]]
+        lower = values[first[y] + np.uint32(1)]
+        weight = weights[y]
+        line = out[y]
         if add:
             for x in range(line.size):
                 line[x] += upper[x] + weight * (lower[x] - upper[x])
@@ -636,6 +740,7 @@ def _mix_rows(values, first, weights, add, out):
 
 
 def _add_shifted(padded, down, right, weights, out):
+    """The loop of `_smear`: the sum of copies of `padded`, shifted by `down` rows and `right` columns."""
     height, width = out.shape
     for y in range(height):
         line = out[y]
@@ -647,6 +752,7 @@ def _add_shifted(padded, down, right, weights, out):
 
 
 def _add_cover(plane, cover, level, opacity, out):
+    """The loop of `_tinted` for one plane."""
     for i in range(plane.size):
         value = np.float32(plane[i])
         value += cover[i] * (level - opacity * value) + np.float32(1 / 2048)  # as in _truncate
@@ -654,29 +760,36 @@ def _add_cover(plane, cover, level, opacity, out):
 
 
 def _whiten(reds, greens, blues, flakes, mix, red_out, green_out, blue_out):
+    """The loop of `snow`: mix * image + (1 - mix) * max(image, 1.5 * grey + .5) + flakes + flakes turned by 180
+    degrees."""
     for i in range(reds.size):
         red, green, blue = np.float32(reds[i]), np.float32(greens[i]), np.float32(blues[i])
         white = np.float32(1.5) * (np.float32(.299) * red + np.float32(.587) * green + np.float32(.114) * blue)
         white += np.float32(127.5)
-        more = np.float32(flakes[i]) + np.float32(flakes[flakes.size - 1 - i]) + np.float32(1 / 2048)  # as in _truncate
+        snow = np.float32(flakes[i]) + np.float32(flakes[flakes.size - 1 - i]) + np.float32(1 / 2048)  # as in _truncate
         rest = np.float32(1) - mix
-        red_out[i] = min(np.int32(mix * red + rest * max(red, white) + more), WHITE)
-        green_out[i] = min(np.int32(mix * green + rest * max(green, white) + more), WHITE)
-        blue_out[i] = min(np.int32(mix * blue + rest * max(blue, white) + more), WHITE)
+        red_out[i] = min(np.int32(mix * red + rest * max(red, white) + snow), WHITE)
+        green_out[i] = min(np.int32(mix * green + rest * max(green, white) + snow), WHITE)
+        blue_out[i] = min(np.int32(mix * blue + rest * max(blue, white) + snow), WHITE)
 
 
 def _adjust_hsv(reds, greens, blues, factor, more_saturation, more_value, red_out, green_out, blue_out):
-    # in float64 and in this order of operations, since many results are whole numbers but for their rounding error;
-    # choices, not branches, so that several pixels are computed at once
+    """The loop of `brightness` and `saturate`: to HSV, S * factor + more_saturation, V + more_value, and back."""
+    # In float64 and in this order of operations, since many results are whole numbers up to their rounding error.
+    # Choices and no branches, so that several pixels are computed at once.
     for i in range(reds.size):
         red, green, blue = reds[i] / 255, greens[i] / 255, blues[i] / 255
         value = max(red, green, blue)
         delta = value - min(red, green, blue)
         grey = delta == 0
-        by = 1. if grey else delta
-        corner = 4. if blue == value else 2. if green == value else 0.
-        beyond = red - green if blue == value else blue - red if green == value else green - blue
-        hue = corner + beyond / by
+        divisor = 1. if grey else delta
+        corner = 0.  # the hue of pure red, 2 of green, 4 of blue
+        corner = 2. if green == value else corner
+        corner = 4. if blue == value else corner
+        excess = green - blue
+        excess = blue - red if green == value else excess
+        excess = red - green if blue == value else excess
+        hue = corner + excess / divisor
         hue = (hue / 6 + (1. if hue < 0 else 0.)) * 6
         hue = 0. if grey else hue
         saturation = min((0. if grey else delta / value) * factor + more_saturation, 1.)
@@ -686,9 +799,15 @@ def _adjust_hsv(reds, greens, blues, factor, more_saturation, more_value, red_ou
         low = value * (1 - saturation)
         falling = value * (1 - part * saturation)
         rising = value * (1 - (1 - part) * saturation)
-        red = (value if (sector == 0) | (sector == 5) else falling if sector == 1 else rising if sector == 4 else low)
-        green = (value if (sector == 1) | (sector == 2) else rising if sector == 0 else falling if sector == 3 else low)
-        blue = (value if (sector == 3) | (sector == 4) else rising if sector == 2 else falling if sector == 5 else low)
+        red = value if (sector == 0) | (sector == 5) else low
+        red = falling if sector == 1 else red
+        red = rising if sector == 4 else red
+        green = value if (sector == 1) | (sector == 2) else low
+        green = rising if sector == 0 else green
+        green = falling if sector == 3 else green
+        blue = value if (sector == 3) | (sector == 4) else low
+        blue = rising if sector == 2 else blue
+        blue = falling if sector == 5 else blue
         red_out[i] = np.int32(red * 255)
         green_out[i] = np.int32(green * 255)
         blue_out[i] = np.int32(blue * 255)

@@ -1,16 +1,26 @@
-"""Accuracy and calibration from probabilities: `summary` gives every number, `reliability` what a diagram needs.
+"""Accuracy and calibration from probabilities: `summary` gives every score, `reliability` what a diagram shows.
 
-probs (N, K): rows sum to 1. Prediction: argmax, the first of equals. Confidence: the maximum. Target: the label as a
-distribution, one-hot or soft. Accuracy of a sample: target[prediction], the probability that the prediction is right.
-All in float64; scores are fractions, likelihoods nats. Names that end in `_released` repeat what the release of FER-C
-(arXiv 2312.11542) computes, for comparison with published numbers.
+Words: probs (N, K) are probabilities of N images and K classes, whose rows sum to 1. The prediction of an image is the
+class with the highest probability (the first of equal ones), its confidence is that probability. The target is the
+label as a distribution over the classes, one-hot or soft. The accuracy of an image is target[prediction], the
+probability that the prediction is right; the score `accuracy` always takes the hard label instead.
+
+Everything is computed in float64. Scores are fractions in 0..1, likelihoods are in nats. Names that end in `_released`
+repeat what the release of FER-C (arXiv 2312.11542) computes, for comparison with published numbers.
+
+`METRICS`, at the end of this file, says how each score is printed: tables, figures and the page of a report take their
+headings and units from it.
+
+Pure mathematics without torch. Used by training/, evaluation/scores.py and reporting/.
 """
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 BINS = 15
 EDGE_SLACK = 1e-7  # float32 keeps 0.2 as 0.200000003: what lies this little above an edge belongs to the bin below
-RELEASED_BATCH = 256  # the release averages batch means; this is its batch size for most algorithms
+RELEASED_BATCH = 256  # the FER-C release averages means over batches of this size, for most algorithms
 
 
 def summary(probs: ArrayLike, labels: ArrayLike, soft_labels: ArrayLike | None = None,
@@ -18,10 +28,11 @@ def summary(probs: ArrayLike, labels: ArrayLike, soft_labels: ArrayLike | None =
     """All scores of one set of predictions, {name: float}.
 
     probs: (N, K) probabilities. labels: (N,) integers in 0..K-1. soft_labels: (N, K) distributions; accuracy and F1
-    still go by `labels`, all else by these, and `kl` (soft NLL minus the labels' entropy) is added. logits: (N, K), of
-    which `probs` is the softmax; with them `nll` is exact, without them probabilities are clamped at 1e-12.
+    still use `labels`, all other scores use `soft_labels`, and `kl` (soft NLL minus the entropy of the soft labels) is
+    added. logits: (N, K), of which `probs` is the softmax; with them `nll` is exact, without them probabilities are
+    clamped at 1e-12.
     released_batch: images in a batch of `nll_released`, which is that of the algorithm's release.
-    Raises ValueError on empty input, shapes that do not fit, NaN, labels out of range, rows that are no distributions,
+    Raises ValueError on empty input, shapes that do not fit, NaN, labels out of range, rows that are not distributions,
     or logits that are not those of `probs`.
     """
     probs, labels, target = _checked(probs, labels, soft_labels)
@@ -29,7 +40,8 @@ def summary(probs: ArrayLike, labels: ArrayLike, soft_labels: ArrayLike | None =
     log_p = np.log(np.maximum(probs, 1e-12)) if logits is None else _checked_log_softmax(logits, probs)
     classwise = classwise_ece(probs, target)
 
-    # Sorted here once: a stable sort of sorted values, which adaece and kse begin with, takes no time.
+    # adaece and kse each begin with a stable sort of the confidences, and are called twice. Sorting sorted values takes
+    # almost no time, so the images are put in the order of their confidence here, once.
     order = np.argsort(probs.max(1), kind="stable")
     confidence = probs.max(1)[order]
     accuracy = expected_accuracy(target, prediction)[order]
@@ -47,7 +59,7 @@ def summary(probs: ArrayLike, labels: ArrayLike, soft_labels: ArrayLike | None =
         "cece_sum": classwise.sum(),
         "kse": kse(confidence, accuracy),
         "nll_released": nll_released(probs, target, released_batch),
-        "macro_f1_released": macro_f1(labels, prediction, probs.shape[1], seen_only=True),
+        "macro_f1_released": macro_f1(labels, prediction, probs.shape[1], occurring_only=True),
         "ece_released": ece(confidence, released),
         "adaece_released": adaece(confidence, released, open_first=True),
         "kse_released": kse(confidence, released, inside_ties=True),
@@ -72,40 +84,46 @@ def log_softmax(logits: ArrayLike) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
 
 
-def entropy(target):
+def entropy(target: np.ndarray) -> np.ndarray:
     """Entropy (N,) in nats of distributions (N, K)."""
     return -(target * np.log(np.where(target > 0, target, 1))).sum(1)
 
 
-def expected_accuracy(target, prediction):
-    """The target's mass at the predicted class, (N,)."""
+def expected_accuracy(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """The target's probability of the predicted class, (N,). target: (N, K). prediction: integers (N,)."""
     return target[np.arange(len(target)), prediction]
 
 
-def max_rule_accuracy(target, prediction):
-    """The release's soft accuracy, (N,): max S where the prediction is argmax S, else 1 - max S. It overstates the
-    accuracy of wrong predictions of more than two classes; for one-hot targets it equals `expected_accuracy`."""
+def max_rule_accuracy(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """The soft accuracy of the FER-C release, (N,): max(target) where the prediction is the class with the largest
+    target, else 1 - max(target).
+
+    With more than two classes it overstates the accuracy of wrong predictions. For one-hot targets it equals
+    `expected_accuracy`. target: (N, K). prediction: integers (N,).
+    """
     top = target.max(1)
     return np.where(prediction == target.argmax(1), top, 1 - top)
 
 
-def macro_f1(labels: np.ndarray, prediction: np.ndarray, num_classes: int, seen_only: bool = False) -> float:
-    """Mean F1 over all classes, a class that is never labelled nor predicted counting 0; `seen_only` leaves it out.
+def macro_f1(labels: np.ndarray, prediction: np.ndarray, num_classes: int, occurring_only: bool = False) -> float:
+    """Mean F1 over all classes. A class that is never labelled nor predicted counts 0; `occurring_only` leaves it out.
 
-    labels, prediction: integers (N,) in 0..num_classes-1. Raises ValueError where they are not."""
+    labels, prediction: integers (N,) in 0..num_classes-1. Raises ValueError where they are empty or out of range."""
     for name, classes in (("labels", labels), ("prediction", prediction)):
         if not len(classes) or classes.min() < 0 or classes.max() >= num_classes:
             raise ValueError(f"{name} must be (N,) with N > 0, within 0..{num_classes - 1}")
     hits = np.bincount(labels[labels == prediction], minlength=num_classes)
     either = np.bincount(labels, minlength=num_classes) + np.bincount(prediction, minlength=num_classes)
     f1 = 2 * hits / np.maximum(either, 1)
-    return f1[either > 0].mean() if seen_only else f1.mean()
+    return f1[either > 0].mean() if occurring_only else f1.mean()
 
 
 def nll_released(probs: np.ndarray, target: np.ndarray, batch: int = RELEASED_BATCH) -> float:
-    """Likelihood with probabilities clamped at 1e-6, as the plain mean of the means of batches in the order given.
+    """Negative log likelihood (nats) as the FER-C release computes it: probabilities are clamped at 1e-6, and the
+    result is the unweighted mean of the means over batches, which hold the images in the order given.
 
-    probs, target: (N, K); batch: images in one. Raises ValueError where it is no whole number of at least 1."""
+    probs, target: (N, K); batch: images in a batch. Raises ValueError unless `batch` is a whole number of at least 1.
+    """
     if isinstance(batch, bool) or not isinstance(batch, int | np.integer) or batch < 1:
         raise ValueError(f"a batch holds a whole number of images, at least 1, not {batch}")
     per_sample = -(target * np.log(np.maximum(probs, 1e-6))).sum(1)
@@ -121,7 +139,7 @@ def ece(confidence: ArrayLike, accuracy: ArrayLike, bins: int = BINS) -> float:
     return np.abs(gap).sum() / len(confidence)
 
 
-def mce(confidence, accuracy, bins=BINS):
+def mce(confidence: ArrayLike, accuracy: ArrayLike, bins: int = BINS) -> float:
     """Maximum calibration error (arXiv 1706.04599, eq. 5): the largest |accuracy_b - confidence_b| of `ece`'s bins."""
     confidence, accuracy = _checked_pair(confidence, accuracy)
     index = _bin(confidence, bins)
@@ -129,10 +147,11 @@ def mce(confidence, accuracy, bins=BINS):
     return np.max(np.abs(gap) / np.maximum(np.bincount(index, minlength=bins), 1))  # an empty bin has gap 0
 
 
-def adaece(confidence, accuracy, bins=BINS, open_first=False):
+def adaece(confidence: ArrayLike, accuracy: ArrayLike, bins: int = BINS, open_first: bool = False) -> float:
     """Adaptive ECE (arXiv 2002.09437): bins with equally many samples, edges interpolated in the sorted confidences.
 
-    Bins are (low, high], the first closed; `open_first` drops the least confident samples, as the release does.
+    Bins are (low, high], the first closed; `open_first` drops the least confident samples, as the FER-C
+    release does.
     """
     confidence, accuracy = _checked_pair(confidence, accuracy)
     n = len(confidence)
@@ -143,7 +162,7 @@ def adaece(confidence, accuracy, bins=BINS, open_first=False):
     return np.abs(np.bincount(np.searchsorted(edges[1:-1], confidence), gap, bins)).sum() / n
 
 
-def classwise_ece(probs, target, bins=BINS):
+def classwise_ece(probs: ArrayLike, target: ArrayLike, bins: int = BINS) -> np.ndarray:
     """ECE of every class against the rest, (K,) (arXiv 1910.12656): bins as in `ece`. probs, target: (N, K)."""
     probs, target = _numbers("probs", probs), _numbers("target", target)
     n, num_classes = probs.shape
@@ -152,24 +171,26 @@ def classwise_ece(probs, target, bins=BINS):
     return np.abs(gap).reshape(num_classes, bins).sum(1) / n
 
 
-def kse(confidence, accuracy, inside_ties=False):
+def kse(confidence: ArrayLike, accuracy: ArrayLike, inside_ties: bool = False) -> float:
     """Kolmogorov-Smirnov error (arXiv 2006.12800): max |cumulated confidence - cumulated accuracy| / N, by confidence.
 
-    Looked at after the last of equal confidences, so that the order of the input does not matter; `inside_ties` looks
-    after every sample, as the release does, in the order given among equals.
+    The maximum is taken after the last of equal confidences, so that the order of the input does not matter. With
+    `inside_ties` it is taken after every sample, in the order given among equals, as in the FER-C release.
     """
     confidence, accuracy = _checked_pair(confidence, accuracy)
     order = np.argsort(confidence, kind="stable")
     confidence, accuracy = confidence[order], accuracy[order]
-    drift = np.abs(np.cumsum(confidence - accuracy))
+    difference = np.abs(np.cumsum(confidence - accuracy))
     if not inside_ties:
-        drift = drift[np.append(np.diff(confidence) > 0, True)]
-    return drift.max() / len(confidence)
+        is_last_of_equals = np.append(np.diff(confidence) > 0, True)
+        difference = difference[is_last_of_equals]
+    return difference.max() / len(confidence)
 
 
-def reliability(probs, labels, soft_labels=None, bins=BINS):
-    """What a reliability diagram shows: count, mean confidence and mean accuracy of `ece`'s bins, three arrays (bins,),
-    NaN in empty bins. Arguments and errors as in `summary`."""
+def reliability(probs: ArrayLike, labels: ArrayLike, soft_labels: ArrayLike | None = None,
+                bins: int = BINS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a reliability diagram shows of `ece`'s bins: (count, mean confidence, mean accuracy), arrays (bins,), the
+    means NaN in empty bins. Arguments and errors as in `summary`."""
     probs, _, target = _checked(probs, labels, soft_labels)
     confidence = probs.max(1)
     index = _bin(confidence, bins)
@@ -179,9 +200,12 @@ def reliability(probs, labels, soft_labels=None, bins=BINS):
     return count, np.bincount(index, confidence, bins) / size, np.bincount(index, accuracy, bins) / size
 
 
-def ece_floor(confidences, n, repeats=200, seed=0):
-    """The ECE that a perfectly calibrated model would score on n samples, whose bins are noisy: the mean over `repeats`
-    simulations that draw n of the `confidences` (with replacement) and a right answer with that very probability.
+def ece_floor(confidences: ArrayLike, n: int, repeats: int = 200, seed: int = 0) -> float:
+    """The ECE that a perfectly calibrated model would have on n samples. It is above 0, because the mean accuracy of a
+    bin with few samples differs from their mean confidence by chance.
+
+    It is the mean over `repeats` simulations. Each draws n of the `confidences` (with replacement), and for each of
+    them whether the prediction is right, with the confidence as its probability.
 
     The generator is keyed by (seed, n); equal arguments give equal values. Raises ValueError on empty input.
     """
@@ -196,7 +220,7 @@ def ece_floor(confidences, n, repeats=200, seed=0):
     return float(np.mean(scores))
 
 
-def _bin(confidence, bins):
+def _bin(confidence: np.ndarray, bins: int) -> np.ndarray:
     """Index of the bin (b/bins, (b+1)/bins] that holds a confidence; 0 and rounding beyond 1 fall in the outer bins.
     Confidences are finite: NaN has no bin."""
     if bins < 1:
@@ -204,8 +228,9 @@ def _bin(confidence, bins):
     return np.clip(np.ceil((confidence - EDGE_SLACK) * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
-def _numbers(name, values):
-    """Real and finite numbers, in float64."""
+def _numbers(name: str, values: ArrayLike) -> np.ndarray:
+    """`values` in float64. Raises ValueError unless they are real and finite numbers. name: of the values, for the
+    message."""
     values = np.asarray(values)
     if values.dtype.kind not in "biuf":
         raise ValueError(f"{name} must be real numbers, not {values.dtype}")
@@ -215,7 +240,8 @@ def _numbers(name, values):
     return values.astype(np.float64, copy=False)
 
 
-def _checked_pair(confidence, accuracy, tolerance=1e-3):
+def _checked_pair(confidence: ArrayLike, accuracy: ArrayLike, tolerance: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64 (N,). Raises ValueError where they do not fit, or lie outside 0..1 by more than `tolerance`."""
     confidence, accuracy = _numbers("confidence", confidence), _numbers("accuracy", accuracy)
     if confidence.ndim != 1 or confidence.shape != accuracy.shape or not len(confidence):
         raise ValueError(
@@ -227,8 +253,9 @@ def _checked_pair(confidence, accuracy, tolerance=1e-3):
     return confidence, accuracy
 
 
-def _checked(probs, labels, soft_labels):
-    """probs (N, K), labels (N,) and the target (N, K), sound and in float64."""
+def _checked(probs: ArrayLike, labels: ArrayLike,
+             soft_labels: ArrayLike | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(probs float64 (N, K), labels int (N,), target float64 (N, K)). Raises ValueError as `summary` does."""
     probs, labels = _checked_rows("probs", probs), np.asarray(labels)
     n, num_classes = probs.shape
     if labels.shape != (n,) or labels.dtype.kind not in "iu":
@@ -243,7 +270,9 @@ def _checked(probs, labels, soft_labels):
     return probs, labels, target
 
 
-def _checked_rows(name, rows, tolerance=1e-3):
+def _checked_rows(name: str, rows: ArrayLike, tolerance: float = 1e-3) -> np.ndarray:
+    """Distributions, float64 (N, K). Raises ValueError where a row is not a distribution: a value lies outside 0..1, or
+    the sum differs from 1, by more than `tolerance`. name: of the rows, for the message."""
     rows = np.asarray(rows)
     if rows.ndim != 2 or not len(rows) or rows.shape[1] < 2:
         raise ValueError(f"{name} must be (N, K) with N > 0 and K > 1, not {rows.shape}")
@@ -256,7 +285,8 @@ def _checked_rows(name, rows, tolerance=1e-3):
     return rows
 
 
-def _checked_log_softmax(logits, probs, tolerance=1e-3):
+def _checked_log_softmax(logits: ArrayLike, probs: np.ndarray, tolerance: float = 1e-3) -> np.ndarray:
+    """Log probabilities, float64 (N, K). Raises ValueError where `probs` are not the softmax of `logits`."""
     logits = np.asarray(logits)
     if logits.shape != probs.shape or not np.isfinite(logits).all():
         raise ValueError(f"logits must be finite and {probs.shape} like probs, not {logits.shape}")
@@ -264,3 +294,40 @@ def _checked_log_softmax(logits, probs, tolerance=1e-3):
     if np.abs(np.exp(log_p) - probs).max() > tolerance:
         raise ValueError("probs are not the softmax of logits")
     return log_p
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How tables and figures print one of the numbers that `summary` gives."""
+
+    name: str
+    """key in the dictionary that `summary` returns, and name in the column `metric` of scores.csv"""
+    label: str
+    """heading in tables and name of an axis in figures"""
+    percent: bool
+    """True: a fraction, printed in percent. False: a likelihood, printed in nats"""
+    higher_is_better: bool
+    """True: the best model has the highest value. False: it has the lowest"""
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", "accuracy", percent=True, higher_is_better=True),
+        Metric("macro_f1", "F1", percent=True, higher_is_better=True),
+        Metric("nll", "NLL", percent=False, higher_is_better=False),
+        Metric("brier", "Brier score", percent=True, higher_is_better=False),
+        Metric("ece", "ECE", percent=True, higher_is_better=False),
+        Metric("mce", "MCE", percent=True, higher_is_better=False),
+        Metric("adaece", "AdaECE", percent=True, higher_is_better=False),
+        Metric("cece", "CECE", percent=True, higher_is_better=False),
+        Metric("cece_sum", "CECE sum", percent=True, higher_is_better=False),
+        Metric("kse", "KSE", percent=True, higher_is_better=False),
+        Metric("kl", "KL", percent=False, higher_is_better=False),
+        Metric("nll_released", "NLL (released)", percent=False, higher_is_better=False),
+        Metric("macro_f1_released", "F1 (released)", percent=True, higher_is_better=True),
+        Metric("ece_released", "ECE (released)", percent=True, higher_is_better=False),
+        Metric("adaece_released", "AdaECE (released)", percent=True, higher_is_better=False),
+        Metric("kse_released", "KSE (released)", percent=True, higher_is_better=False),
+    )
+}

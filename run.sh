@@ -1,34 +1,41 @@
 #!/usr/bin/env bash
-# The published grid: seeds x data sets x algorithms x {uncalibrated, calibrated}. Builds missing FER-C sets first.
-#   bash run.sh [SET ...]   affectnet affwild rafdb, those that are in data/; or the named ones (ferplus, demo, ...)
-#   bash run.sh --demo      a small grid on faces drawn on the spot: no data, no GPU, ten minutes, 5 GB of disk
+# The grid of the paper: seeds x data sets x algorithms x {cross-entropy, calibrated}. Builds missing FER-C sets first.
+#   bash run.sh [DATASET ...]   affectnet affwild rafdb, those that are in data/; or the named ones (ferplus, demo, ...)
+#   bash run.sh --demo          a small grid on faces drawn on the spot: no data, no GPU, ten minutes, 5 GB of disk
 #     --noise               also with 10, 20 and 30 % wrong training labels
 #     --ablation            also the losses focal and maxent (published for rafdb), and the other multipliers of MaxEnt
-#     --only REGEX          only runs whose set/algorithm/loss/noise<percent>/seed<n> matches
+#     --only REGEX          only runs whose dataset/algorithm/loss/noise<percent>/seed<n> matches
 #     --seeds "0 1 2"       these seeds (--demo: 0)
-#     --protocol released   as the FER-C release behaves: sets <Title>-C-released, runs in runs/released/
-#     --image-size N        of the sets built and of training
-#     --jobs N              N runs at a time, GPUs and cores dealt out, output in runs/logs/ (--demo: 2)
-#     --list                run nothing; print what is missing: builds to standard error, to standard output a line a run
-#     --setup               only make .venv with the pinned packages (6.5 GB)
-#     -- OPTION ...         the rest goes to the training scripts
-# Finished runs are skipped; started again it goes on. Environment: FERC_DATA (data), FERC_RUNS (runs): the folders;
-# FERC_PYTHON=python uses that Python as it is, without .venv.
+#     --protocol released   as the FER-C release behaves; built sets are <Title>-C-released, runs are in runs/released/
+#     --image-size N        side of the images in pixels, in the sets that are built and in training
+#     --jobs N              N jobs at a time (--demo: 2); each gets a GPU, an equal part of the cores, and a log file in
+#                           runs/logs/ (--demo: runs/demo/logs/; released: runs/released/logs/)
+#     --list                run nothing; print what is missing: builds to standard error, runs to standard output
+#     --setup               only make .venv with the pinned packages (6.5 GB); --setup-tests: also those of the tests
+#     -- OPTION ...         options for the training scripts
+# Finished runs are skipped, so the same command goes on after an interruption. Environment: FERC_DATA and FERC_RUNS are
+# the folders of data and runs (default: data, runs); FERC_PYTHON=python uses that Python as it is, without .venv.
 set -uf -o pipefail  # -f: no word here is ever a pattern of file names
 
 fail() { echo "error: $*" >&2; exit 2; }
 
-repeated() {  # words: the first one that was there before
-  local word before=" "
+repeated() {  # prints the first of its words that appears twice
+  local word earlier=" "
   for word; do
-    case "$before" in *" $word "*) echo "$word"; return ;; esac
-    before="$before$word "
+    case "$earlier" in *" $word "*) echo "$word"; return ;; esac
+    earlier="$earlier$word "
   done
+}
+
+absolute() {  # prints a path as an absolute one
+  if [[ "$1" = /* ]]; then echo "$1"; else echo "$PWD/$1"; fi
 }
 
 # --- the command line ---
 
-demo= list= noise= ablation= setup= only=. jobs= seeds= protocol=paper sets=() size=() options=()
+demo= list= noise= ablation=  # flags: empty or 1
+setup=() only=. jobs= seeds= protocol=paper
+sets=() size=() options=()    # size: --image-size N as two words, for commands
 while [ $# -gt 0 ]; do
   argument=$1; shift
   case "$argument" in
@@ -36,7 +43,8 @@ while [ $# -gt 0 ]; do
     --list) list=1 ;;
     --noise) noise=1 ;;
     --ablation) ablation=1 ;;
-    --setup) setup=1 ;;
+    --setup) setup=(requirements.txt) ;;
+    --setup-tests) setup=(requirements.txt requirements-dev.txt) ;;
     --only | --seeds | --jobs | --image-size | --protocol)
       [[ "${1:-}" && "$1" != -* ]] || fail "$argument takes a value; see bash run.sh --help"
       case "$argument" in
@@ -47,7 +55,7 @@ while [ $# -gt 0 ]; do
         --image-size) size=(--image-size "$1") ;;
       esac
       shift ;;
-    -h | --help) sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+    -h | --help) sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
     --) options=("$@"); break ;;
     -*) fail "unknown option $argument; see bash run.sh --help" ;;
     *) sets+=("$argument") ;;
@@ -58,7 +66,7 @@ done
 [[ "${size[1]:-224}" =~ ^[1-9][0-9]{1,3}$ ]] || fail "--image-size takes a number of pixels, not ${size[1]}"
 [[ "$seeds" =~ ^((0|[1-9][0-9]{0,8})( +|$))*$ ]] || fail "--seeds takes whole numbers, as in \"0 1 2\", not $seeds"
 [ -z "$(repeated $seeds)" ] || fail "--seeds names $(repeated $seeds) twice: $seeds"
-[[ x =~ $only ]] 2>/dev/null
+[[ x =~ $only ]] 2>/dev/null  # status 0: matches, 1: does not match, 2: $only is no regular expression
 [ $? -le 1 ] || fail "--only is no regular expression (of the kind of grep -E): $only"
 [ -z "$demo" ] || [ ${#sets[@]} -eq 0 ] || fail "--demo takes no data set; without --demo: bash run.sh ${sets[*]}"
 for option in "${options[@]}"; do
@@ -69,11 +77,11 @@ for option in "${options[@]}"; do
   esac
 done
 
-# Folders in the environment are the caller's, whatever folder he is in.
-absolute() { [[ "$1" = /* ]] && echo "$1" || echo "$PWD/$1"; }
-[ -z "${FERC_DATA:-}" ] && unset FERC_DATA || export FERC_DATA="$(absolute "$FERC_DATA")"
-[ -z "${FERC_RUNS:-}" ] && unset FERC_RUNS || export FERC_RUNS="$(absolute "$FERC_RUNS")"
-[[ "${FERC_PYTHON:-}" != */* ]] || FERC_PYTHON=$(absolute "$FERC_PYTHON")
+# Paths in the environment are relative to the folder of the caller; from here on everything happens in this one.
+for variable in FERC_DATA FERC_RUNS; do
+  if [ -n "${!variable:-}" ]; then export "$variable=$(absolute "${!variable}")"; else unset "$variable"; fi
+done
+if [[ "${FERC_PYTHON:-}" = */* ]]; then FERC_PYTHON=$(absolute "$FERC_PYTHON"); fi
 caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 data=${FERC_DATA:-data}
@@ -82,46 +90,52 @@ runs=${FERC_RUNS:-runs}
 
 # --- set-up ---
 
-find_python() {  # base: a Python to make .venv with
+find_python() {  # sets `base` to a Python that can make .venv
   for base in python3 python3.11 python3.12 python3.13; do
     "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && return
   done
   fail "Python 3.11 or newer is needed and none was found (python3: $(python3 -V 2>/dev/null || echo absent))"
 }
 
-need_room() {  # folder, GB, what for
+need_room() {  # folder, GB, "the packages take": fails where the disk of the folder has less room
   local folder=$1 free
   until [ -d "$folder" ]; do folder=$(dirname "$folder"); done
   free=$(df -Pk "$folder" | awk 'NR == 2 {print int($4 / 1000000)}')
   [ "$free" -ge "$2" ] || fail "$3 $2 GB of disk, and $(cd "$folder" && pwd) has $free GB free"
 }
 
-set_up() {
+set_up() {  # requirement files: installs them into .venv, unless .venv/installed holds the checksums of all of them
   [ -z "${FERC_PYTHON:-}" ] || return 0
-  local want have
-  want=$(cksum <requirements.txt)
-  have=$(cat .venv/installed 2>/dev/null)
-  [ "$have" = "$want" ] && [ -x "$python" ] && return
+  local file files=() missing=
+  for file; do
+    files+=(-r "$file")
+    grep -qxF "$(cksum <"$file") $file" .venv/installed 2>/dev/null || missing=1
+  done
+  if [ -z "$missing" ] && [ -x "$python" ]; then return; fi
   find_python
   "$base" -c 'import venv, ensurepip' 2>/dev/null || fail "$base has no venv module (on Debian: apt install python3-venv)"
   [ -x "$python" ] || need_room . 7 "the packages take"
   echo "installing the pinned packages into .venv: three to five minutes, 6.5 GB" >&2
   "$python" -m pip --version >/dev/null 2>&1 || "$base" -m venv .venv || fail "$base -m venv .venv failed"
-  if ! "$python" -m pip install -q --disable-pip-version-check -r requirements.txt >.venv/install.log 2>&1; then
+  if ! "$python" -m pip install -q --disable-pip-version-check "${files[@]}" >.venv/install.log 2>&1; then
     fail "installing failed: $(grep -iE 'error|no space' .venv/install.log | tail -n 1) (all of it: .venv/install.log)"
   fi
-  echo "$want" >.venv/installed
+  for file; do echo "$(cksum <"$file") $file"; done >.venv/installed
 }
 
 python=${FERC_PYTHON:-.venv/bin/python}
-if [ -n "$setup" ]; then set_up; exit; fi
+if [ ${#setup[@]} -gt 0 ]; then set_up "${setup[@]}"; exit; fi
 
 # --- the data sets ---
 
-base=$python
-[ -x "$(command -v "$python")" ] || { [ -z "${FERC_PYTHON:-}" ] || fail "FERC_PYTHON=$FERC_PYTHON cannot be run"; find_python; }
-tables=$("$base" support/sets.py) || fail "$base support/sets.py failed: FERC_PYTHON has to be a Python"
-declare -A title mixture  # of each data set: its name in print, and the set whose mixture labels it
+base=$python  # what needs no packages also runs before there is a .venv
+if [ ! -x "$(command -v "$python")" ]; then
+  [ -z "${FERC_PYTHON:-}" ] || fail "FERC_PYTHON=$FERC_PYTHON cannot be run"
+  find_python
+fi
+reader=support/data_set_tables.py
+tables=$("$base" $reader) || fail "$base $reader failed: FERC_PYTHON has to be a Python"
+declare -A title mixture  # of each data set: its name in print, and the data set whose mixture labels it
 while IFS=$'\t' read -r name named labelled_by; do
   title[$name]=$named mixture[$name]=$labelled_by
 done <<<"$tables"
@@ -130,11 +144,14 @@ for name in "${sets[@]}"; do
 done
 [ -z "$(repeated "${sets[@]}")" ] || fail "the data set $(repeated "${sets[@]}") is named twice"
 
-variant= protocol_option=() below=$runs
-[ "$protocol" = paper ] || { variant=-$protocol protocol_option=(--protocol "$protocol") below=$runs/$protocol; }
-shown=$below  # what the report is about
+variant= protocol_option=() grid_folder=$runs  # variant: the end of the name of a built set
+if [ "$protocol" != paper ]; then
+  variant=-$protocol protocol_option=(--protocol "$protocol") grid_folder=$runs/$protocol
+fi
+report_folder=$grid_folder
 if [ -n "$demo" ]; then
-  sets=(demo) seeds=${seeds:-0} jobs=${jobs:-2} shown=$below/demo options=(--cache "$data/demo/decoded" "${options[@]}")
+  sets=(demo) seeds=${seeds:-0} jobs=${jobs:-2} report_folder=$grid_folder/demo
+  options=(--cache "$data/demo/decoded" "${options[@]}")
 elif [ ${#sets[@]} -eq 0 ]; then
   for name in affectnet affwild rafdb; do
     [ ! -d "$data/$name" ] || sets+=("$name")
@@ -146,31 +163,32 @@ jobs=${jobs:-1} seeds=${seeds:-0 1 2}
 
 # --- the jobs: lines `id <TAB> ids it comes after <TAB> command` for sweep.py ---
 
-job() {  # id, ids it comes after, command ...
+job() {  # id, ids it comes after, command ...: prints the line of a job
   printf '%s\t%s\t' "$1" "$2"
   shift 2
   printf "'%s' " "${@//\'/\'\\\'\'}"
   echo
 }
 
-train() {  # data set, algorithm, loss, percent of wrong labels, seed, more options ...: training and scoring of a run
-  local run=$1/$2/$3/noise$4/seed$5 wrong=()
+train() {  # data set, algorithm, loss, percent of wrong labels, seed, more options ...: a run's training and its scoring
+  local set=$1 algorithm=$2 loss=$3 percent=$4 seed=$5 noise_option=()
+  local run=$set/$algorithm/$loss/noise$percent/seed$seed
   [[ "$run" =~ $only ]] || return 0
-  [ "$4" = 0 ] || wrong=(--noise "0.$4")
-  job "$run" "build/$1" "$python" "train_$2.py" --dataset "$1" --root "$data/$1" --loss "$3" --seed "$5" \
-    --runs "$below" "${wrong[@]}" "${size[@]}" "${protocol_option[@]}" "${@:6}" "${options[@]}"
-  job "$run/score" "build/$1,$run" "$python" evaluate.py "{run:$run}" --set "$data/${title[$1]}-C$variant"
+  [ "$percent" = 0 ] || noise_option=(--noise "0.$percent")  # percent has two digits: 10, 20 or 30
+  job "$run" "build/$set" "$python" "train_$algorithm.py" --dataset "$set" --root "$data/$set" --loss "$loss" \
+    --seed "$seed" --runs "$grid_folder" "${noise_option[@]}" "${size[@]}" "${protocol_option[@]}" "${@:6}" "${options[@]}"
+  job "$run/score" "build/$set,$run" "$python" evaluate.py "{run:$run}" --set "$data/${title[$set]}-C$variant"
 }
 
-build() {  # data set
-  local set=$data/${title[$1]}-C$variant other=${mixture[$1]} gmm=() after=
+build() {  # data set: builds the corrupted set of its test split, after that of the data set whose mixture labels it
+  local set=$1 other=${mixture[$1]} gmm=() after=
   if [ -n "$other" ]; then
     local file=$data/${title[$other]}-C$variant/gmm.json
     [[ " ${sets[*]} " != *" $other "* ]] || after=build/$other
     [[ -z "$after" && ! -f "$file" ]] || gmm=(--gmm "$file")
   fi
-  job "build/$1" "$after" "$python" make_fer_c.py --dataset "$1" --root "$data/$1" --out "$set" "${gmm[@]}" \
-    "${size[@]}" "${protocol_option[@]}"
+  job "build/$set" "$after" "$python" make_fer_c.py --dataset "$set" --root "$data/$set" \
+    --out "$data/${title[$set]}-C$variant" "${gmm[@]}" "${size[@]}" "${protocol_option[@]}"
 }
 
 algorithms="baseline SCN DMUE RUL swinv2"
@@ -179,17 +197,21 @@ grid() {
   for seed in $seeds; do for set in "${sets[@]}"; do for algorithm in $algorithms; do for loss in ce maxent+mbls; do
     train "$set" "$algorithm" "$loss" 0 "$seed"
   done; done; done; done
-  [ -z "$noise" ] || for percent in 10 20 30; do
-    for seed in $seeds; do for set in "${sets[@]}"; do for algorithm in $algorithms; do for loss in ce maxent+mbls; do
-      train "$set" "$algorithm" "$loss" "$percent" "$seed"
-    done; done; done; done
-  done
-  [ -z "$ablation" ] || for seed in $seeds; do for set in "${sets[@]}"; do for algorithm in $algorithms; do
-    for loss in focal maxent maxent-constant+mbls maxent-aaai+mbls; do
-      train "$set" "$algorithm" "$loss" 0 "$seed"
+  if [ -n "$noise" ]; then
+    for percent in 10 20 30; do
+      for seed in $seeds; do for set in "${sets[@]}"; do for algorithm in $algorithms; do for loss in ce maxent+mbls; do
+        train "$set" "$algorithm" "$loss" "$percent" "$seed"
+      done; done; done; done
     done
-    train "$set" "$algorithm" maxent-gibbs+mbls 0 "$seed" --maxent-prior data  # with the uniform one it is focal+mbls
-  done; done; done
+  fi
+  if [ -n "$ablation" ]; then
+    for seed in $seeds; do for set in "${sets[@]}"; do for algorithm in $algorithms; do
+      for loss in focal maxent maxent-constant+mbls maxent-aaai+mbls; do
+        train "$set" "$algorithm" "$loss" 0 "$seed"
+      done
+      train "$set" "$algorithm" maxent-gibbs+mbls 0 "$seed" --maxent-prior data  # with a uniform prior MaxEnt's term is 0
+    done; done; done
+  fi
 }
 
 trainings=$(grid)
@@ -197,7 +219,7 @@ trainings=$(grid)
 lines=$(
   for set in "${sets[@]}"; do build "$set"; done
   echo "$trainings"
-  job report '*' "$python" report.py "$shown" --html "$shown/report/report.html" --brief
+  job report '*' "$python" report.py "$report_folder" --html "$report_folder/report/report.html" --brief
 )
 
 # --- run them ---
@@ -205,9 +227,10 @@ lines=$(
 if [ -n "$list" ]; then
   exec "$base" sweep.py --list --caller "$caller" <<<"$lines"
 fi
-if [[ "$demo" && ! -d "$shown" ]]; then  # two checkpoints of DMUE at a time are most of it; a quarter of it stays
+if [[ "$demo" && ! -d "$report_folder" ]]; then
+  # While it runs, the demo takes up to 5 GB, mostly checkpoints of two trainings of DMUE; a quarter of that stays.
   [ -x "$(command -v "$python")" ] || need_room . 12 "the packages and the demo take"
   need_room "$runs" 5 "the demo takes"
 fi
-set_up
-exec "$python" sweep.py --jobs "$jobs" --logs "$shown/logs" <<<"$lines"  # exec: signals to this process reach sweep.py
+set_up requirements.txt
+exec "$python" sweep.py --jobs "$jobs" --logs "$report_folder/logs" <<<"$lines"  # exec: sweep.py gets the signals

@@ -1,8 +1,16 @@
-"""Soft labels: how ambiguous a face is, and how much more so once corrupted. Pure functions in float64, no I/O.
+"""Soft labels: how ambiguous a face is, and how much more ambiguous a corruption makes it.
 
-The steps of FER-C (arXiv:2312.11542): a Gaussian mixture over valence and arousal gives the neighbouring expressions
-(eqs. 5, 6), `fuse` mixes it with the given label (eq. 7), `difference` and `visibility` say what a corruption hides
-(eq. 9), `soften` spreads that much of the label evenly (eqs. 8, 10, 11; the curve is SoftAug's, arXiv:2211.04625).
+Pure functions in float64, without files. In the order of their use: datasets/fused.py calls the first two, building/
+the others. K is the number of classes, N of images.
+
+  fit_gmm       a Gaussian mixture over valence and arousal, one Gaussian for each class      FER-C eq. 5
+  GMM.posterior P(class | valence, arousal) of every image                                    eq. 6
+  fuse          the given label and the posterior, mixed                                      eq. 7
+  difference    how far a corrupted image is from the clean one
+  visibility    how much of an image a corruption leaves visible, from the difference         eq. 9
+  soften        the fused label, a part of it spread evenly over the classes                  eqs. 8, 10, 11
+
+FER-C: arXiv:2312.11542. The softening curve is SoftAug's (arXiv:2211.04625).
 """
 import json
 from collections.abc import Sequence
@@ -11,23 +19,26 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-LARGEST = {"l2": 1, "mse": 1, "ssim": 2, "psnr": 1, "l2-uint8": 255}  # measure -> what no difference exceeds
+LARGEST = {"l2": 1, "mse": 1, "ssim": 2, "psnr": 1, "l2-uint8": 255}  # {measure: the largest possible difference}
 MEASURES = tuple(LARGEST)
-TOLERANCE = 1e-4  # how far the sum of a distribution may be from 1: annotators' shares come rounded
-ONE_GREY_LEVEL = 20 * np.log10(255)  # dB: the PSNR of images that differ by one grey level everywhere
+TOLERANCE = 1e-4  # how far the sum of a distribution may be from 1: fractions of annotators are published rounded
+ONE_GREY_LEVEL = 20 * np.log10(255)  # the PSNR of images that differ by one grey level everywhere (dB)
 
 
 @dataclass(frozen=True)
 class GMM:
-    """One Gaussian per class in (valence, arousal): weights (K,), means (K, 2), covariances (K, 2, 2), float64."""
+    """A Gaussian mixture over (valence, arousal), one Gaussian for each of K classes (eq. 5)."""
 
-    weights: np.ndarray
-    means: np.ndarray
-    covariances: np.ndarray
+    weights: np.ndarray  # float64 (K,), positive, sum 1
+    means: np.ndarray  # float64 (K, 2)
+    covariances: np.ndarray  # float64 (K, 2, 2), positive definite
 
     def posterior(self, va: np.ndarray) -> np.ndarray:
-        """P(class | valence, arousal) (eq. 6). va: (N, 2) -> float64 (N, K), rows sum to 1 however far the point is.
-        Raises ValueError where a valence or an arousal is no finite number."""
+        """P(class | valence, arousal) (eq. 6), float64 (N, K).
+
+        va: float (N, 2), valence and arousal. The sums are taken of logarithms, so that rows sum to 1 also for points
+        that are far from all classes. Raises ValueError where a valence or an arousal is not a finite number.
+        """
         va = np.asarray(va, np.float64)
         _require_finite(va, "valence and arousal")
         offset = va[:, None, :] - self.means
@@ -37,49 +48,54 @@ class GMM:
         joint = np.exp(log_joint - log_joint.max(1, keepdims=True))
         return joint / joint.sum(1, keepdims=True)
 
-    def take(self, classes):
-        """The mixture of some classes (indices, in the order wanted), weights renormalised."""
+    def take(self, classes: Sequence[int]) -> "GMM":
+        """The mixture of these classes (indices) in this order, its weights divided by their sum."""
         weights = self.weights[classes]
         return GMM(weights / weights.sum(), self.means[classes], self.covariances[classes])
 
-    def to_json(self):
+    def to_json(self) -> str:
+        """The parameters as JSON text; `from_json` reads it."""
         return json.dumps({"weights": self.weights.tolist(), "means": self.means.tolist(),
                            "covariances": self.covariances.tolist()}, indent=1)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "GMM":
-        """The inverse of `to_json`, exact to the last bit. Classes are named as the text's `classes` names them. Raises
-        ValueError when the text is something else or no distribution (see `check`)."""
+        """The inverse of `to_json`, exact to the last bit. Raises ValueError where the text is something else or no
+        mixture (see `check`); its message names classes as the list `classes` in the text does, if there is one."""
         try:
-            parts = json.loads(text)
-            gmm = cls(*(np.array(parts[name], np.float64) for name in ("weights", "means", "covariances")))
+            values = json.loads(text)
+            gmm = cls(np.array(values["weights"], np.float64), np.array(values["means"], np.float64),
+                      np.array(values["covariances"], np.float64))
         except KeyError as error:
             raise ValueError(f"not the parameters of a mixture: {error} is missing") from None
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"not the parameters of a mixture: {error}") from None
-        names = parts.get("classes")
-        gmm.check(names if isinstance(names, list) and len(names) == gmm.weights.size else None)
+        names = values.get("classes")
+        if not isinstance(names, list) or len(names) != gmm.weights.size:
+            names = None
+        gmm.check(names)
         return gmm
 
     def check(self, classes: Sequence[str] | None = None) -> None:
-        """Raises ValueError unless this is a distribution: positive weights that sum to 1, finite means, symmetric
-        positive definite covariances. The message names the class, by `classes` where they are given."""
+        """Raises ValueError unless this is a mixture: positive weights that sum to 1, finite means, symmetric positive
+        definite covariances. classes: names of the classes for the message, which has numbers without them."""
         count = self.weights.size
-        if (count == 0 or self.weights.shape != (count,) or self.means.shape != (count, 2)
-                or self.covariances.shape != (count, 2, 2)):
+        shapes = (self.weights.shape, self.means.shape, self.covariances.shape)
+        if count == 0 or shapes != ((count,), (count, 2), (count, 2, 2)):
             raise ValueError("not the parameters of a mixture: the shapes do not fit")
         for k in range(count):
-            reason = _mixture_fault(self.weights[k], self.means[k], self.covariances[k])
-            if reason:
-                name = f"class {k}" if classes is None else f"class {classes[k]}"
-                raise ValueError(f"not the parameters of a mixture: {name} has {reason}")
+            fault = _fault_of_gaussian(self.weights[k], self.means[k], self.covariances[k])
+            if fault:
+                name = k if classes is None else classes[k]
+                raise ValueError(f"not the parameters of a mixture: class {name} has {fault}")
         total = self.weights.sum()
         if abs(total - 1) > TOLERANCE:
             raise ValueError(f"not the parameters of a mixture: its weights sum to {total:.6g}, not to 1")
 
 
-def _mixture_fault(weight, mean, covariance):
-    """Why a weight (), a mean (2,) and a covariance (2, 2) are no Gaussian of a mixture, in words; None if they are."""
+def _fault_of_gaussian(weight: float, mean: np.ndarray, covariance: np.ndarray) -> str | None:
+    """What is wrong with a Gaussian of a mixture, as words that follow "class k has"; None if nothing is. mean: (2,);
+    covariance: (2, 2)."""
     if not (np.isfinite(weight) and weight > 0):
         return f"the weight {weight:g}, which has to be a positive number"
     if not np.isfinite(mean).all():
@@ -96,26 +112,30 @@ def _mixture_fault(weight, mean, covariance):
     return None
 
 
-def check_distributions(values: np.ndarray, what: str) -> None:
-    """Raises ValueError, naming `what`, unless every row of `values` (..., K) is a distribution: finite, nowhere
-    negative, sum 1 within `TOLERANCE`."""
-    _require_finite(values, what)
-    if values.size and (values.min() < 0 or np.abs(values.sum(-1, dtype=np.float64) - 1).max() > TOLERANCE):
-        raise ValueError(f"{what}: a row is no distribution (a negative value, or a sum that is not 1)")
+def check_distributions(values: np.ndarray, name: str) -> None:
+    """Raises ValueError unless every row of `values`, float (..., K), is a distribution: finite, nowhere negative, and
+    with the sum 1 within `TOLERANCE`. name: of the values, for the message."""
+    _require_finite(values, name)
+    if not values.size:
+        return
+    largest_error = np.abs(values.sum(-1, dtype=np.float64) - 1).max()
+    if values.min() < 0 or largest_error > TOLERANCE:
+        raise ValueError(f"{name}: a row is no distribution (a negative value, or a sum that is not 1)")
 
 
-def _require_finite(values, what):
+def _require_finite(values: np.ndarray, name: str) -> None:
     if not np.isfinite(values).all():
-        raise ValueError(f"{what}: a value is not a finite number")
+        raise ValueError(f"{name}: a value is not a finite number")
 
 
 def fit_gmm(va: np.ndarray, labels: np.ndarray, num_classes: int) -> GMM:
-    """The mixture of the training set (eq. 5, constants as in the FER-C release).
+    """The mixture of a training set (eq. 5; details as in the FER-C release).
 
-    va: (N, 2) valence and arousal, NaN rows are left out; labels: int (N,). Per class: weight N_k / N; mean and biased
-    covariance over the points whose valence and arousal both lie strictly within one standard deviation of the class
-    mean. Returns a `GMM`. Raises ValueError naming a class with fewer than three such points or a singular covariance,
-    and where a value is infinite or a label is no class.
+    va: float (N, 2), valence and arousal; rows with NaN are left out. labels: int (N,), 0 to num_classes - 1.
+    The weight of class k is N_k / N. Its mean and its biased covariance are taken over the points whose valence and
+    arousal both lie strictly within one standard deviation of the mean of the class. Raises ValueError naming a class
+    that has fewer than three such points or a singular covariance; also where a value is infinite or a label is out
+    of range.
     """
     va, labels = np.asarray(va, np.float64), np.asarray(labels)
     if np.isinf(va).any():
@@ -140,30 +160,40 @@ def fit_gmm(va: np.ndarray, labels: np.ndarray, num_classes: int) -> GMM:
     return GMM(np.array(weights), np.array(means), np.array(covariances))
 
 
-def _require_classes(labels, num_classes):
+def _require_classes(labels: np.ndarray, num_classes: int) -> None:
     if labels.size and not ((labels >= 0) & (labels < num_classes)).all():
         raise ValueError(f"a label is no class: labels go from 0 to {num_classes - 1}")
 
 
 def fuse(labels: np.ndarray, posterior: np.ndarray, beta: float | np.ndarray = 0.5) -> np.ndarray:
-    """beta * one-hot + (1 - beta) * posterior (eq. 7). labels: int (N,); posterior: (N, K), rows sum to 1; beta: a
-    number or (N,). Returns float64 (N, K). Raises ValueError unless beta is a fraction, the posterior's rows are
-    distributions and every label is a class."""
-    posterior, beta = np.asarray(posterior, np.float64), np.reshape(np.asarray(beta, np.float64), (-1, 1))
+    """The fused label, beta * one-hot(label) + (1 - beta) * posterior (eq. 7), float64 (N, K).
+
+    labels: int (N,), 0 to K - 1; posterior: float (N, K), rows are distributions; beta: the weight of the given label,
+    a number or float (N,). Raises ValueError where an argument is not as described. (Training computes the same in
+    float32 for every batch: `training.run.Training.target`.)
+    """
     labels = np.asarray(labels)
-    if not ((beta >= 0) & (beta <= 1)).all():
-        raise ValueError(f"beta is a fraction between 0 and 1, not {beta.squeeze()}")
+    posterior = np.asarray(posterior, np.float64)
+    weight = np.reshape(np.asarray(beta, np.float64), (-1, 1))
+    if not ((weight >= 0) & (weight <= 1)).all():
+        raise ValueError(f"beta is a fraction between 0 and 1, not {weight.squeeze()}")
     check_distributions(posterior, "posterior")
-    _require_classes(labels, posterior.shape[1])
-    return beta * np.eye(posterior.shape[1])[labels] + (1 - beta) * posterior
+    num_classes = posterior.shape[1]
+    _require_classes(labels, num_classes)
+    one_hot = np.eye(num_classes)[labels]
+    return weight * one_hot + (1 - weight) * posterior
 
 
 def difference(clean: np.ndarray, corrupted: np.ndarray, measure: str = "l2") -> float:
-    """How far a corrupted image is from its clean form: 0 for equal images, larger is worse.
+    """The difference of a corrupted image to the clean one: 0 for equal images, at most `LARGEST[measure]`.
 
-    Both uint8 (H, W, 3). `l2`: root mean squared difference of values in [0, 1] (the text of FER-C); `mse`: its square;
-    `ssim`: 1 - SSIM on grey images (appendix A.3); `psnr`: 1 - PSNR / 48.13 dB (that of one grey level), in [0, 1];
-    `l2-uint8`: mean of squares taken in 8-bit arithmetic that wraps at 256, as in the published labels.
+    clean, corrupted: uint8 (H, W, 3), RGB. measure:
+      l2        root of the mean squared difference of values in [0, 1] (the definition in the text of FER-C)
+      mse       mean squared difference of values in [0, 1]
+      ssim      1 - SSIM of the grey images (FER-C, appendix A.3)
+      psnr      1 - PSNR / 48.13 dB, clipped to [0, 1]; 48.13 dB is the PSNR of a difference of one grey level
+      l2-uint8  mean of the squared differences in 8-bit arithmetic, which wraps at 256, as in the published labels
+    Raises ValueError where there is no such measure.
     """
     if measure == "l2-uint8":
         change = clean - corrupted
@@ -172,25 +202,31 @@ def difference(clean: np.ndarray, corrupted: np.ndarray, measure: str = "l2") ->
         from skimage.metrics import structural_similarity  # slow to import
 
         return float(1 - structural_similarity(_grey(clean), _grey(corrupted), data_range=255))
-    # the sum of squares is a whole number: rounded, OpenCV's is exact, a hundred times faster than float64 arrays
+    # The sum of squares is a whole number, so OpenCV's is exact once it is rounded. It is a hundred times faster than
+    # float64 arrays.
     mse = round(cv2.norm(clean, corrupted, cv2.NORM_L2SQR)) / clean.size / 255**2
     if measure == "l2":
         return float(np.sqrt(mse))
     if measure == "mse":
         return float(mse)
     if measure == "psnr":
-        return float(np.clip(1 + 10 * np.log10(mse) / ONE_GREY_LEVEL, 0, 1)) if mse else 0.0
+        if mse == 0:
+            return 0.0
+        return float(np.clip(1 + 10 * np.log10(mse) / ONE_GREY_LEVEL, 0, 1))  # PSNR is -10 log10(mse)
     raise ValueError(f"unknown measure {measure!r}; known: {', '.join(MEASURES)}")
 
 
-def _grey(image):
+def _grey(image: np.ndarray) -> np.ndarray:
+    """The luma of an RGB image (ITU-R BT.601), float64 (H, W)."""
     return image @ np.array([0.299, 0.587, 0.114])
 
 
 def visibility(difference: np.ndarray, worst: float) -> np.ndarray:
-    """What is left to see: clip(1 - difference / worst, 0, 1) (eq. 9). `worst`: the largest mean difference of the 85
-    cells. Any shape in, float64 of the same shape out. Raises ValueError unless `worst` is positive and all are
-    finite."""
+    """How much of an image a corruption leaves visible: clip(1 - difference / worst, 0, 1) (eq. 9).
+
+    difference: float of any shape; the result is float64 of the same shape. worst: D_worst, the largest mean difference
+    of the 85 cells (corruptions.py). Raises ValueError unless `worst` is positive and all numbers are finite.
+    """
     if not (np.isfinite(worst) and worst > 0):
         raise ValueError(f"the worst difference has to be a positive number, not {worst}")
     difference = np.asarray(difference, np.float64)
@@ -199,17 +235,21 @@ def visibility(difference: np.ndarray, worst: float) -> np.ndarray:
 
 
 def soften(label: np.ndarray, visibility: np.ndarray, exponent: float = 2) -> np.ndarray:
-    """Spread what cannot be seen evenly over the classes (eqs. 10, 11): (1 - w) label + w / K, w = (1 - visibility)^k.
+    """The soft label, (1 - w) * label + w / K with w = (1 - visibility) ** exponent (eqs. 8, 10, 11).
 
-    label: (N, K), rows sum to 1; visibility: (..., N) in [0, 1]; exponent k > 0. Returns float64 (..., N, K): the
-    label itself at visibility 1, uniform at 0; the most likely class never changes in between. Raises ValueError where
-    one of them is not what it has to be.
+    A part w of the label is spread evenly over the K classes: nothing at visibility 1, all of it at visibility 0, where
+    the soft label is uniform. In between the most likely class stays the same. For a one-hot label, the true class
+    gets SoftAug's 1 - (1 - 1/K) * (1 - visibility) ** exponent.
+
+    label: float (N, K), rows are distributions; visibility: float (..., N), in [0, 1]; exponent: a positive number.
+    Returns float64 (..., N, K). Raises ValueError where an argument is not as described.
     """
-    label, visibility = np.asarray(label, np.float64), np.asarray(visibility, np.float64)
+    label = np.asarray(label, np.float64)
+    visibility = np.asarray(visibility, np.float64)
     check_distributions(label, "label")
     if not ((visibility >= 0) & (visibility <= 1)).all():
         raise ValueError("visibility: a value is not between 0 and 1")
     if not (np.isfinite(exponent) and exponent > 0):
         raise ValueError(f"the exponent has to be a positive number, not {exponent}")
-    hidden = (1 - visibility)[..., None] ** exponent
-    return (1 - hidden) * label + hidden / label.shape[1]
+    spread = (1 - visibility)[..., None] ** exponent
+    return (1 - spread) * label + spread / label.shape[1]

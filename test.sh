@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# The tests: bash test.sh [--slow] [options of pytest]. Makes .venv first where it is absent (6.5 GB; see run.sh --setup).
-#   --slow     also the tests that take long or need a tool that not everybody has
-#   -k NAME    only tests whose name holds NAME; of pytest, like every other option (-n 0: one process)
+# The checks: ruff, mypy and the tests. Makes .venv first where it is absent (6.5 GB).
+#   bash test.sh [--slow] [options of pytest]
+#     --slow     also the tests that take long or need a tool that not everybody has
+#     -k NAME    only tests whose name holds NAME (an option of pytest, like -n 0: in one process)
 set -uo pipefail
 case " $* " in
-  *" -h "* | *" --help "*) sed -n '2,4s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+  *" -h "* | *" --help "*) sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
 esac
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
-bash run.sh --setup || exit
+bash run.sh --setup-tests || exit
 python=${FERC_PYTHON:-.venv/bin/python}
 marks=(-m "not slow")
 arguments=()
@@ -15,5 +16,6 @@ for argument in "$@"; do
   if [ "$argument" = --slow ]; then marks=(); else arguments+=("$argument"); fi
 done
 "$python" -m ruff check --quiet . || exit
+"$python" -m mypy --no-error-summary || exit  # the folders that pyproject.toml names
 export OMP_NUM_THREADS=1  # one process per core, a file's tests on one of them
 exec "$python" -m pytest -n auto --dist loadfile "${marks[@]}" "${arguments[@]}"

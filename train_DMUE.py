@@ -1,182 +1,235 @@
 """DMUE: Dive into Ambiguity (She et al., CVPR 2021, arXiv:2104.00232).
 
-Adds to the baseline: for each class an expert that learns all the others, whose opinion on images of its own class is
-their latent label distribution; a confidence that scales the logits in training; and a term that makes images relate
-to each other alike in all branches. A test takes the main branch alone, at the price of the baseline.
---protocol paper trains the confidence (in both published codes no optimizer holds it), runs each expert once a step
-and masks classes that a batch lacks. --protocol released: untrained, two passes, experts compared by their logits,
-ramps that are over after one epoch, and the stem of the release's MS-Celeb weights, to be given with --weights PATH.
+Idea: an image may show more than one expression; experts that do not know its own class say which others.
+
+Network: the baseline's ResNet-18, and for each class an expert: a copy of the last stage that learns all other
+classes. A confidence for each image multiplies its logits in training.
+
+Loss: the chosen loss on these logits, plus three terms. latent: the probabilities of the wrong classes have to be
+those of the expert on the image's own class, its latent label distribution. similarity: images have to be
+as similar to each other in the experts as in the main branch. auxiliary: cross-entropy of the experts.
+
+Paper: --protocol paper trains the confidence (in both releases no optimizer holds its parameters), runs each expert
+once a step, and leaves classes that a batch lacks out of the confidence.
+
+Released: --protocol released does not train the confidence, runs each expert twice, compares experts by their logits,
+and has ramps that end within the first epoch. Its network started from MS-Celeb weights with another stem;
+give them with --weights PATH. As for every algorithm, the protocol also changes what training/options.py lists in
+`RELEASED`.
+
+"DMUE release" is the code of She et al., "FER-C release" that of FER-C.
+
+Inference: only the main branch is used, so it costs no more than the baseline.
+
+Cost: 22 s an epoch of the demo on one core (2.5 GHz), measured.
+
   python train_DMUE.py --dataset affectnet --calib
   torchrun --nproc-per-node 4 train_DMUE.py --dataset affectnet
-  python train_DMUE.py --dataset demo                           no data; measured: 22 s an epoch on one core (2.5 GHz)
+  python train_DMUE.py --dataset demo                           needs no data
 """
 from support import start
 
 if __name__ == "__main__":  # before the imports that may be interrupted, or fail outside the environment
-    start.guard()
+    start.explain_failed_imports()
 
 from dataclasses import dataclass, field
 
 import torch
 
-import cli
-import harness
 import metrics
-import settings
+from support import cli
+from training.options import LossOptions, MachineOptions, TrainingOptions, recipe_filler
+from training.run import start_training
 # --- algorithm ---
 import math
 from typing import Annotated, Literal
 
+from models.dmue import DMUE, Output
+
 from torch.nn import functional as F
 
-from models.dmue import DMUE
-
 RELEASED = {"train_confidence": False, "ramp": 0.6, "ramp_margin": False, "experts": "split", "missing": "zero",
-            "similarity": "logits", "stem": "dmue", "nll_batch": 128}
+            "similarity": "logits", "stem": "dmue"}
+RELEASED_ON = {}
 
 
 @dataclass
-class Run(settings.Run):
-    """What you always set."""
+class Options(TrainingOptions):
+    """What you usually set."""
 
     batch_size: int = 128
-    """over all devices together (published for DMUE: 128)"""
+    """images in a batch, over all devices (for DMUE: 128)"""
 
 
 @dataclass
 class Algorithm:
-    """Dive into Ambiguity: latent distributions and pairwise uncertainty."""
+    """Dive into Ambiguity: latent label distributions and pairwise uncertainty."""
 
     classifier_lr: Annotated[float, cli.Between(0)] = 1e-3
-    """of the classifiers and the confidence (FER-C release, authors' start: 1e-3)"""
+    """learning rate of the classifiers and of the confidence (FER-C release, and DMUE release at the start: 1e-3)"""
     train_confidence: bool = True
-    """the confidence's layers learn (in the authors' and the FER-C release they do not)"""
+    """--no-train-confidence: keep the layers of the confidence as they are initialised, as in the DMUE release and
+    the FER-C release"""
     ramp: Annotated[float, cli.Between(0, above=True)] | None = None
-    """epochs until the main loss counts fully (default: a sixth of the run; authors: 6 to 14 of 36; FER-C: .6)"""
+    """epochs until the main loss has its full weight (if not given: a sixth of all epochs; DMUE release: 6 to 14 of
+    36; FER-C release: 0.6)"""
     ramp_margin: bool = True
-    """MbLS counts by that ramp too (FER-C release: it does not)"""
+    """--no-ramp-margin: do not apply the ramp to the MbLS term, as in the FER-C release"""
     soft_weight: float = 0.5
-    """of the latent distributions' term (authors: .5)"""
+    """weight of the term latent; "soft" stands for its targets, the latent label distributions (DMUE release: 0.5)"""
     similarity_weight: float = 1000.0
-    """of the similarity term (authors: 1000)"""
+    """weight of the similarity term (DMUE release: 1000)"""
     temperature: Annotated[float, cli.Between(0, above=True)] = 1.2
-    """of the latent distributions; above 1 it flattens them (authors: 1.2)"""
+    """temperature of the latent label distributions; above 1 they become flatter (DMUE release: 1.2)"""
     renormalise: bool = False
-    """rescale the wrong classes' probabilities to sum to 1 before the latent distribution is compared (authors: no)"""
+    """let the probabilities of the wrong classes sum to 1 before they are compared with the latent label distribution
+    (DMUE release: no)"""
     similarity: Literal["features", "logits"] = "features"
-    """of the experts, in the similarity term (authors' and FER-C release: logits)"""
+    """output of the experts that the similarity term compares (DMUE release and FER-C release: logits)"""
     experts: Literal["joint", "split", "eval"] = "joint"
-    """joint: one pass of the batch. split: own class apart (releases). eval: that with running BatchNorm statistics"""
+    """passes of an expert; joint: one, over the whole batch; split: two, with the images of its own class apart (DMUE
+    release and FER-C release); eval: as split, with running BatchNorm statistics for the images of its own class"""
     missing: Literal["mask", "zero"] = "mask"
-    """classes that a batch lacks: left out, or similarity 0 (FER-C release)"""
+    """classes that a batch lacks, in the confidence; mask: left out; zero: similarity 0 (FER-C release)"""
     stem: Literal["standard", "dmue"] = "standard"
-    """dmue: no ReLU, 2x2 pooling, for the release's MS-Celeb weights"""
+    """first layers; dmue: 2x2 pooling and no ReLU, for the FER-C release's MS-Celeb weights"""
     normalize: Literal["imagenet", "half"] = "imagenet"
-    """of the images; half: to -1..1, what the MS-Celeb weights were trained with (FER-C release: imagenet)"""
+    """normalisation of images; half: to -1..1, as the MS-Celeb weights were trained (FER-C release: imagenet)"""
     neck: bool = False
-    """BatchNorm without bias before the classifiers, one for all branches (authors: yes; FER-C release: no)"""
+    """BatchNorm without bias before the classifiers, one for all branches (DMUE release: yes; FER-C release: no)"""
     dropout: cli.Fraction = 0.0
-    """before the classifiers (authors: .5; FER-C release: 0)"""
+    """dropout before the classifiers, as a fraction (DMUE release: 0.5; FER-C release: 0)"""
     test_scale: bool = False
-    """scale test logits by the mean training confidence (neither release does)"""
+    """multiply logits by the mean training confidence at inference (DMUE release and FER-C release: no)"""
 
 
 @dataclass
 class Args:
-    run: Run
-    algorithm: Algorithm = field(default_factory=Algorithm)
-    loss: settings.Loss = field(default_factory=settings.Loss)
-    machine: settings.Machine = field(default_factory=settings.Machine)
+    options: Options
+    algorithm: Annotated[Algorithm, cli.Rare] = field(default_factory=Algorithm)
+    loss: Annotated[LossOptions, cli.Rare] = field(default_factory=LossOptions)
+    machine: MachineOptions = field(default_factory=MachineOptions)
 
 
-def ramps(epoch, length):
-    """Weights (of the main loss, rising to 1; of the experts' own, falling from 1) (section 3.4 of the paper)."""
+def ramps(epoch: int, length: float) -> tuple[float, float]:
+    """(weight of the main loss, which rises to 1 until epoch `length`; weight of the experts' own loss, which falls
+    from 1 after it), section 3.4 of the paper."""
     rising = 1 if epoch > length else math.exp(-5 * (1 - epoch / length) ** 2)
-    return rising, 1 if epoch < length else math.exp(-((1 - length / epoch) ** 2))
+    falling = 1 if epoch < length else math.exp(-((1 - length / epoch) ** 2))
+    return rising, falling
 
 
-def over_experts(values, others):
-    """Mean over the experts of the mean over their images. values, others (bool): (K, ...). No image: left out."""
-    counts = others.flatten(1).sum(1)
-    means = (values * others).flatten(1).sum(1) / counts.clamp_min(1)
+def mean_over_experts(values: torch.Tensor, counts_for: torch.Tensor) -> torch.Tensor:
+    """Mean over the experts of the mean over their images; an expert without images is left out.
+
+    values: (K, ...), for each expert. counts_for: bool (K, ...), which values count for it. Returns a scalar.
+    """
+    counts = counts_for.flatten(1).sum(1)
+    means = (values * counts_for).flatten(1).sum(1) / counts.clamp_min(1)
     return means.sum() / (counts > 0).sum()
 
 
-def auxiliary_loss(logits, labels):
-    """Cross-entropy of expert c, logits (K, B, K - 1), on the images that are not of class c (eq. 1)."""
-    own = torch.arange(len(logits), device=labels.device)[:, None]
-    target = (labels - (labels > own).long()).clamp(max=logits.shape[2] - 1)  # its index among the other classes
+def auxiliary_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each expert on the images that are not of its own class (eq. 1); a scalar.
+
+    logits: (K, B, K - 1), of expert c over the classes other than c. labels: int64 (B,).
+    """
+    own_class = torch.arange(len(logits), device=labels.device)[:, None]
+    target = (labels - (labels > own_class).long()).clamp(max=logits.shape[2] - 1)  # index among the other classes
     values = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view(target.shape)
-    return over_experts(values, labels != own)
+    return mean_over_experts(values, labels != own_class)
 
 
-def similarity_loss(experts, features, labels):
-    """Images relate alike in expert, (K, B, D), and main branch, (B, D'): unit rows of inner products (eq. 6)."""
-    others = labels != torch.arange(len(experts), device=labels.device)[:, None]
-    pairs = others[:, :, None] & others[:, None, :]
+def similarity_loss(experts: torch.Tensor, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Squared difference between the similarities of images in each expert and in the main branch (eq. 6); a scalar.
+
+    experts: (K, B, D). features: (B, D'), of the main branch. labels: int64 (B,). The similarities of an image are its
+    inner products with the images of the batch, scaled to length 1; images of an expert's own class do not count.
+    """
+    counts_for = labels != torch.arange(len(experts), device=labels.device)[:, None]
+    pairs = counts_for[:, :, None] & counts_for[:, None, :]
     difference = F.normalize(experts @ experts.mT * pairs, dim=2) - F.normalize(features @ features.T * pairs, dim=2)
-    return over_experts(difference ** 2, pairs)
+    return mean_over_experts(difference ** 2, pairs)
 
 
-def latent_distribution(logits, labels, temperature):
-    """(B, K) from the K - 1 logits of the expert on each image's own class; 0 at that class (eqs. 2, 3)."""
+def latent_distribution(logits: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Latent label distributions (B, K), 0 at the image's own class (eqs. 2, 3).
+
+    logits: (B, K - 1), of the expert on each image's own class. labels: int64 (B,).
+    """
     classes = torch.arange(logits.shape[1], device=labels.device).expand_as(logits)
     q = (logits.float() / temperature).softmax(1)
     return q.new_zeros(len(q), q.shape[1] + 1).scatter(1, classes + (classes >= labels[:, None]).long(), q)
 
 
-def latent_loss(logits, labels, latent, renormalise=False):
-    """Mean squared difference of probabilities and latent distribution over the wrong classes (eq. 4)."""
-    own = F.one_hot(labels, logits.shape[1]).bool()
-    p = logits.masked_fill(own, -torch.inf).softmax(1) if renormalise else logits.softmax(1).masked_fill(own, 0)
+def latent_loss(logits: torch.Tensor, labels: torch.Tensor, latent: torch.Tensor,
+                renormalise: bool = False) -> torch.Tensor:
+    """Mean squared difference of probabilities and latent label distribution over the wrong classes (eq. 4); a scalar.
+
+    logits, latent: (B, K). labels: int64 (B,). renormalise: the probabilities of the wrong classes sum to 1.
+    """
+    own_class = F.one_hot(labels, logits.shape[1]).bool()
+    if renormalise:
+        p = logits.masked_fill(own_class, -torch.inf).softmax(1)
+    else:
+        p = logits.softmax(1).masked_fill(own_class, 0)
     return F.mse_loss(p, latent)
 
 
-def all_terms(criterion, out, target, labels, own, weights):
-    """The terms of a step from the network's `Output`; own: `Algorithm`; weights: of `ramps`."""
+def all_terms(criterion: torch.nn.Module, out: Output, target: torch.Tensor, labels: torch.Tensor,
+              algorithm: Algorithm, weights: tuple[float, float]) -> dict[str, torch.Tensor]:
+    """The terms of a step. out: of the network. target: int64 (B,) or distributions (B, K). labels: int64 (B,).
+    weights: of the main loss and of the experts' own, as `ramps` gives them."""
     rising, falling = weights
-    main = criterion.terms(out.confidence[:, None] * out.logits, target)
-    latent = latent_distribution(out.latent, labels, own.temperature)
-    experts = out.expert_features if own.similarity == "features" else out.expert_logits
-    return {name: value * (rising if own.ramp_margin or name != "mbls" else 1) for name, value in main.items()} | {
-        "latent": rising * own.soft_weight * latent_loss(out.logits, labels, latent, own.renormalise),
-        "similarity": rising * own.similarity_weight * similarity_loss(experts, out.features, labels),
-        "auxiliary": falling * auxiliary_loss(out.expert_logits, labels)}
+    terms = criterion.terms(out.confidence[:, None] * out.logits, target)
+    for name in terms:
+        if algorithm.ramp_margin or name != "mbls":
+            terms[name] = terms[name] * rising
+    latent = latent_distribution(out.latent, labels, algorithm.temperature)
+    compared = out.expert_features if algorithm.similarity == "features" else out.expert_logits
+    return terms | {
+        "latent": rising * algorithm.soft_weight * latent_loss(out.logits, labels, latent, algorithm.renormalise),
+        "similarity": rising * algorithm.similarity_weight * similarity_loss(compared, out.features, labels),
+        "auxiliary": falling * auxiliary_loss(out.expert_logits, labels),
+    }
 # --- shared ---
 
 
-def main(args):
-    with harness.start(args, __file__, RELEASED) as run:
-        if run.finished:
+def main(args: Args) -> None:
+    with start_training(args, __file__, RELEASED, RELEASED_ON) as training:
+        if training.finished:
             return
-        criterion = run.criterion()
+        criterion = training.criterion()
         # --- algorithm ---
-        own = args.algorithm
-        length = max(1, round(args.run.epochs / 6)) if own.ramp is None else own.ramp
-        model = DMUE(run.num_classes, args.run.image_size, own.stem, own.normalize, own.experts, own.missing,
-                     own.test_scale, own.neck, own.dropout)
-        model.confidence.requires_grad_(own.train_confidence)
-        fast = {name for name, _ in model.named_parameters() if "classifier" in name or "confidence" in name}
-        parts = [[p for name, p in model.named_parameters() if (name in fast) is wanted] for wanted in (False, True)]
-        groups = [{"params": parts[0]}, {"params": parts[1], "lr": own.classifier_lr}]
+        algorithm = args.algorithm
+        ramp = max(1, round(args.options.epochs / 6)) if algorithm.ramp is None else algorithm.ramp
+        model = DMUE(training.num_classes, args.options.image_size, algorithm.stem, algorithm.normalize,
+                     algorithm.experts, algorithm.missing, algorithm.test_scale, algorithm.neck, algorithm.dropout)
+        model.confidence.requires_grad_(algorithm.train_confidence)
+        trunk, heads = [], []
+        for name, parameter in model.named_parameters():
+            is_head = "classifier" in name or "confidence" in name
+            (heads if is_head else trunk).append(parameter)
+        groups = [{"params": trunk}, {"params": heads, "lr": algorithm.classifier_lr}]
         # --- shared ---
-        optimizer = torch.optim.Adam(groups, lr=args.run.lr, weight_decay=args.run.weight_decay, fused=True)
-        model, optimizer = run.setup(model, optimizer)
-        for epoch in run.epochs():
+        optimizer = torch.optim.Adam(groups, lr=args.options.lr, weight_decay=args.options.weight_decay, fused=True)
+        model, optimizer = training.setup(model, optimizer)
+        for epoch in training.epochs():
             model.train()
-            for image, index in run.batches(epoch):
-                target = run.target(index)
+            for image, index in training.batches(epoch):
+                target = training.target(index)
                 # --- algorithm ---
-                labels = run.labels[index]
-                terms = all_terms(criterion, model(image, labels), target, labels, own, ramps(epoch, length))
+                labels = training.labels[index]
+                weights = ramps(epoch, ramp)
+                terms = all_terms(criterion, model(image, labels), target, labels, algorithm, weights)
                 # --- shared ---
                 optimizer.zero_grad()
-                run.fabric.backward(sum(terms.values()))
+                training.fabric.backward(sum(terms.values()))
                 optimizer.step()
-                run.end_step(terms)
-            logits, labels = run.predict(model)
-            run.end_epoch(metrics.summary(metrics.softmax(logits), labels, logits=logits))
+                training.end_step(terms)
+            logits, labels = training.predict(model)
+            training.end_epoch(metrics.summary(metrics.softmax(logits), labels, logits=logits))
 
 
 if __name__ == "__main__":
-    cli.run(main, Args, settings.recipe(RELEASED))
+    cli.run(main, Args, recipe_filler(RELEASED, RELEASED_ON))

@@ -1,33 +1,48 @@
 """RUL: Relative Uncertainty Learning (Zhang, Wang & Deng, NeurIPS 2021).
 
-Adds to the baseline: a second head that says how uncertain an image is relative to another one. In training the
-features of two images are mixed in proportion to their uncertainties, and the mixture has to be recognised as both
-("add-up" loss): the network can only manage by telling which image is the hard one. A test mixes nothing.
---protocol released: the FER-C release overwrote the add-up loss with that of the first label, and trains without
-dropout and with one learning rate. Its weights were those of a face network: give them with --weights PATH.
+Idea: of two images that are mixed, the network has to recognise both labels; it can do so only if it learns which
+of the two images is the uncertain one.
+
+Network: the baseline's ResNet-18 with two heads: features, and the uncertainty of an image relative to another one.
+In training the features of two images are mixed in proportion to their uncertainties.
+
+Loss: half the chosen loss towards the label of either image ("add-up" loss).
+
+Released: --protocol released takes the loss of the first label only, because a line of that code overwrites the sum,
+and trains without dropout and with a single learning rate. Its network started from the weights of a face
+recognition network; give them with --weights PATH. As for every algorithm, the protocol also changes what
+training/options.py lists in `RELEASED`.
+
+"RUL release" is the code of Zhang et al., "FER-C release" that of FER-C.
+
+Inference: one pass of the network; nothing is mixed.
+
+Cost: 6 s an epoch of the demo on one core (2.5 GHz), measured.
+
   python train_RUL.py --dataset affectnet --calib
   torchrun --nproc-per-node 4 train_RUL.py --dataset affectnet
-  python train_RUL.py --dataset demo                            no data; measured: 6 s an epoch on one core (2.5 GHz)
+  python train_RUL.py --dataset demo                            needs no data
 """
 from support import start
 
 if __name__ == "__main__":  # before the imports that may be interrupted, or fail outside the environment
-    start.guard()
+    start.explain_failed_imports()
 
 from dataclasses import dataclass, field
 
 import torch
 
-import cli
-import harness
 import metrics
-import settings
+from support import cli
+from training.options import LossOptions, MachineOptions, TrainingOptions, recipe_filler
+from training.run import start_training
 # --- algorithm ---
 from typing import Annotated, Literal
 
 from models.rul import RUL
 
 RELEASED = {"mixture_loss": "own", "dropout": 0.0, "classifier_lr_factor": 1.0, "lr": 2e-4}
+RELEASED_ON = {}
 
 
 @dataclass
@@ -35,61 +50,67 @@ class Algorithm:
     """Relative Uncertainty Learning."""
 
     mixture_loss: Literal["add-up", "own"] = "add-up"
-    """add-up: half the loss towards either label (paper). own: towards the first alone (FER-C release)"""
+    """loss of two mixed images; add-up: half the loss towards each of the two labels (paper); own: towards the label of
+    the first image only (FER-C release)"""
     dropout: cli.Fraction = 0.4
-    """before both heads (authors: .4; FER-C release: 0)"""
+    """dropout before both heads, as a fraction (RUL release: 0.4; FER-C release: 0)"""
     classifier_lr_factor: Annotated[float, cli.Between(0)] = 10.0
-    """the classifier learns at this times --lr (authors: 10; FER-C release: 1)"""
+    """learning rate of the classifier, as a multiple of --lr (RUL release: 10; FER-C release: 1)"""
 
 
 @dataclass
 class Args:
-    run: settings.Run
-    algorithm: Algorithm = field(default_factory=Algorithm)
-    loss: settings.Loss = field(default_factory=settings.Loss)
-    machine: settings.Machine = field(default_factory=settings.Machine)
+    options: TrainingOptions
+    algorithm: Annotated[Algorithm, cli.Rare] = field(default_factory=Algorithm)
+    loss: Annotated[LossOptions, cli.Rare] = field(default_factory=LossOptions)
+    machine: MachineOptions = field(default_factory=MachineOptions)
 
 
-def add_up(criterion, logits, target, other):
-    """Every term half for an image's own target and half for its partner's (eq. 6); other: int64 (B,)."""
-    own, partner = criterion.terms(logits, target), criterion.terms(logits, target[other])
-    return {name: (own[name] + partner[name]) / 2 for name in own}
+def add_up(criterion: torch.nn.Module, logits: torch.Tensor, target: torch.Tensor,
+           partner: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The terms of the loss, half towards each image's own target and half towards its partner's (eq. 6).
+
+    logits: (B, K). target: int64 (B,) or distributions (B, K). partner: int64 (B,), the image that each is mixed with.
+    """
+    own_terms = criterion.terms(logits, target)
+    partner_terms = criterion.terms(logits, target[partner])
+    return {name: (own_terms[name] + partner_terms[name]) / 2 for name in own_terms}
 # --- shared ---
 
 
-def main(args):
-    with harness.start(args, __file__, RELEASED) as run:
-        if run.finished:
+def main(args: Args) -> None:
+    with start_training(args, __file__, RELEASED, RELEASED_ON) as training:
+        if training.finished:
             return
-        criterion = run.criterion()
+        criterion = training.criterion()
         # --- algorithm ---
-        own = args.algorithm
-        model = RUL(run.num_classes, args.run.image_size, own.dropout)
+        algorithm = args.algorithm
+        model = RUL(training.num_classes, args.options.image_size, algorithm.dropout)
         head = list(model.classifier.parameters())
-        rest = [parameter for name, parameter in model.named_parameters() if not name.startswith("classifier.")]
-        groups = [{"params": rest}, {"params": head, "lr": own.classifier_lr_factor * args.run.lr}]
+        trunk = [parameter for name, parameter in model.named_parameters() if not name.startswith("classifier.")]
+        groups = [{"params": trunk}, {"params": head, "lr": algorithm.classifier_lr_factor * args.options.lr}]
         # --- shared ---
-        optimizer = torch.optim.Adam(groups, lr=args.run.lr, weight_decay=args.run.weight_decay, fused=True)
-        model, optimizer = run.setup(model, optimizer)
-        for epoch in run.epochs():
+        optimizer = torch.optim.Adam(groups, lr=args.options.lr, weight_decay=args.options.weight_decay, fused=True)
+        model, optimizer = training.setup(model, optimizer)
+        for epoch in training.epochs():
             model.train()
-            for image, index in run.batches(epoch):
-                target = run.target(index)
+            for image, index in training.batches(epoch):
+                target = training.target(index)
                 # --- algorithm ---
-                other = torch.randperm(len(image), device=image.device)
-                logits = model(image, other)
-                if own.mixture_loss == "own":
+                partner = torch.randperm(len(image), device=image.device)
+                logits = model(image, partner)
+                if algorithm.mixture_loss == "own":
                     terms = criterion.terms(logits, target)
                 else:
-                    terms = add_up(criterion, logits, target, other)
+                    terms = add_up(criterion, logits, target, partner)
                 # --- shared ---
                 optimizer.zero_grad()
-                run.fabric.backward(sum(terms.values()))
+                training.fabric.backward(sum(terms.values()))
                 optimizer.step()
-                run.end_step(terms)
-            logits, labels = run.predict(model)
-            run.end_epoch(metrics.summary(metrics.softmax(logits), labels, logits=logits))
+                training.end_step(terms)
+            logits, labels = training.predict(model)
+            training.end_epoch(metrics.summary(metrics.softmax(logits), labels, logits=logits))
 
 
 if __name__ == "__main__":
-    cli.run(main, Args, settings.recipe(RELEASED))
+    cli.run(main, Args, recipe_filler(RELEASED, RELEASED_ON))

@@ -1,32 +1,48 @@
 """SCN: Self-Cure Network (Wang et al., CVPR 2020, arXiv:2002.10392).
 
-Adds to the baseline: an attention weight for each image that scales its logits; a rank term that keeps the most
-attended 70 % of a batch above the rest; and relabelling: an image whose label is much less likely than the network's
-favourite gets that as its label from the next epoch on. Both terms have weight 1 and relabelling looks at the whole
-batch, as in the authors' code. --protocol released: margin .9, from epoch 2 on (AffWild: 15), as in the FER-C release.
+Idea: a wrong label does less harm if the network learns to pay little attention to its image, and corrects it.
+
+Network: the baseline's ResNet-18, and an attention weight for each image, which multiplies its logits.
+
+Loss: the chosen loss on these logits, plus a rank term: the mean attention of the most attended 70 % of a batch
+has to lie above that of the rest by a margin. Both have weight 1, as in the SCN release.
+
+Labels: an image whose label is much less probable than the most probable class gets that class as its label from
+the next epoch on. The SCN release does this for all images of a batch, and so does this script.
+
+Released: --protocol released relabels from the third epoch on (AffWild: the sixteenth), with a margin of 0.9. As for
+every algorithm it also changes what training/options.py lists in `RELEASED`.
+
+"SCN release" is the code of Wang et al., "FER-C release" that of FER-C.
+
+Inference: one pass of the network; the logits are multiplied by the attention weight.
+
+Cost: 7 s an epoch of the demo on one core (2.5 GHz), measured.
+
   python train_SCN.py --dataset rafdb --calib
   torchrun --nproc-per-node 4 train_SCN.py --dataset rafdb
-  python train_SCN.py --dataset demo                            no data; measured: 7 s an epoch on one core (2.5 GHz)
+  python train_SCN.py --dataset demo                            needs no data
 """
 from support import start
 
 if __name__ == "__main__":  # before the imports that may be interrupted, or fail outside the environment
-    start.guard()
+    start.explain_failed_imports()
 
 from dataclasses import dataclass, field
 
 import torch
 
-import cli
-import harness
 import metrics
-import settings
+from support import cli
+from training.options import LossOptions, MachineOptions, TrainingOptions, recipe_filler
+from training.run import start_training
 # --- algorithm ---
-from typing import Literal
+from typing import Annotated, Literal
 
 from models.scn import SCN
 
 RELEASED = {"relabel_margin": 0.9, "relabel_epoch": 2}
+RELEASED_ON = {"affwild": {"relabel_epoch": 15}}
 
 
 @dataclass
@@ -34,27 +50,34 @@ class Algorithm:
     """Self-Cure Network."""
 
     high_ratio: cli.Fraction = 0.7
-    """share of a batch in the high-attention group (authors: .7)"""
+    """fraction of a batch that forms the high-attention group (SCN release: 0.7)"""
     rank_margin: float = 0.15
-    """by which that group's mean attention has to lie above the rest's (authors: .15, for batches of 64 rather .07)"""
+    """margin of the rank term: how far the mean attention of the high-attention group has to lie above that of the rest
+    (SCN release: 0.15; for batches of 64: 0.07)"""
     relabel_margin: float = 0.2
-    """by which the most likely class has to beat the label to replace it (authors: .2; FER-C release: .9)"""
+    """margin of relabelling: how far the probability of the most probable class has to lie above the label's (SCN
+    release: 0.2; FER-C release: 0.9)"""
     relabel_epoch: int | None = None
-    """first epoch, from 0, that relabels (default: a sixth of the run; authors: 10 of 70; FER-C: 2, AffWild 15)"""
+    """number of the first epoch that relabels, counted from 0 (if not given: a sixth of all epochs; SCN release: 10 of
+    70; FER-C release: 2, for AffWild 15)"""
     relabel_scope: Literal["all", "low"] = "all"
-    """all: any image of the batch (authors' code). low: only those of the low-attention group (paper)"""
+    """images that may be relabelled; all: every image of the batch (SCN release); low: only those outside the
+    high-attention group (paper)"""
 
 
 @dataclass
 class Args:
-    run: settings.Run
-    algorithm: Algorithm = field(default_factory=Algorithm)
-    loss: settings.Loss = field(default_factory=settings.Loss)
-    machine: settings.Machine = field(default_factory=settings.Machine)
+    options: TrainingOptions
+    algorithm: Annotated[Algorithm, cli.Rare] = field(default_factory=Algorithm)
+    loss: Annotated[LossOptions, cli.Rare] = field(default_factory=LossOptions)
+    machine: MachineOptions = field(default_factory=MachineOptions)
 
 
-def rank_loss(attention, ratio, margin):
-    """max(0, margin - (mean attention of the high group - that of the rest)) (eq. 3); 0 where one has no image."""
+def rank_loss(attention: torch.Tensor, ratio: float, margin: float) -> torch.Tensor:
+    """max(0, margin - (mean attention of the high-attention group - mean attention of the rest)), eq. 3; a scalar.
+
+    attention: (B,). ratio: fraction of the batch in the high-attention group. 0 where one of the groups is empty.
+    """
     high = int(ratio * len(attention))
     if not 0 < high < len(attention):
         return attention.new_zeros(())
@@ -62,53 +85,62 @@ def rank_loss(attention, ratio, margin):
     return torch.relu(margin - (ordered[:high].mean() - ordered[high:].mean()))
 
 
-def low_group(attention, ratio):
-    """The images outside the high group, bool (B,)."""
-    return attention.argsort(descending=True).argsort() >= int(ratio * len(attention))
+def low_group(attention: torch.Tensor, ratio: float) -> torch.Tensor:
+    """bool (B,): the images outside the high-attention group. attention, ratio: as in `rank_loss`."""
+    rank = attention.argsort(descending=True).argsort()
+    return rank >= int(ratio * len(attention))
 
 
-def relabel(logits, labels, margin):
-    """(which labels lose to another class by more than `margin`, bool (B,); the most likely classes, int64 (B,))."""
+def relabel(logits: torch.Tensor, labels: torch.Tensor, margin: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which images of a batch get another label, and which one (eq. 5): (bool (B,), int64 (B,)).
+
+    An image is relabelled where the most probable class has a probability that is more than `margin` above that of the
+    label. The second result is the most probable class, for every image. logits: (B, K). labels: int64 (B,).
+    """
     p = logits.detach().softmax(1)
-    best, favourite = p.max(1)
-    return best - p.gather(1, labels[:, None])[:, 0] > margin, favourite
+    highest, new_label = p.max(1)
+    of_label = p.gather(1, labels[:, None])[:, 0]
+    return highest - of_label > margin, new_label
 # --- shared ---
 
 
-def main(args):
-    with harness.start(args, __file__, RELEASED) as run:
-        if run.finished:
+def main(args: Args) -> None:
+    with start_training(args, __file__, RELEASED, RELEASED_ON) as training:
+        if training.finished:
             return
-        criterion = run.criterion()
+        criterion = training.criterion()
         # --- algorithm ---
-        own = args.algorithm
-        first = max(1, round(args.run.epochs / 6)) if own.relabel_epoch is None else own.relabel_epoch
-        model = SCN(run.num_classes, args.run.image_size)
+        algorithm = args.algorithm
+        relabel_epoch = algorithm.relabel_epoch
+        if relabel_epoch is None:
+            relabel_epoch = max(1, round(args.options.epochs / 6))
+        model = SCN(training.num_classes, args.options.image_size)
         groups = [{"params": model.parameters()}]
         # --- shared ---
-        optimizer = torch.optim.Adam(groups, lr=args.run.lr, weight_decay=args.run.weight_decay, fused=True)
-        model, optimizer = run.setup(model, optimizer)
-        for epoch in run.epochs():
+        optimizer = torch.optim.Adam(groups, lr=args.options.lr, weight_decay=args.options.weight_decay, fused=True)
+        model, optimizer = training.setup(model, optimizer)
+        for epoch in training.epochs():
             model.train()
-            for image, index in run.batches(epoch):
-                target = run.target(index)
+            for image, index in training.batches(epoch):
+                target = training.target(index)
                 # --- algorithm ---
                 logits, attention = model(image)
-                rank = rank_loss(attention, own.high_ratio, own.rank_margin)
+                rank = rank_loss(attention, algorithm.high_ratio, algorithm.rank_margin)
                 terms = criterion.terms(logits, target) | {"rank": rank}
-                if epoch >= first:
-                    unsure, favourite = relabel(logits, run.labels[index], own.relabel_margin)
-                    if own.relabel_scope == "low":
-                        unsure &= low_group(attention, own.high_ratio)
-                    run.next_labels[index] = torch.where(unsure, favourite, run.labels[index])
+                if epoch >= relabel_epoch:
+                    labels = training.labels[index]
+                    is_relabelled, new_label = relabel(logits, labels, algorithm.relabel_margin)
+                    if algorithm.relabel_scope == "low":
+                        is_relabelled &= low_group(attention, algorithm.high_ratio)
+                    training.next_labels[index] = torch.where(is_relabelled, new_label, labels)
                 # --- shared ---
                 optimizer.zero_grad()
-                run.fabric.backward(sum(terms.values()))
+                training.fabric.backward(sum(terms.values()))
                 optimizer.step()
-                run.end_step(terms)
-            logits, labels = run.predict(model)
-            run.end_epoch(metrics.summary(metrics.softmax(logits), labels, logits=logits))
+                training.end_step(terms)
+            logits, labels = training.predict(model)
+            training.end_epoch(metrics.summary(metrics.softmax(logits), labels, logits=logits))
 
 
 if __name__ == "__main__":
-    cli.run(main, Args, settings.recipe(RELEASED))
+    cli.run(main, Args, recipe_filler(RELEASED, RELEASED_ON))

@@ -1,93 +1,107 @@
-"""SwinV2-T (Liu et al., CVPR 2022, arXiv:2111.09883), or any other network of timm with `--backbone NAME`.
+"""SwinV2-T (Liu et al., CVPR 2022, arXiv:2111.09883), or any other network of timm with --backbone NAME.
 
-Differs from the baseline in its network and recipe: the benchmark's 224-pixel image is resized to the network's 256
-inside the model, stochastic depth .1, learning rate 5e-5, batches of 32; no weight decay on norms and biases.
---protocol released: weight decay on everything, and the classifier on top of the 1,000 ImageNet logits.
-(The release also decodes clean images straight to 256; here clean and corrupted images always take the same way.)
+Network: SwinV2-T from ImageNet weights, and a linear classifier. The network resizes the benchmark's images of 224
+pixels to its own 256 pixels, so clean and corrupted images are treated alike.
+
+Loss: the chosen loss, as in the baseline.
+
+Recipe: learning rate 5e-5, batches of 32 images, stochastic depth 0.1, no weight decay on norms and biases.
+
+Released: --protocol released applies weight decay to all parameters, and puts the classifier on the 1,000 logits of
+the ImageNet classifier. (The FER-C release also decodes clean images at 256 pixels; this script does not.) As for
+every algorithm it also changes what training/options.py lists in `RELEASED`.
+
+Cost: 27 s an epoch of the demo on one core (2.5 GHz), measured.
+
   python train_swinv2.py --dataset rafdb --calib
   torchrun --nproc-per-node 4 train_swinv2.py --dataset rafdb
-  python train_swinv2.py --dataset demo                         no data; measured: 27 s an epoch on one core (2.5 GHz)
+  python train_swinv2.py --dataset demo                         needs no data
 """
 from support import start
 
 if __name__ == "__main__":  # before the imports that may be interrupted, or fail outside the environment
-    start.guard()
+    start.explain_failed_imports()
 
 from dataclasses import dataclass, field
 
 import torch
 
-import cli
-import harness
 import metrics
-import settings
+from support import cli
+from training.options import LossOptions, MachineOptions, TrainingOptions, recipe_filler
+from training.run import start_training
 # --- algorithm ---
 from typing import Annotated, Literal
 
 from models.swinv2 import TimmModel
 
-RELEASED = {"head": "imagenet_logits", "decay_all": True, "nll_batch": 32}
+RELEASED = {"head": "imagenet_logits", "decay_all": True}
+RELEASED_ON = {}
 
 
 @dataclass
-class Run(settings.Run):
-    """What you always set."""
+class Options(TrainingOptions):
+    """What you usually set."""
 
     batch_size: int = 32
-    """over all devices together (published for SwinV2: 32)"""
-    lr: Annotated[float, cli.Between(0, above=True)] = 5e-5
-    """of Adam, constant (published for SwinV2: 5e-5)"""
+    """images in a batch, over all devices (for SwinV2: 32)"""
+    lr: Annotated[float, cli.Between(0, above=True), cli.Rare] = 5e-5
+    """learning rate of Adam, kept constant (paper, for SwinV2: 5e-5)"""
 
 
 @dataclass
 class Algorithm:
-    """The network."""
+    """Network."""
 
     backbone: str = "swinv2_tiny_window8_256"
-    """any name that timm.list_models() gives (FER-C: SwinV2-T)"""
-    drop_path: cli.Fraction = 0.1
-    """stochastic depth (FER-C release: .1)"""
-    head: Literal["features", "imagenet_logits"] = "features"
-    """what the classifier stands on (FER-C release: imagenet_logits)"""
-    decay_all: bool = False
-    """weight decay on norms and biases too (FER-C release)"""
+    """network: any name that timm.list_models() gives (FER-C: SwinV2-T)"""
+    drop_path: Annotated[cli.Fraction, cli.Rare] = 0.1
+    """stochastic depth, the highest probability with which a layer is left out (FER-C release: 0.1)"""
+    head: Annotated[Literal["features", "imagenet_logits"], cli.Rare] = "features"
+    """input of the classifier (FER-C release: imagenet_logits)"""
+    decay_all: Annotated[bool, cli.Rare] = False
+    """weight decay on norms and biases too (FER-C release: yes)"""
 
 
 @dataclass
 class Args:
-    run: Run
+    options: Options
     algorithm: Algorithm = field(default_factory=Algorithm)
-    loss: settings.Loss = field(default_factory=settings.Loss)
-    machine: settings.Machine = field(default_factory=settings.Machine)
+    loss: Annotated[LossOptions, cli.Rare] = field(default_factory=LossOptions)
+    machine: MachineOptions = field(default_factory=MachineOptions)
 # --- shared ---
 
 
-def main(args):
-    with harness.start(args, __file__, RELEASED) as run:
-        if run.finished:
+def main(args: Args) -> None:
+    with start_training(args, __file__, RELEASED, RELEASED_ON) as training:
+        if training.finished:
             return
-        criterion = run.criterion()
+        criterion = training.criterion()
         # --- algorithm ---
-        own = args.algorithm
-        model = TimmModel(run.num_classes, args.run.image_size, own.backbone, own.drop_path, own.head)
-        groups = [{"params": model.parameters()}] if own.decay_all else model.groups(args.run.weight_decay)
+        algorithm = args.algorithm
+        model = TimmModel(training.num_classes, args.options.image_size, algorithm.backbone, algorithm.drop_path,
+                          algorithm.head)
+        if algorithm.decay_all:
+            groups = [{"params": model.parameters()}]
+        else:
+            groups = model.groups(args.options.weight_decay)
         # --- shared ---
-        optimizer = torch.optim.Adam(groups, lr=args.run.lr, weight_decay=args.run.weight_decay, fused=True)
-        model, optimizer = run.setup(model, optimizer)
-        for epoch in run.epochs():
+        optimizer = torch.optim.Adam(groups, lr=args.options.lr, weight_decay=args.options.weight_decay, fused=True)
+        model, optimizer = training.setup(model, optimizer)
+        for epoch in training.epochs():
             model.train()
-            for image, index in run.batches(epoch):
-                target = run.target(index)
+            for image, index in training.batches(epoch):
+                target = training.target(index)
                 # --- algorithm ---
                 terms = criterion.terms(model(image), target)
                 # --- shared ---
                 optimizer.zero_grad()
-                run.fabric.backward(sum(terms.values()))
+                training.fabric.backward(sum(terms.values()))
                 optimizer.step()
-                run.end_step(terms)
-            logits, labels = run.predict(model)
-            run.end_epoch(metrics.summary(metrics.softmax(logits), labels, logits=logits))
+                training.end_step(terms)
+            logits, labels = training.predict(model)
+            training.end_epoch(metrics.summary(metrics.softmax(logits), labels, logits=logits))
 
 
 if __name__ == "__main__":
-    cli.run(main, Args, settings.recipe(RELEASED))
+    cli.run(main, Args, recipe_filler(RELEASED, RELEASED_ON))

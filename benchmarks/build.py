@@ -1,11 +1,11 @@
-"""How fast make_fer_c.py builds, against a floor: encoding, hashing and writing the same bytes, the corruption free.
+"""How fast make_fer_c.py builds, compared with a floor: the same bytes encoded, hashed and written, nothing corrupted.
 
   python benchmarks/build.py                     images/s with 1 and 2 workers, PNG and JPEG; memory; how cost grows
   python benchmarks/build.py --only encoders     file formats: time, bytes and what they change
 
-Drawn faces, 224 pixels, default constants. A build is the whole command in processes of its own; its start-up is taken
-off as the difference of two sizes. The ratio is of CPU time, which other processes disturb less than wall time; on a
-busy machine neither means much, and small numbers of images less.
+Drawn faces, 224 pixels, default constants. A build is the whole command in processes of its own. Two builds of
+different size are timed, so that their difference leaves the start-up out. The ratio is that of CPU time, which other
+processes disturb less than wall time. On a busy machine, or with few images, neither means much.
 """
 import hashlib
 import io
@@ -16,9 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -27,14 +29,15 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import cli  # noqa: E402
-from corruptions import constants  # noqa: E402
-from datasets import fer_c, load_split  # noqa: E402
+from building import forms as building_forms  # noqa: E402
+from building.forms import make_form  # noqa: E402
+from corruptions import CELLS, constants  # noqa: E402
+from datasets import load_split  # noqa: E402
 from datasets.images import read_image  # noqa: E402
-from datasets.set_files import CELLS  # noqa: E402
+from support import cli  # noqa: E402
 
 SIZE, QUALITY = 224, 95
-FEW = 8  # source images of the smaller of two builds, and those whose forms the floor goes over
+FEW = 8  # source images of the smaller of two builds; the floor uses their forms
 MADE = {"seed": 0, "constants": constants("fer-c", SIZE)}
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -42,20 +45,20 @@ TICK = os.sysconf("SC_CLK_TCK")
 @dataclass
 class Args:
     only: Literal["all", "floor", "growth", "encoders"] = "all"
-    """one part of it"""
+    """which part of the benchmark to run"""
     images: int = 200
-    """source images of a build"""
+    """number of source images of a build"""
     repeat: int = 1
-    """the best of so many builds and floors, which take turns"""
+    """number of builds and floors, in turn; the best of each counts"""
     formats: tuple[Literal["png", "jpg"], ...] = ("png", "jpg")
-    """of the floor's part"""
+    """file formats of the part `floor`"""
     growth: tuple[int, ...] = (50, 100, 200, 400)
-    """source images of the builds that show how cost grows"""
+    """numbers of source images of the builds that show how the cost grows"""
     scratch: Path | None = None
-    """where to write (default: a temporary folder); takes 7 MB a source image"""
+    """folder to write to (7 MB for each source image; default: a temporary folder)"""
 
 
-def main(args):
+def main(args: Args) -> None:
     folder = Path(tempfile.mkdtemp(prefix="ferc-build-", dir=args.scratch))
     try:
         # one process compiles the loops and draws the faces before anything is measured
@@ -71,7 +74,8 @@ def main(args):
         shutil.rmtree(folder)
 
 
-def show_floor(folder, args):
+def show_floor(folder: Path, args: Args) -> None:
+    """Print speed and memory of builds, and of the floor."""
     print("corrupted images a second, and ms of CPU an image; memory: the largest worker process and the builder")
     count, forms = args.images, forms_of(folder, FEW)
     for kind in args.formats:
@@ -88,8 +92,9 @@ def show_floor(folder, args):
                   flush=True)
 
 
-def show_growth(folder, counts):
-    """Cost by number of source images, all cores, PNG: a line through CPU time, and where a million forms end."""
+def show_growth(folder: Path, counts: tuple[int, ...]) -> None:
+    """Print the cost by number of source images, with all cores and PNG: a straight line through the CPU times, and
+    what it gives for a million forms."""
     workers = os.cpu_count()
     print(f"cost by source images, {workers} workers, png")
     rows = []
@@ -107,8 +112,9 @@ def show_growth(folder, counts):
           f"minutes on {workers} cores, {million * size[-1] / count[-1] / 1e9:.0f} GB")
 
 
-def build(folder, count, workers, kind):
-    """Wall and CPU seconds, MiB of the largest worker and of the builder, bytes, of one build from nothing."""
+def build(folder: Path, count: int, workers: int, kind: str) -> tuple[float, float, float, float, int]:
+    """Build a set of `count` source images from nothing. Returns wall seconds, CPU seconds, memory of the largest
+    worker and of the builder (MiB), and the size of the set (bytes)."""
     out = folder / "Demo-C"
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "make_fer_c.py", "--dataset", "demo", "--root", folder / "demo", "--out", out,
@@ -135,36 +141,36 @@ def build(folder, count, workers, kind):
     return seconds, sum(cpu.values()), max(others or [memory[builder]]), memory[builder], size
 
 
-def descendants(pid):
-    """A process and all below it."""
+def descendants(pid: int) -> list[int]:
+    """A process, its children, their children and so on."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             parents.setdefault(int(stat.read_text().rpartition(") ")[2].split()[1]), []).append(int(stat.parent.name))
         except OSError:
             continue
-    found = [pid]
-    for parent in found:
-        found += parents.get(parent, [])
-    return found
+    processes = [pid]
+    for parent in processes:
+        processes += parents.get(parent, [])
+    return processes
 
 
-def forms_of(folder, count):
-    """All forms of a few images, uint8."""
+def forms_of(folder: Path, count: int) -> list[np.ndarray]:
+    """All forms of a few images, uint8 (S, S, 3)."""
     frame = load_split("demo", folder / "demo", "test", test="400").frame
     frame = frame.iloc[np.linspace(0, len(frame) - 1, count).round().astype(int)]
     clean = {row.id: read_image(folder / "demo" / row.path, SIZE) for row in frame.itertuples()}
-    return [fer_c.make_form(image, name, *cell, MADE) for name, image in clean.items() for cell in CELLS]
+    return [make_form(image, name, *cell, MADE) for name, image in clean.items() for cell in CELLS]
 
 
-def floor(folder, forms, times, workers, kind):
-    """Wall and CPU seconds an image, when the corruption is free."""
-    def work(number, queue):
+def floor(folder: Path, forms: list[np.ndarray], times: int, workers: int, kind: str) -> tuple[float, float]:
+    """Wall and CPU seconds for each image, where the corruption takes no time."""
+    def work(number: int, queue: Any) -> None:
         cv2.setNumThreads(1)
         began = time.process_time()
         for n in range(number, times, workers):
             for i, form in enumerate(forms):
-                data = fer_c.encode(form, kind, QUALITY)
+                data = building_forms.encode(form, kind, QUALITY)
                 hashlib.sha256(data).hexdigest()
                 (folder / f"floor/{i % len(CELLS)}/{n}-{i}.{kind}").write_bytes(data)
         queue.put(time.process_time() - began)
@@ -184,34 +190,35 @@ def floor(folder, forms, times, workers, kind):
     return seconds / times / len(forms), cpu / times / len(forms)
 
 
-def show_encoders(folder):
-    """Time, bytes and mean change in grey levels of file formats, over all forms of a few faces."""
+def show_encoders(folder: Path) -> None:
+    """Print time, bytes and mean change (in grey levels) of file formats, over all forms of a few faces."""
     forms = forms_of(folder, 3)
     flag = {name: getattr(cv2, f"IMWRITE_PNG_{name}") for name in (
         "COMPRESSION", "STRATEGY", "FILTER", "STRATEGY_DEFAULT", "STRATEGY_RLE", "STRATEGY_HUFFMAN_ONLY",
         "FILTER_SUB", "FILTER_UP", "FILTER_PAETH")}
 
-    def opencv(level, strategy, way):
+    def opencv(level: int, strategy: str, row_filter: str) -> Callable[[np.ndarray], bytes]:
         options = (flag["COMPRESSION"], level, flag["STRATEGY"], flag[f"STRATEGY_{strategy}"], flag["FILTER"],
-                   flag[f"FILTER_{way}"])
+                   flag[f"FILTER_{row_filter}"])
         return lambda image: cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 
-    def pillow(image):
+    def pillow(image: np.ndarray) -> bytes:
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, "PNG", compress_level=1)
         return buffer.getvalue()
 
-    ways = {"png, as sets are written": lambda image: fer_c.encode(image, "png")}
-    ways |= {f"png, level {level} {strategy} {way}": opencv(level, strategy, way) for level, strategy, way in (
-        (0, "DEFAULT", "UP"), (1, "RLE", "SUB"), (1, "RLE", "PAETH"), (1, "HUFFMAN_ONLY", "UP"), (1, "DEFAULT", "UP"),
-        (6, "DEFAULT", "UP"))}
-    ways["png, Pillow level 1"] = pillow
-    ways |= {f"{kind}, quality {quality}": lambda image, kind=kind, quality=quality: fer_c.encode(image, kind, quality)
-             for kind, quality in (("jpg", 75), ("jpg", 90), ("jpg", 95), ("webp", 95))}
-    ways["jpg, quality 95, colour halved"] = lambda image: cv2.imencode(".jpg", cv2.cvtColor(
+    encoders = {"png, as sets are written": lambda image: building_forms.encode(image, "png")}
+    for level, strategy, row_filter in (
+            (0, "DEFAULT", "UP"), (1, "RLE", "SUB"), (1, "RLE", "PAETH"), (1, "HUFFMAN_ONLY", "UP"),
+            (1, "DEFAULT", "UP"), (6, "DEFAULT", "UP")):
+        encoders[f"png, level {level} {strategy} {row_filter}"] = opencv(level, strategy, row_filter)
+    encoders["png, Pillow level 1"] = pillow
+    for kind, quality in (("jpg", 75), ("jpg", 90), ("jpg", 95), ("webp", 95)):
+        encoders[f"{kind}, quality {quality}"] = partial(building_forms.encode, image_format=kind, quality=quality)
+    encoders["jpg, quality 95, colour halved"] = lambda image: cv2.imencode(".jpg", cv2.cvtColor(
         image, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_JPEG_QUALITY, QUALITY))[1].tobytes()
     print(f"{'':36}encode ms     kB   mean change (grey levels)   decode ms")
-    for name, encode in ways.items():
+    for name, encode in encoders.items():
         best = np.inf
         for _ in range(3):
             began = time.process_time()

@@ -2,11 +2,11 @@
 
   python -m benchmarks.cache                 draws faces into a temporary folder; about a minute
 
-The loader is the one that training uses (harness), at 224 pixels, in shuffled batches. Pictures are drawn faces stored
-as two data sets keep theirs: JPEG of 512x512 (AffectNet, old distribution), PNG of 224x224 (demo). In each repetition
-an uncached epoch and one of the cached loader, which has had its first, follow each other; the best of each counts. The
-cache fits into memory here. Processor time is that of all processes: it bears other programs on the machine better than
-the clock does.
+The loader is the one that training uses (`compute.batches`), at 224 pixels, in shuffled batches. Pictures are drawn
+faces stored as two data sets keep theirs: JPEG of 512x512 (AffectNet, old distribution), PNG of 224x224 (demo). Each
+repetition measures an uncached epoch and then one of the cached loader, whose first epoch is not counted; the best of
+each counts. The cache fits into memory here. Processor time is that of all processes: other programs on the machine
+disturb it less than they disturb the clock.
 """
 import os
 import resource
@@ -16,13 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
+from lightning_fabric import Fabric
 from PIL import Image
 
-import cli
-import harness
-from datasets import demo, frame_of, keyed_rng
-from settings import Machine
+from compute.batches import Images, load_batches
+from compute.devices import connect
+from datasets.drawn.faces import faces
+from datasets.split import make_frame
+from support import cli
+from support.random_streams import keyed_rng
+from training.options import MachineOptions
 
 FORMS = {"jpg": 512, "png": 224}  # suffix: side in pixels
 
@@ -35,63 +40,65 @@ class Args:
     """side that the network wants"""
     batch_size: int = 64
     """images at once"""
-    workers: int = Machine().workers
+    workers: int = MachineOptions().workers
     """processes that decode for the uncached loader"""
     repeat: int = 3
     """repetitions, of which the best counts"""
 
 
-def main(args):
+def main(args: Args) -> None:
     torch.set_num_threads(1)
-    fabric = harness.connect("32-true")
+    fabric = connect("32-true")
     with tempfile.TemporaryDirectory() as folder:
-        faces = [face.image for face in demo.faces("train", args.images)]
+        pictures = [face.image for face in faces("train", args.images)]
         print(f"{args.images} pictures at {args.size} pixels, batches of {args.batch_size}, {args.workers} workers for "
               f"the uncached loader, {len(os.sched_getaffinity(0))} cores")
         for suffix, side in FORMS.items():
-            compare(fabric, args, Path(folder), write(Path(folder), suffix, side, faces), f"{suffix} of {side}x{side}")
+            frame = write(Path(folder), suffix, side, pictures)
+            compare(fabric, args, Path(folder), frame, f"{suffix} of {side}x{side}")
 
 
-def write(root, suffix, side, faces):
-    """The faces as files of one form; returns their frame."""
-    paths = [f"{suffix}-{i}.{suffix}" for i in range(len(faces))]
-    for path, face in zip(paths, faces, strict=True):
-        Image.fromarray(face).resize((side, side), Image.Resampling.BICUBIC).save(root / path, quality=90)
-    return frame_of(id=paths, path=paths, expression=np.zeros(len(paths), np.int64))
+def write(root: Path, suffix: str, side: int, pictures: list[np.ndarray]) -> pd.DataFrame:
+    """Write the pictures as files of one format and size, and return their frame."""
+    paths = [f"{suffix}-{i}.{suffix}" for i in range(len(pictures))]
+    for path, picture in zip(paths, pictures, strict=True):
+        Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC).save(root / path, quality=90)
+    return make_frame(id=paths, path=paths, expression=np.zeros(len(paths), np.int64))
 
 
-def compare(fabric, args, root, frame, what):
-    plain = harness.Images(root, frame, args.size)
+def compare(fabric: Fabric, args: Args, root: Path, frame: pd.DataFrame, title: str) -> None:
+    """Print images a second and processor time without and with the cache."""
+    plain = Images(root, frame, args.size)
     began = time.perf_counter()
-    cached = harness.Images(root, frame, args.size, root / "cache")
+    cached = Images(root, frame, args.size, root / "cache")
     filled = time.perf_counter() - began
     epoch(fabric, args, cached, 0)
     best = {"uncached": [np.inf, np.inf], "cached, epoch 2": [np.inf, np.inf]}
     for repetition in range(args.repeat):
         for name, images in zip(best, (plain, cached), strict=True):
             best[name] = np.minimum(best[name], epoch(fabric, args, images, 1 + repetition))
-    print(f"{what}: the cache is filled in {filled:.1f} s")
+    print(f"{title}: the cache is filled in {filled:.1f} s")
     for name, (seconds, work) in best.items():
         print(f"  {name:16}{len(frame) / seconds:9.0f} images/s{1e3 * work / len(frame):9.3f} ms of processor an image")
     seconds, work = best["uncached"] / best["cached, epoch 2"]
     print(f"  cached / uncached: {seconds:.1f} times the images/s, {work:.1f} times less processor", flush=True)
 
 
-def epoch(fabric, args, images, number):
+def epoch(fabric: Fabric, args: Args, images: Images, number: int) -> np.ndarray:
     """Seconds by the clock and of all processors for one shuffled pass."""
     order = keyed_rng("order", number).permutation(len(images)).tolist()
     batches = [order[start:start + args.batch_size] for start in range(0, len(order), args.batch_size)]
     began, work = time.perf_counter(), processor()
     total = 0
-    for image, _ in harness.load_batches(fabric, images, batches, args.workers):
+    for image, _ in load_batches(fabric, images, batches, args.workers):
         total += image[:, :, ::16, ::16].sum().item()  # look at every picture: a cached file is read when it is used
     assert total > 0
     return np.array([time.perf_counter() - began, processor() - work])
 
 
-def processor():
+def processor() -> float:
     """Seconds of this process and of the worker processes that have ended."""
-    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    used = (resource.getrusage(processes) for processes in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(part.ru_utime + part.ru_stime for part in used)
 
 

@@ -1,12 +1,12 @@
-"""What the 85 forms of one image cost: ours, the package imagecorruptions where it is installed, a plain reference.
+"""Time of the 85 forms of one image: ours, those of the package imagecorruptions if installed, a plain reference.
 
-  python benchmarks/corruptions.py                     the constants of ImageNet-C, which the peers' figures are for
-  python benchmarks/corruptions.py --preset fer-c      ours
+  python benchmarks/corruptions.py                     the constants of ImageNet-C, which imagecorruptions has too
+  python benchmarks/corruptions.py --preset fer-c      the constants of FER-C
 
-Milliseconds of processor time for the five severities of one drawn face, everything on one thread, compiled loops
-warmed, of each form the best of several repetitions, all forms in turn. imagecorruptions (`pip install
-imagecorruptions`) knows the constants of ImageNet-C only; what of it does not run with current libraries is patched in
-memory. The plain reference (tests/reference.py) is slow on purpose and runs once.
+Printed are milliseconds of processor time for the five severities of one drawn face, on one thread, after the loops are
+compiled. Each form is made several times, all forms in turn, and its best time counts. imagecorruptions (`pip install
+imagecorruptions`) knows only the constants of ImageNet-C; the parts of it that do not run with current libraries are
+patched in memory. The plain reference (tests/reference.py) is slow on purpose and runs once.
 """
 import importlib.metadata
 import importlib.util
@@ -15,40 +15,47 @@ import itertools
 import sys
 import time
 import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # started as a file: `corruptions` would be this one
     sys.path[0] = str(Path(__file__).parent.parent)
 
 import cv2
+import numpy as np
 from threadpoolctl import threadpool_limits
 
-import cli
-from cli import UserError
-from corruptions import CORRUPTIONS, PRESETS, SMALLEST, corrupt
-from datasets import demo, keyed_rng
+from corruptions import CORRUPTIONS, PRESETS, SEVERITIES, corrupt
+from datasets.drawn.faces import faces
+from support import cli
+from support.errors import UserError
+from support.image_sizes import SMALLEST
+from support.random_streams import keyed_rng
 from tests import reference
 
-SEVERITIES = range(1, 6)
+
+# `form(name, severity)` gives a corrupted image; the number of repetitions after the first.
+Contender = tuple[Callable[[str, int], np.ndarray], int]
 
 
 @dataclass
 class Args:
     size: int = 224
-    """side of the image in pixels"""
+    """side of the image (pixels)"""
     preset: str = "imagenet-c"
-    """constants: fer-c, fer-c-released or imagenet-c"""
+    """preset of severity constants: fer-c, fer-c-released or imagenet-c"""
     repeats: int = 15
-    """repetitions, of which the best counts; a fifth as many of imagecorruptions"""
+    """number of repetitions, of which the best counts; imagecorruptions gets a fifth as many"""
 
 
-def main(args):
+def main(args: Args) -> None:
     if args.preset not in PRESETS:
         raise UserError(f"unknown preset {args.preset!r}; known: {', '.join(PRESETS)}")
     if args.size < SMALLEST or args.repeats < 1:
         raise UserError(f"--size starts at {SMALLEST}, --repeats at 1")
-    face = next(demo.faces("test", 1)).image
+    face = next(faces("test", 1)).image
     face = cv2.resize(face, (args.size, args.size), interpolation=cv2.INTER_AREA)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
@@ -60,12 +67,12 @@ def main(args):
     print_table(seconds)
 
 
-def contenders(args, face):
-    """{column: (form(name, severity), repetitions as `costs` takes them)}, ours first."""
-    def ours(name, severity):
+def contenders(args: Args, face: np.ndarray) -> dict[str, Contender]:
+    """{column of the table: contender}, ours first. face: uint8 (H, W, 3)."""
+    def ours(name: str, severity: int) -> np.ndarray:
         return corrupt(face, name, severity, keyed_rng(0, "benchmark", name, severity), args.preset)
 
-    def plain(name, severity):
+    def plain(name: str, severity: int) -> np.ndarray:
         return reference.levels(reference.form(face, name, severity, keyed_rng(0, "benchmark", name, severity),
                                                args.preset))
 
@@ -83,11 +90,11 @@ def contenders(args, face):
     return columns | {"reference": (plain, 0)}
 
 
-def imagecorruptions():
-    """Its `corrupt`, and what had to be patched for it to run with the libraries that are here."""
+def imagecorruptions() -> tuple[Callable[..., np.ndarray], list[str]]:
+    """`corrupt` of the package, and what had to be patched so that it runs with the installed libraries."""
     patched = []
 
-    def stand_in(module, **contents):
+    def replace_missing(module: str, **contents: Any) -> None:
         try:
             importlib.import_module(module)
         except ImportError:
@@ -98,11 +105,12 @@ def imagecorruptions():
     import scipy.ndimage
     from skimage.filters import gaussian
 
-    stand_in("scipy.ndimage.interpolation", map_coordinates=scipy.ndimage.map_coordinates)
-    stand_in("pkg_resources", resource_filename=None)  # for frost, which FER-C does without
+    replace_missing("scipy.ndimage.interpolation", map_coordinates=scipy.ndimage.map_coordinates)
+    replace_missing("pkg_resources", resource_filename=None)  # for frost, which FER-C does without
     package = importlib.import_module("imagecorruptions")
     if "multichannel" not in inspect.signature(gaussian).parameters:
-        def with_multichannel(image, sigma, multichannel=False, **options):
+        def with_multichannel(image: np.ndarray, sigma: float, multichannel: bool = False,
+                              **options: Any) -> np.ndarray:
             return gaussian(image, sigma=sigma, channel_axis=-1 if multichannel else None, **options)
 
         package.corruptions.gaussian = with_multichannel
@@ -110,9 +118,9 @@ def imagecorruptions():
     return package.corrupt, patched
 
 
-def costs(columns):
-    """{name: {column: seconds of processor time for five severities}}, each the best of its repetitions after one
-    that warms up; where there are none, of that one."""
+def costs(columns: dict[str, Contender]) -> dict[str, dict[str, float]]:
+    """{corruption: {column: seconds of processor time for its five severities}}. A first repetition warms up and does
+    not count, except where there are no others."""
     best = {}
     for repetition in range(1 + max(times for _, times in columns.values())):
         for name, severity, column in itertools.product(CORRUPTIONS, SEVERITIES, columns):
@@ -127,7 +135,8 @@ def costs(columns):
             for name in CORRUPTIONS}
 
 
-def print_table(seconds):
+def print_table(seconds: dict[str, dict[str, float]]) -> None:
+    """Print what `costs` returns as a Markdown table."""
     columns = list(next(iter(seconds.values())))
     print("| ms | " + " | ".join("ours" if column == "ours" else f"{column} | ratio" for column in columns) + " |")
     print("|---" * (2 * len(columns)) + "|")

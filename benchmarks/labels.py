@@ -1,7 +1,7 @@
 """How long AffectNet's labels take to load at full size, and how much memory.
 
   python -m benchmarks.labels        writes 1.9 million small files (4 GB) to a temporary folder and removes them, which
-                                     takes nearly all of the time; --share .01 for a quick look
+                                     takes nearly all of the time; --fraction .01 for a quick look
 
 Both distributions are written with the official number of rows and stand-ins for the pictures, files of no length, as
 loading labels opens none. Old: training.csv with 414,800 rows of 1 kB, 287,651 of them usable. March 2021: four npy
@@ -21,38 +21,41 @@ from pathlib import Path
 
 import numpy as np
 
-import cli
-from cli import UserError
-from datasets import affectnet, keyed_rng, load_split
+from datasets import affectnet, load_split
+from support import cli
+from support.errors import UserError
+from support.files import write_text
+from support.random_streams import keyed_rng
 
-ROWS = {"train": 414_800, "test": 5_500}  # of the official lists; TRAIN and 500 a class of them have an expression
+# Rows of the official lists. TRAIN_COUNTS and 500 of each class are those with an expression.
+ROWS = {"train": 414_800, "test": 5_500}
 SECONDS, MEMORY = 10, 1.5  # target for the old distribution: s, GiB
 
 
 @dataclass
 class Args:
-    share: float = 1.0
-    """of the official number of rows, for a quick look"""
+    fraction: float = 1.0
+    """fraction of the official number of rows that is written; less than 1 for a quick look"""
     folder: Path | None = None
     """where to write the layouts (default: a temporary folder, removed at the end)"""
     load: str = ""
     """measure one split of the layout in --folder and print JSON: what the benchmark runs in processes of its own"""
 
 
-def main(args):
+def main(args: Args) -> None:
     if args.load:
         print(json.dumps(measure(args.folder, args.load)))
         return
-    if not 0 < args.share <= 1 or args.folder and args.folder.exists():
-        raise UserError("--share lies above 0 and up to 1; --folder has to be a new one")
+    if not 0 < args.fraction <= 1 or args.folder and args.folder.exists():
+        raise UserError("--fraction has to be above 0 and at most 1; --folder has to be a new folder")
     with tempfile.TemporaryDirectory(dir=args.folder and args.folder.parent) as temporary:
         folder = args.folder or Path(temporary)
-        report_old(folder / "old", args.share)
-        report_2021(folder / "2021", args.share)
+        report_old(folder / "old", args.fraction)
+        report_2021(folder / "2021", args.fraction)
 
 
-def report_old(root, share):
-    rows = write_old(root, share)
+def report_old(root: Path, fraction: float) -> None:
+    rows = write_old(root, fraction)
     size = (root / affectnet.LIST_PLACES[0] / "training.csv").stat().st_size
     print(f"old distribution: training.csv of {rows:,} rows, {size / 2**20:.0f} MiB")
     for split in ("train", "val", "test"):
@@ -63,8 +66,8 @@ def report_old(root, share):
     print(f"  train {'keeps to' if within else 'MISSES'} {SECONDS} s of processing and {MEMORY} GiB", flush=True)
 
 
-def report_2021(root, share):
-    files = write_2021(root, share)
+def report_2021(root: Path, fraction: float) -> None:
+    files = write_2021(root, fraction)
     print(f"distribution of March 2021: {files:,} npy files in train_set")
     first, kept = (in_process(root, "train") for _ in range(2))
     show("load_split train, files read", first)
@@ -72,13 +75,13 @@ def report_2021(root, share):
     print(f"  kept / first: {kept['seconds'] / first['seconds']:.3f} of the time")
 
 
-def in_process(root, split):
+def in_process(root: Path, split: str) -> dict[str, float]:
     """`measure` by a new process."""
     command = [sys.executable, "-m", "benchmarks.labels", "--folder", str(root), "--load", split]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def measure(root, split):
+def measure(root: Path, split: str) -> dict[str, float]:
     """Load a split; images found, seconds by the clock and of processing, and the peak of this process in GiB (as the
     system keeps it: getrusage would start at the peak of the process that started this one)."""
     began, work = time.perf_counter(), time.process_time()
@@ -88,22 +91,22 @@ def measure(root, split):
             "memory": int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 2**20}
 
 
-def show(what, taken):
-    print(f"  {what:30}{taken['images']:9,} images{taken['seconds']:8.2f} s ({taken['work']:.2f} s of processing)"
+def show(title: str, taken: dict[str, float]) -> None:
+    print(f"  {title:30}{taken['images']:9,} images{taken['seconds']:8.2f} s ({taken['work']:.2f} s of processing)"
           f"{taken['memory']:7.2f} GiB at most", flush=True)
 
 
-def labels_of(split, share):
+def labels_of(split: str, fraction: float) -> np.ndarray:
     """Expressions in a shuffled order: as many of each as in the official lists, the rest 8, 9 and 10."""
     official = np.full(8, 500)
     if split == "train":
-        official = np.array(affectnet.TRAIN) - (np.arange(8) == 1)  # one Happy row has no usable box
-    counts = (share * official).round().astype(int)
-    counts = np.append(counts, np.full(3, (round(share * ROWS[split]) - sum(counts)) // 3))
+        official = np.array(affectnet.TRAIN_COUNTS) - (np.arange(8) == 1)  # one Happy row has no usable box
+    counts = (fraction * official).round().astype(int)
+    counts = np.append(counts, np.full(3, (round(fraction * ROWS[split]) - sum(counts)) // 3))
     return keyed_rng("labels", split).permutation(np.repeat(np.arange(11), counts))
 
 
-def write_old(root, share):
+def write_old(root: Path, fraction: float) -> int:
     """Lists as released, with a header, and an empty file for every picture. Returns the rows of training.csv."""
     rng = keyed_rng("old")
     marks = [";".join(f"{value:.2f}" for value in rng.uniform(0, 999, 136)) for _ in range(500)]
@@ -111,7 +114,7 @@ def write_old(root, share):
     for folder in range(1000):
         (root / affectnet.IMAGE_PLACES[0] / str(folder)).mkdir(parents=True)
     for split in ("test", "train"):
-        labels, lines = labels_of(split, share), [",".join(affectnet.HEADER)]
+        labels, lines = labels_of(split, fraction), [",".join(affectnet.HEADER)]
         numbers, points = rng.integers(20, 900, (len(labels), 2)), rng.uniform(-1, 1, (len(labels), 2)).round(6)
         for i, (label, (x, width), (valence, arousal)) in enumerate(
                 zip(labels.tolist(), numbers.tolist(), points.tolist(), strict=True)):
@@ -119,15 +122,15 @@ def write_old(root, share):
             os.close(os.open(root / affectnet.IMAGE_PLACES[0] / name, os.O_CREAT | os.O_WRONLY))
             valence, arousal = (valence, arousal) if label < 8 else (-2, -2)
             lines.append(f"{name},{x},{x},{width},{width},{marks[i % 500]},{label},{valence},{arousal}")
-        cli.write_text(root / affectnet.LIST_PLACES[0] / affectnet.LISTS[split], "\n".join(lines) + "\n")
+        write_text(root / affectnet.LIST_PLACES[0] / affectnet.LISTS[split], "\n".join(lines) + "\n")
     return len(labels)
 
 
-def write_2021(root, share):
+def write_2021(root: Path, fraction: float) -> int:
     """Four npy files each, text in exp, val and aro as released, and an empty file for every picture. Returns how many
     npy files there are for training."""
     for split in ("test", "train"):
-        labels = labels_of(split, share)
+        labels = labels_of(split, fraction)
         labels = labels[labels < 8]
         images, annotations = (root / affectnet.FOLDERS[split] / part for part in ("images", "annotations"))
         images.mkdir(parents=True)

@@ -7,7 +7,6 @@ The runs are made up: their logits are drawn. The built sets are real ones of dr
 drawn. Target: under a minute on two cores.
 """
 import contextlib
-import dataclasses
 import io
 import json
 import os
@@ -20,14 +19,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-import cli
 import make_fer_c
 import metrics
 import report
-from cli import UserError
-from datasets import keyed_rng
-from datasets.fer_c import CELLS, SEVERITIES, BuiltSet, open_set
-from support import run_folder
+from building.built_set import BuiltSet, open_set
+from corruptions import CELLS, SEVERITIES
+from support import cli, run_folder
+from support.errors import UserError
+from support.random_streams import keyed_rng
 
 TARGET = 60  # seconds, of the first report
 ALGORITHMS = ("baseline", "SCN", "DMUE", "RUL", "swinv2")
@@ -95,7 +94,7 @@ def make_run(runs: Path, built: BuiltSet, script: str, loss: str, seed: int, dat
     recipe = {"protocol": "paper", "image_size": built.made_with["size"], "epochs": 3, "lr": 2.5e-4, "margin": 8.0}
     args = {"script": script, "dataset": dataset, "loss": loss, "seed": seed, "noise": 0.0, "runs": "runs",
             "root": None, "classes": list(built.classes)} | recipe | settings
-    args["recipe"] = recipe | {name: None for name in settings if name not in args["classes"]} | recipe
+    args["recipe"] = dict.fromkeys(settings) | recipe
     args["contents"] = {}
     args["differs"] = {name: args[name] for name, usual in args["recipe"].items() if args[name] != usual}
     folder = run_folder.place(runs, dataset, script, loss, args["noise"], seed, args["differs"])
@@ -111,13 +110,15 @@ def write_scores(folder: Path, built: BuiltSet, rng: np.random.Generator, precis
     """predictions/ and scores.csv of a run, from drawn logits."""
     out = folder / run_folder.PREDICTIONS / built.folder.name
     labels = built.frame["expression"].to_numpy(np.int64)
-    truth, summaries, pools = np.eye(len(built.classes))[labels], {}, {severity: [] for severity in SEVERITIES}
+    truth = np.eye(len(built.classes))[labels]
+    summaries: dict[tuple, dict[str, float]] = {}  # {(corruption, severity): scores}
+    pools: dict[int, list[tuple]] = {severity: [] for severity in SEVERITIES}  # probabilities, labels, soft labels
     for cell in (None, *CELLS):
         path = out / "clean.npy" if cell is None else out / cell[0] / f"{cell[1]}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
         logits = (3 * truth * rng.random(truth.shape) + rng.normal(size=truth.shape)).astype(np.float32)
         np.save(path, logits)
-        target = None if cell is None else np.asarray(built.targets(*cell), np.float64)
+        target = None if cell is None else np.asarray(built.soft_labels_of(*cell), np.float64)
         summaries[cell or ("clean", "")] = metrics.summary(metrics.softmax(logits), labels, target)
         if cell is not None:
             pools[cell[1]].append((metrics.softmax(logits), labels, target))
@@ -138,9 +139,8 @@ def write_scores(folder: Path, built: BuiltSet, rng: np.random.Generator, precis
 def time_report(runs: Path, page: Path) -> float:
     """Seconds that `report.py RUNS --html PAGE` takes in this process."""
     began = time.perf_counter()
-    options = {"brief": True} if "brief" in {field.name for field in dataclasses.fields(report.Args)} else {}
     with contextlib.redirect_stdout(io.StringIO()):
-        report.main(report.Args(runs, html=page, **options))
+        report.main(report.Args(runs, html=page, brief=True))
     return time.perf_counter() - began
 
 

@@ -1,309 +1,362 @@
 """FER+ (Barsoum et al., ICMI 2016, arXiv:1608.01041): the 48x48 grey faces of FER2013 with ten human votes each.
 
-Layouts: the folders microsoft/FERPlus's script writes (FER2013Train|Valid|Test/fer0000000.png, each with label.csv),
-with fer2013new.csv beside them; or Kaggle's fer2013.csv with fer2013new.csv, joined by row index (names drift). The
-latter is unpacked into the former once; `.fer-c-notes.json` in each folder keeps what was left out then.
+Layouts:
+  FER2013Train|FER2013Valid|FER2013Test/fer0000000.png   as the script of microsoft/FERPlus writes them, each folder
+                                                         with label.csv, or with fer2013new.csv in the root
+  fer2013.csv                                            the pixels as Kaggle has them, with fer2013new.csv (the votes)
+The two files of the second layout are joined by row index, since the image names in fer2013new.csv do not match
+from row 60 on. They are unpacked into the first layout once; `.fer-c-notes.json` in each folder keeps what was left out
+then. Pictures saved again under another suffix are found.
+
+Splits are the official ones: Training, PublicTest (val) and PrivateTest (test).
+
+Labels. The distribution of an image is the fraction of its votes for each of the eight expressions, by the rules of the
+FER+ authors: an expression with a single vote loses it, and votes for "unknown" and "not a face" do not count. With
+`labels=majority` it is one-hot.
+
+Dropped, each with a note: images that keep fewer than half of the votes cast (with `labels=majority`: without an
+expression that has more than half), malformed rows, rows without a name, images that are not on disk.
+
+`datasets.load_split` calls `load`; the options are in `OPTIONS`.
 """
 import fcntl
 import json
-import os
-import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
-from cli import UserError, first_line, read_json, write_text
-from datasets import (
-    Split, expression_name, found_in, frame_of, keyed_rng, note, note_all, note_missing, read_table, spelt,
-)
 from datasets.listing import comparison, find_pictures
+from datasets.split import (
+    Split,
+    count_note,
+    count_note_for_names,
+    expression_name,
+    folder_contents,
+    make_frame,
+    note_missing_files,
+    printable,
+)
+from datasets.text_files import read_table
+from support.errors import UserError, first_line
+from support.files import final_name, read_json, temporary_path, write_text
 
 CLASSES = ("Neutral", "Happiness", "Surprise", "Sadness", "Anger", "Disgust", "Fear", "Contempt")
 OPTIONS = {"labels": "distribution (default: the votes) or majority (one class above half of the votes, one-hot)"}
 
+FOLDERS = {"train": "FER2013Train", "val": "FER2013Valid", "test": "FER2013Test"}
+USAGES = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}  # the column Usage
+SPLIT_OF_USAGE = {usage: split for split, usage in USAGES.items()}
+VOTE_COLUMNS = (*(expression_name(name) for name in CLASSES), "unknown", "nf")  # nf: not a face
+VOTES = len(VOTE_COLUMNS)
+MOST_VOTES = 1e6  # no number in these files is larger
+SIDE = 48  # pixels
+PIXELS_FILE = "fer2013.csv"  # of Kaggle
+VOTES_FILE = "fer2013new.csv"  # of FER+
+KEPT_NOTES = ".fer-c-notes.json"
+RIGHT_FILE = (f"The right file has the columns emotion, pixels, Usage and 35,887 rows: {PIXELS_FILE} of Kaggle's "
+              f"fer2013.tar.gz, or icml_face_data.csv renamed to {PIXELS_FILE}; train.csv and test.csv do not say "
+              f"which images are for testing")
 
-def official(**options):
-    """Image counts of FER2013 (Kaggle's Usage column), before rows without enough votes are left out."""
+
+def official(**options: Any) -> dict[str, int]:
+    """Image counts of FER2013 (Kaggle's column Usage), before images without enough votes are left out."""
     return {"train": 28_709, "val": 3_589, "test": 3_589}
 
 
-FOLDERS = {"train": "FER2013Train", "val": "FER2013Valid", "test": "FER2013Test"}
-USAGES = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
-NAMES = [expression_name(name) for name in CLASSES]  # the vote columns, then:
-VOTES = len(CLASSES) + 2  # the eight expressions, unknown and NF (not a face)
-MOST_VOTES = 1e6  # nothing in these files is larger
-IMAGES, BALLOTS = "fer2013.csv", "fer2013new.csv"  # Kaggle's pixels; the votes of FER+
-KEPT_NOTES = ".fer-c-notes.json"
-RIGHT_FILE = (f"The right file has the columns emotion, pixels, Usage and 35,887 rows: {IMAGES} of Kaggle's "
-              f"fer2013.tar.gz, or icml_face_data.csv renamed to {IMAGES}; train.csv and test.csv do not say which "
-              f"images are for testing")
+class VoteRow(NamedTuple):
+    """A row of fer2013new.csv."""
+
+    usage: str
+    """one of `USAGES`, or what else stands in the cell"""
+    name: str
+    """of the image"""
+    votes: list[str]
+    """the cells of `VOTE_COLUMNS`; empty where the row is too short"""
+    row: list[str]
+    """all cells"""
 
 
 def load(root: Path, split: str, labels: str = "distribution") -> Split:
-    """One split. `distribution` is the fraction of the votes: single votes are dropped as noise, unknown and NF left
-    out, and an image that keeps fewer than half of the votes cast is dropped (the rules of the FER+ authors).
-    `labels=majority` keeps only images one class of which has more than half of the votes, as one-hot labels. Raises
-    UserError where a file is missing or is not what its name says."""
+    """One split; the option is that of `OPTIONS`. Raises UserError where a file is missing or is not what its name
+    says."""
     if labels not in ("distribution", "majority"):
         raise UserError(f"labels={labels}: choose distribution or majority")
-    notes: dict = {}
     folder = root / FOLDERS[split]
-    if not folder.is_dir() or _is_half_made(folder):
-        if (root / IMAGES).is_file():
+    if not folder.is_dir() or _has_only_an_empty_list(folder):
+        if (root / PIXELS_FILE).is_file():
             _unpack_kaggle(root, split)
         elif folder.is_dir():
             raise UserError(f"{folder}/label.csv is empty and no picture is beside it, as an earlier version left it. "
-                            f"Put {IMAGES} and {BALLOTS} into {root}, or delete the folder. {RIGHT_FILE}.")
+                            f"Put {PIXELS_FILE} and {VOTES_FILE} into {root}, or delete the folder. {RIGHT_FILE}.")
         else:
             raise UserError(f"{root}: FER+ needs the folders {', '.join(FOLDERS.values())}, each with label.csv (or "
-                            f"{BALLOTS} above them), or Kaggle's {IMAGES} with {BALLOTS}; found: {found_in(root)}. "
-                            f"Point --root at the folder above.")
-    names, votes = _from_folder(root, split, notes)
-    frame, distribution = _labelled(root, FOLDERS[split], names, votes, labels, notes)
+                            f"{VOTES_FILE} above them), or Kaggle's {PIXELS_FILE} with {VOTES_FILE}; found: "
+                            f"{folder_contents(root)}. Point --root at the folder above.")
+    notes: dict[str, Any] = {}
+    names, votes = _read_votes(root, split, notes)
+    frame, distribution = _labelled_images(root, FOLDERS[split], names, votes, labels, notes)
     return Split(frame, distribution, CLASSES, notes)
 
 
-def _from_folder(root, split, notes):
-    """Names and votes from label.csv; from fer2013new.csv where it is absent (the two differ on 1,602 images)."""
+def _read_votes(root: Path, split: str, notes: dict[str, Any]) -> tuple[list[str], np.ndarray]:
+    """The names of the images of a split and their votes, float64 (N, 10).
+
+    They are read from label.csv, or from fer2013new.csv where that is absent (the two differ on 1,602 images).
+    Malformed rows are noted. Raises UserError where there is neither.
+    """
     folder = root / FOLDERS[split]
     if (folder / "label.csv").is_file():
         source = f"{FOLDERS[split]}/label.csv"
         rows = [(row[0], row[2:2 + VOTES], row) for _, row in read_table(folder / "label.csv")]
-    elif (root / BALLOTS).is_file():
-        source = BALLOTS
-        ballots = read_ballots(root / BALLOTS)
-        for usage, name, _, row in ballots:
-            if usage not in USAGES.values():
-                note(notes, f"row of {BALLOTS} whose Usage is none of {', '.join(USAGES.values())}",
-                     f"{usage[:20] or 'nothing'} of {name or ','.join(row)[:60]}")
-        rows = [(name, cells, row) for usage, name, cells, row in ballots if usage == USAGES[split]]
+    elif (root / VOTES_FILE).is_file():
+        source = VOTES_FILE
+        vote_rows = read_vote_rows(root / VOTES_FILE)
+        for vote_row in vote_rows:
+            if vote_row.usage not in SPLIT_OF_USAGE:
+                example = f"{vote_row.usage[:20] or 'nothing'} of {vote_row.name or ','.join(vote_row.row)[:60]}"
+                count_note(notes, f"row of {VOTES_FILE} whose Usage is none of {', '.join(SPLIT_OF_USAGE)}", example)
+        rows_of_split = [vote_row for vote_row in vote_rows if vote_row.usage == USAGES[split]]
+        rows = [(vote_row.name, vote_row.votes, vote_row.row) for vote_row in rows_of_split]
     else:
-        raise UserError(f"{folder}: no label.csv here and no {BALLOTS} in {root}: the votes are missing. {BALLOTS} is "
-                        f"in https://github.com/microsoft/FERPlus; put it into {root}")
+        raise UserError(f"{folder}: no label.csv here and no {VOTES_FILE} in {root}: the votes are missing. "
+                        f"{VOTES_FILE} is in https://github.com/microsoft/FERPlus; put it into {root}")
     notes["layout"] = f"FER+ folders of PNG files, votes from {source}"
     if (folder / KEPT_NOTES).exists():
         notes |= read_json(folder / KEPT_NOTES)
-    names, votes = [], []
+    names = []
+    votes = []
     for name, cells, row in rows:
-        counts = _numbers(cells)
+        counts = _vote_counts(cells)
         text = ",".join(row)
         if counts is None:  # a stray quotation mark makes one row of many lines
-            note(notes, "malformed row", text[:60], 1 + text.count("\n"))
+            count_note(notes, "malformed row", text[:60], 1 + text.count("\n"))
         elif not name:
-            note(notes, "row without an image name", text[:60])
+            count_note(notes, "row without an image name", text[:60])
         else:
             names.append(name)
             votes.append(counts)
     return names, np.array(votes).reshape(-1, VOTES)
 
 
-def read_ballots(path: Path) -> list[tuple[str, str, list[str], list[str]]]:
-    """The rows of fer2013new.csv: (Usage in its official spelling where it is known, image name, the ten cells of votes
-    in the order of `CLASSES`, unknown, NF; the whole row). Columns are found by name; a file without a header is read
-    in the official order. Raises UserError where a column is missing."""
+def read_vote_rows(path: Path) -> list[VoteRow]:
+    """The rows of fer2013new.csv.
+
+    Columns are found by their names; a file without a header is read in the official order. Raises UserError where the
+    file is empty or a column is missing.
+    """
     rows = [row for _, row in read_table(path)]
     if not rows:
         raise UserError(f"{path}: no row in it; an incomplete copy?")
-    wanted = ["usage", "image name", *NAMES, "unknown", "nf"]
-    if official_usage(rows[0][0]) in USAGES.values():
+    wanted = ["usage", "image name", *VOTE_COLUMNS]
+    if official_usage(rows[0][0]) in SPLIT_OF_USAGE:
         columns = list(range(len(wanted)))
     else:
-        columns = _columns(path, rows.pop(0), wanted, f"The right file is {BALLOTS} of "
-                           "https://github.com/microsoft/FERPlus")
-    ballots = []
+        columns = _column_numbers(path, rows.pop(0), wanted, f"The right file is {VOTES_FILE} of "
+                                  "https://github.com/microsoft/FERPlus")
+    vote_rows = []
     for row in rows:
-        cells = [row[column] if column < len(row) else "" for column in columns]
+        usage, name, *votes = [row[column] if column < len(row) else "" for column in columns]
         if len(row) < len(wanted):
-            cells[2:] = []  # a short row: whatever stands in it is not to be trusted
-        ballots.append((official_usage(cells[0]), cells[1], cells[2:], row))
-    return ballots
+            votes = []  # nobody knows which cells of a short row are missing
+        vote_rows.append(VoteRow(official_usage(usage), name, votes, row))
+    return vote_rows
 
 
-def _columns(path, header, wanted, advice):
-    """Where the wanted columns (names as `expression_name` gives them) stand in a header."""
+def _column_numbers(path: Path, header: Sequence[str], wanted: Sequence[str], advice: str) -> list[int]:
+    """The columns of a header with the wanted names (as `expression_name` gives them). Raises UserError naming the
+    missing ones; advice: where the right file is to be had."""
     names = [expression_name(cell) for cell in header]
     missing = [name for name in wanted if name not in names]
     if missing:
-        found = spelt(", ".join(cell[:20] for cell in header[:12]))
-        raise UserError(f"{path}: no column {', '.join(missing)}; the columns found: {found}. {advice}.")
+        present = printable(", ".join(cell[:20] for cell in header[:12]))
+        raise UserError(f"{path}: no column {', '.join(missing)}; the columns found: {present}. {advice}.")
     return [names.index(name) for name in wanted]
 
 
 def official_usage(text: str) -> str:
-    """A cell of the column Usage in its official spelling, whatever its letter case; another text stays."""
-    by_name = {usage.lower(): usage for usage in USAGES.values()}
-    return by_name.get(text.strip().lower(), text.strip())
+    """A cell of the column Usage in its official spelling, whatever its letter case. Another text stays as it is,
+    without blanks at its ends."""
+    by_lower_case = {usage.lower(): usage for usage in SPLIT_OF_USAGE}
+    return by_lower_case.get(text.strip().lower(), text.strip())
 
 
-def write_layout(out, faces):
-    """Drawn faces as FER+ folders: grey 48x48 files, ten votes each by the drawn point's true posterior, fer2013new.csv
-    that differs on some, and the quirks of the release: nine votes, no face, too few votes, an empty name."""
-    from datasets.demo import true_posterior
-
-    order = [0, 1, 3, 2, 6, 5, 4, 7]  # the demo's classes in the order of CLASSES
-    both = ["Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF\n"]
-    for split, count in (("train", 320), ("val", 80), ("test", 80)):
-        folder, lines = out / FOLDERS[split], []
-        folder.mkdir(parents=True, exist_ok=True)
-        for i, face in enumerate(faces(split, count)):
-            name = f"fer{len(both) - 1:07d}.png"
-            Image.fromarray(face.image).convert("L").resize((48, 48)).save(folder / name)
-            share = true_posterior(np.array([[face.valence, face.arousal]]))[0, order]
-            votes = [*keyed_rng("votes", split, i).multinomial(9 if i == 3 else 10, share), 0, 0]
-            if i in (5, 6):
-                votes = [0] * 8 + [4, 6] if i == 5 else [1, 1, 1, 1, 0, 0, 0, 0, 6, 0]
-            text = ",".join(map(str, votes))
-            lines.append(f'{name},"(0, 0, 48, 48)",{text}\n')
-            both.append(f"{USAGES[split]},{'' if i == 7 else name},{text if i % 20 else '10' + ',0' * 9}\n")
-        write_text(folder / "label.csv", "".join(lines))
-    write_text(out / "fer2013new.csv", "".join(both))
-
-
-LAYOUTS = {"ferplus": write_layout}
-
-
-def _numbers(cells):
-    """Ten counts of votes, or None for a malformed row."""
+def _vote_counts(cells: Sequence[str]) -> np.ndarray | None:
+    """The ten counts of a row, float64 (10,), or None where the cells are something else."""
     try:
         counts = np.array(cells, float)
     except ValueError:
         return None
-    return counts if len(counts) == VOTES and ((counts >= 0) & (counts <= MOST_VOTES)).all() else None
+    if len(counts) != VOTES or not ((counts >= 0) & (counts <= MOST_VOTES)).all():
+        return None
+    return counts
 
 
 # --- Kaggle's fer2013.csv ---
 
-def _is_half_made(folder):
-    """Whether a folder holds nothing but an empty label.csv. Earlier versions left this behind when fer2013.csv was not
+class KaggleRow(NamedTuple):
+    """A row of fer2013.csv with its votes."""
+
+    number: int
+    """counted from 0, the header left out; it is in the name of the image"""
+    line: int
+    """its line in fer2013.csv, for messages"""
+    pixels: str
+    """2304 grey levels, separated by blanks"""
+    votes: list[str]
+    """the cells of `VOTE_COLUMNS`"""
+
+
+def _has_only_an_empty_list(folder: Path) -> bool:
+    """Whether a folder holds nothing but an empty label.csv. Earlier versions left that behind when fer2013.csv was not
     the right file."""
     label = folder / "label.csv"
     names = {path.name for path in folder.iterdir()}
     return names == {"label.csv"} and label.is_file() and not label.read_bytes().strip()
 
 
-def _unpack_kaggle(root, split):
-    """fer2013.csv and the votes of fer2013new.csv -> the folders of PNG files that are not there yet; all or none.
+def _unpack_kaggle(root: Path, split: str) -> None:
+    """Write the folders of PNG files that are not there yet, all of them or none, from fer2013.csv and the votes in
+    fer2013new.csv.
 
-    Rows are joined by index: the image names of fer2013new.csv drift from row 60 on and 173 are empty. Both files say
-    what a row is for, so a file in another order is noticed."""
-    if not (root / BALLOTS).is_file():
-        raise UserError(f"{root}: {IMAGES} is here, but not the votes: put FER+'s {BALLOTS} beside it (from "
+    Rows are joined by index: the image names of fer2013new.csv do not match from row 60 on, and 173 are empty. Both
+    files say what a row is for, so a file in another order is noticed. split: the one that must have images.
+    """
+    if not (root / VOTES_FILE).is_file():
+        raise UserError(f"{root}: {PIXELS_FILE} is here, but not the votes: put FER+'s {VOTES_FILE} beside it (from "
                         "https://github.com/microsoft/FERPlus)")
     try:
         with open(root / ".fer-c-unpack.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # of several processes the first one unpacks
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the first of several processes unpacks, the others wait
             for path in root.iterdir():
-                if re.fullmatch(rf"\.({'|'.join(FOLDERS.values())})\.[0-9]+\.tmp", path.name):
+                if final_name(path.name) in FOLDERS.values():
                     shutil.rmtree(path)  # of a process that was killed
-            missing = [name for name in SPLIT_NAMES if _is_missing(root / FOLDERS[name])]
+            missing = [name for name, folder in FOLDERS.items()
+                       if not (root / folder).is_dir() or _has_only_an_empty_list(root / folder)]
             if missing:
-                _unpack(root, missing, split)
+                _unpack_splits(root, missing, split)
     except OSError as error:
-        raise UserError(f"{root}: {IMAGES} has to be unpacked here once: {error.strerror}") from None
+        raise UserError(f"{root}: {PIXELS_FILE} has to be unpacked here once: {error.strerror}") from None
 
 
-SPLIT_NAMES = tuple(FOLDERS)
-
-
-def _is_missing(folder):
-    return not folder.is_dir() or _is_half_made(folder)
-
-
-def _unpack(root, missing, split):
-    """Write the folders of these splits; `split` is the one that must have images."""
-    rows, left_out = _joined(root)
-    for name in missing:
-        if not rows[name] and name == split:
-            counts = ", ".join(f"{len(rows[other])} {USAGES[other]}" for other in SPLIT_NAMES)
-            raise UserError(f"{root}/{IMAGES}: no row whose Usage is {USAGES[split]} (it has {counts}). {RIGHT_FILE}.")
-    temporary = {name: root / f".{FOLDERS[name]}.{os.getpid()}.tmp" for name in missing if rows[name]}
+def _unpack_splits(root: Path, missing: Sequence[str], split: str) -> None:
+    """Write the folders of the `missing` splits; `split` is the one that must have images."""
+    rows, left_out = _kaggle_rows(root)
+    if split in missing and not rows[split]:
+        counts = ", ".join(f"{len(rows[name])} {USAGES[name]}" for name in FOLDERS)
+        raise UserError(f"{root}/{PIXELS_FILE}: no row whose Usage is {USAGES[split]} (it has {counts}). {RIGHT_FILE}.")
+    temporary_folders = {name: temporary_path(root / FOLDERS[name]) for name in missing if rows[name]}
     try:
-        for name, folder in temporary.items():
-            folder.mkdir()
-            lines = []
-            for i, line, pixels, votes in rows[name]:
-                _picture(root, line, pixels).save(folder / f"fer{i:07d}.png")
-                lines.append(f'fer{i:07d}.png,"(0, 0, 48, 48)",{",".join(votes)}\n')
-            write_text(folder / "label.csv", "".join(lines))
-            if left_out:
-                write_text(folder / KEPT_NOTES, json.dumps(left_out))
-        for name, folder in temporary.items():
-            goal = root / FOLDERS[name]
-            if goal.is_dir():  # half made: its only file is an empty label.csv
-                (goal / "label.csv").unlink()
-                goal.rmdir()
-            folder.rename(goal)
+        for name, folder in temporary_folders.items():
+            _write_folder(root, folder, rows[name], left_out)
+        for name, folder in temporary_folders.items():
+            target = root / FOLDERS[name]
+            if target.is_dir():  # its only file is an empty label.csv
+                (target / "label.csv").unlink()
+                target.rmdir()
+            folder.rename(target)
     finally:
-        for folder in temporary.values():
+        for folder in temporary_folders.values():
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _joined(root):
-    """{split: [(row index, line in fer2013.csv, text of the pixels, ten cells of votes)]} and notes on what was left
-    out. Raises UserError where the two files do not belong together."""
-    table = read_table(root / IMAGES)
+def _write_folder(root: Path, folder: Path, rows: Sequence[KaggleRow], left_out: dict[str, Any]) -> None:
+    """Write one folder of the first layout: PNG files, label.csv, and notes on what was left out."""
+    folder.mkdir()
+    lines = []
+    for row in rows:
+        name = f"fer{row.number:07d}.png"
+        _picture(root, row).save(folder / name)
+        lines.append(f'{name},"(0, 0, 48, 48)",{",".join(row.votes)}\n')
+    write_text(folder / "label.csv", "".join(lines))
+    if left_out:
+        write_text(folder / KEPT_NOTES, json.dumps(left_out))
+
+
+def _kaggle_rows(root: Path) -> tuple[dict[str, list[KaggleRow]], dict[str, Any]]:
+    """{split: its rows of fer2013.csv, joined with their votes} and notes on what was left out. Raises UserError where
+    the two files do not belong together."""
+    table = read_table(root / PIXELS_FILE)
     if not table:
-        raise UserError(f"{root}/{IMAGES}: no row in it. {RIGHT_FILE}.")
+        raise UserError(f"{root}/{PIXELS_FILE}: no row in it. {RIGHT_FILE}.")
     (_, header), *images = table
-    usage_column, pixel_column = _columns(root / IMAGES, header, ["usage", "pixels"], RIGHT_FILE)
-    ballots = read_ballots(root / BALLOTS)
-    if len(images) != len(ballots):
-        raise UserError(f"{root}: {IMAGES} has {len(images)} images, {BALLOTS} {len(ballots)} rows of votes: "
+    usage_column, pixel_column = _column_numbers(root / PIXELS_FILE, header, ["usage", "pixels"], RIGHT_FILE)
+    vote_rows = read_vote_rows(root / VOTES_FILE)
+    if len(images) != len(vote_rows):
+        raise UserError(f"{root}: {PIXELS_FILE} has {len(images)} images, {VOTES_FILE} {len(vote_rows)} rows of votes: "
                         f"they are joined by row and must be of equal length (35,887 in the official files)")
-    rows: dict = {name: [] for name in SPLIT_NAMES}
-    split_of = {usage: name for name, usage in USAGES.items()}
-    left_out: dict = {}
-    for i, ((line, row), (voted_usage, _, votes, _)) in enumerate(zip(images, ballots, strict=True)):
-        usage = official_usage(row[usage_column]) if usage_column < len(row) else ""
-        if usage not in split_of or voted_usage not in split_of:
-            wrong, file = (usage, IMAGES) if usage not in split_of else (voted_usage, BALLOTS)
-            note(left_out, f"row whose Usage is none of {', '.join(split_of)}, left out",
-                 f"{wrong[:20] or 'nothing'} in row {i + 1} of {file}")
-        elif usage != voted_usage:
-            raise UserError(f"{root}: row {i + 1} is {usage} in {IMAGES} and {voted_usage} in {BALLOTS}: the rows are "
-                            f"in another order, and every picture would get another picture's votes. Take both files "
-                            f"as they were published. {RIGHT_FILE}.")
+    rows: dict[str, list[KaggleRow]] = {split: [] for split in FOLDERS}
+    left_out: dict[str, Any] = {}
+    for index, ((line, cells), vote_row) in enumerate(zip(images, vote_rows, strict=True)):
+        usage = official_usage(cells[usage_column]) if usage_column < len(cells) else ""
+        if usage not in SPLIT_OF_USAGE:
+            _note_other_usage(left_out, usage, index, PIXELS_FILE)
+        elif vote_row.usage not in SPLIT_OF_USAGE:
+            _note_other_usage(left_out, vote_row.usage, index, VOTES_FILE)
+        elif usage != vote_row.usage:
+            raise UserError(f"{root}: row {index + 1} is {usage} in {PIXELS_FILE} and {vote_row.usage} in "
+                            f"{VOTES_FILE}: the rows are in another order, and every picture would get another "
+                            f"picture's votes. Take both files as they were published. {RIGHT_FILE}.")
         else:
-            pixels = row[pixel_column] if pixel_column < len(row) else ""
-            rows[split_of[usage]].append((i, line, pixels, votes))
+            pixels = cells[pixel_column] if pixel_column < len(cells) else ""
+            rows[SPLIT_OF_USAGE[usage]].append(KaggleRow(index, line, pixels, vote_row.votes))
     return rows, left_out
 
 
-def _picture(root, line, text):
-    """The 48x48 grey picture that a cell of fer2013.csv spells out."""
+def _note_other_usage(notes: dict[str, Any], usage: str, index: int, file: str) -> None:
+    count_note(notes, f"row whose Usage is none of {', '.join(SPLIT_OF_USAGE)}, left out",
+               f"{usage[:20] or 'nothing'} in row {index + 1} of {file}")
+
+
+def _picture(root: Path, row: KaggleRow) -> Image.Image:
+    """The 48x48 grey picture of a row of fer2013.csv. Raises UserError where its cell holds something else."""
     try:
-        pixels = np.array(text.split(), np.uint8)
+        pixels = np.array(row.pixels.split(), np.uint8)
     except (ValueError, OverflowError) as error:
-        raise UserError(f"{root}/{IMAGES} row {line}: pixels that are no grey levels ({first_line(error)[:80]}). "
-                        f"{RIGHT_FILE}.") from None
-    if pixels.size != 48 * 48:
-        raise UserError(f"{root}/{IMAGES} row {line}: {pixels.size} pixels instead of 2304. {RIGHT_FILE}.")
-    return Image.fromarray(pixels.reshape(48, 48))
+        raise UserError(f"{root}/{PIXELS_FILE} row {row.line}: pixels that are no grey levels ({first_line(error)[:80]}"
+                        f"). {RIGHT_FILE}.") from None
+    if pixels.size != SIDE * SIDE:
+        raise UserError(f"{root}/{PIXELS_FILE} row {row.line}: {pixels.size} pixels instead of 2304. {RIGHT_FILE}.")
+    return Image.fromarray(pixels.reshape(SIDE, SIDE))
 
 
-def _labelled(root, folder, names, votes, rule, notes):
-    cast = votes.sum(1)
-    votes = np.where(votes <= 1, 0, votes)
-    faces = votes[:, : len(CLASSES)]
-    kept = faces.sum(1)
-    usable = (kept > 0) & (kept >= cast / 2)
+# --- from votes to labels ---
+
+def _labelled_images(root: Path, folder: str, names: Sequence[str], votes: np.ndarray, rule: str,
+                     notes: dict[str, Any]) -> tuple[pd.DataFrame, np.ndarray]:
+    """The frame of the usable images and their distributions, float64 (N, 8).
+
+    names: of all images with votes; votes: float64 (images, 10); rule: distribution or majority.
+    """
+    votes_cast = votes.sum(1)
+    votes = np.where(votes <= 1, 0, votes)  # single votes are noise
+    expression_votes = votes[:, :len(CLASSES)]
+    kept_votes = expression_votes.sum(1)
     if rule == "majority":
-        usable = (kept > 0) & (faces.max(1, initial=0) > votes.sum(1) / 2)
-    reason = "no expression with half of the votes" if rule == "majority" else "fewer than half of the votes left"
-    names = np.array(names, object)
-    note_all(notes, reason, names[~usable])
+        is_usable = (kept_votes > 0) & (expression_votes.max(1, initial=0) > votes.sum(1) / 2)
+        reason = "no expression with half of the votes"
+    else:
+        is_usable = (kept_votes > 0) & (kept_votes >= votes_cast / 2)
+        reason = "fewer than half of the votes left"
+    name_array = np.array(names, object)
+    count_note_for_names(notes, reason, name_array[~is_usable])
     paths = [f"{folder}/{name}" for name in names]
-    found = find_pictures(root, paths, notes)
-    present = found != ""
-    note_missing(notes, names[usable & ~present], comparison(root, paths, found))
-    usable &= present
-    names, distribution = names[usable].tolist(), faces[usable] / np.maximum(kept[usable, None], 1)
+    files = find_pictures(root, paths, notes)
+    on_disk = files != ""
+    note_missing_files(notes, name_array[is_usable & ~on_disk], comparison(root, paths, files))
+    is_usable &= on_disk
+    usable_names = name_array[is_usable]
+    distribution = expression_votes[is_usable] / np.maximum(kept_votes[is_usable, None], 1)
     if rule == "majority":
         distribution = np.eye(len(CLASSES))[distribution.argmax(1)]
-    level = (distribution == distribution.max(1, keepdims=True, initial=0)).sum(1) > 1
-    note_all(notes, "level most votes, the first class taken as the hard label", np.array(names, object)[level])
-    frame = frame_of(id=[name.rsplit("/", 1)[-1].rsplit(".", 1)[0] for name in names],
-                     path=found[usable], expression=distribution.argmax(1).astype(np.int64))
+    is_level = (distribution == distribution.max(1, keepdims=True, initial=0)).sum(1) > 1
+    count_note_for_names(notes, "level most votes, the first class taken as the hard label", usable_names[is_level])
+    frame = make_frame(
+        id=[name.rsplit("/", 1)[-1].rsplit(".", 1)[0] for name in usable_names],
+        path=files[is_usable],
+        expression=distribution.argmax(1).astype(np.int64))
     return frame, distribution

@@ -1,73 +1,122 @@
-"""An image's label before any softening: what its annotators said, or the given label fused with a mixture."""
+"""The label of an image before softening: its distribution in the split, or its given label fused with a mixture.
+
+FER-C (arXiv:2312.11542) describes the ambiguity of a face by a label distribution over the K classes, in three steps:
+
+eq. 5  A Gaussian mixture with one component per class is fitted to the valence and arousal of the training images.
+eq. 6  g (K,) is the probability of each class at the valence and arousal of an image: expressions that lie near it get
+       a part of the probability.
+eq. 7  t = beta * y + (1 - beta) * g is the fused label, where y (K,) is the given label as a one-hot vector.
+
+`soft_labels.py` has the mathematics. This module decides, for each image of a `Split`, which distribution is g, and
+which number is beta: the `distribution` and the `label_weight` of `LabelParts`. A build uses it for test images
+(`label_parts`), training with `--targets fused` for training images (`training_label_parts`); both fuse the parts
+themselves.
+"""
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 import soft_labels
-from cli import UserError
-from datasets import GMM_FROM, default_set, expression_name, load_split
+from datasets import GMM_FROM, default_set, load_split
+from datasets.split import Split, expression_name
+from support.errors import UserError
 
 
-def neighbours(name, split, root, options, file=None):
-    """What stands beside the given labels (FER-C, eqs. 5 to 7): label = share * one-hot + (1 - share) * other.
+class LabelParts(NamedTuple):
+    """What eq. 7 needs besides y, the one-hot given label: t = label_weight * y + (1 - label_weight) * distribution."""
 
-    name, root, options: of the data set, whose training split the mixture is fitted on; split: `datasets.Split`;
-    file: a built set's gmm.json to take the mixture from instead.
-    Returns (other float64 (N, K), fixed share float64 (N,): 0 where annotators' distributions take the label's place,
-    1 where there is neither distribution nor valence and arousal, NaN where it is free (beta), the `GMM` or None,
-    notes). Raises UserError where no mixture can be had.
+    distribution: np.ndarray
+    """float64 (N, K), rows sum to 1"""
+    label_weight: np.ndarray
+    """float64 (N,), the weight of the given label: 0 where the split has a distribution, which takes its place, 1 where
+    there is neither a distribution nor valence and arousal, NaN where the caller chooses it (--beta)"""
+    gmm: soft_labels.GMM | None
+    """the mixture that the distributions come from, None where no mixture is needed"""
+    notes: dict[str, Any]
+    """where the labels come from, for the manifest"""
+
+
+def label_parts(name: str, split: Split, root: Path, options: Mapping[str, Any],
+                gmm_file: Path | None = None) -> LabelParts:
+    """The parts of the fused labels of a split.
+
+    name, root, options: of the data set, as for `load_split`; the mixture is fitted on its training split. gmm_file:
+    gmm.json of a built set, whose mixture is taken instead. Raises UserError where no mixture can be had.
     """
-    expression, va = split.frame["expression"].to_numpy(), split.frame[["valence", "arousal"]].to_numpy()
+    expression = split.frame["expression"].to_numpy()
     if split.distribution is not None:
-        return split.distribution, np.zeros(len(expression)), None, {"labels": "the annotators' distribution"}
-    known = np.isfinite(va).all(1)
-    other, share = np.eye(len(split.classes))[expression], np.where(known, np.nan, 1.0)
-    if not known.any():
-        return other, share, None, {"labels": "one-hot: the set has neither distributions nor valence and arousal"}
-    notes = {"one-hot for want of valence and arousal": int((~known).sum())}
-    if file:
-        gmm = read_gmm(file, split.classes)
-        notes["mixture"] = f"given, sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}"
+        return LabelParts(split.distribution, np.zeros(len(expression)), None,
+                          {"labels": "the annotators' distribution"})
+    va = split.frame[["valence", "arousal"]].to_numpy()
+    is_known = np.isfinite(va).all(1)
+    distribution = np.eye(len(split.classes))[expression]
+    label_weight = np.where(is_known, np.nan, 1.0)
+    if not is_known.any():
+        return LabelParts(distribution, label_weight, None,
+                          {"labels": "one-hot: the set has neither distributions nor valence and arousal"})
+    if gmm_file:
+        gmm = read_gmm(gmm_file, split.classes)
+        origin = f"given, sha256 {hashlib.sha256(gmm_file.read_bytes()).hexdigest()}"
     else:
         gmm = fit_gmm(name, load_split(name, root, "train", **options).frame, split.classes)
-        notes["mixture"] = "fitted on the training split"
+        origin = "fitted on the training split"
         if name in GMM_FROM:
-            source = GMM_FROM[name]
-            notes["mixture"] += f", although FER-C takes that of {source}"
-            print(f"warning: FER-C labels {name} with the mixture of {source}; without --gmm "
-                  f"{default_set(source)}/gmm.json this set is labelled with its own", file=sys.stderr)
-    other[known] = gmm.posterior(va[known])
-    return other, share, gmm, notes | {"labels": "given label and mixture fused"}
+            origin += f", although FER-C takes that of {GMM_FROM[name]}"
+            _warn_of_own_mixture(name)
+    distribution[is_known] = gmm.posterior(va[is_known])
+    return LabelParts(distribution, label_weight, gmm, {
+        "one-hot for want of valence and arousal": int((~is_known).sum()), "mixture": origin,
+        "labels": "given label and mixture fused"})
 
 
-def training_neighbours(run, train, root, options):
-    """`neighbours` of a training split for `--targets fused`, run: `settings.Run`. Returns (other (N, K), share (N,),
-    notes). Raises UserError where label noise could not reach the targets."""
-    other, share, _, notes = neighbours(run.dataset, train, root, options, run.gmm)
-    if run.noise and not share.any():
-        raise UserError(f"the annotators' distributions take the place of the labels of {run.dataset}: --noise would "
-                        f"change nothing under --targets fused")
-    share = np.nan_to_num(share, nan=run.beta)
-    return other, share, notes | {"sha256": hashlib.sha256(other.tobytes() + share.tobytes()).hexdigest()}
+def _warn_of_own_mixture(name: str) -> None:
+    source = GMM_FROM[name]
+    print(f"warning: FER-C labels {name} with the mixture of {source}; without --gmm "
+          f"{default_set(source)}/gmm.json this set is labelled with its own", file=sys.stderr)
 
 
-def fit_gmm(name, train, classes):
-    """The mixture of a training split's frame. Raises UserError naming the class that it fails on."""
-    va, labels = train[["valence", "arousal"]].to_numpy(), train["expression"].to_numpy()
+def training_label_parts(name: str, train: Split, root: Path, options: Mapping[str, Any], gmm_file: Path | None,
+                         beta: float, noise: float) -> LabelParts:
+    """As `label_parts`, for a training split: `label_weight` has `beta` in place of NaN, and the notes have a SHA-256
+    of the two arrays.
+
+    noise: the fraction of training labels that are made wrong on purpose. Raises UserError where that could not reach
+    the targets, because the annotators' distributions take the place of all labels.
+    """
+    parts = label_parts(name, train, root, options, gmm_file)
+    if noise and not parts.label_weight.any():
+        raise UserError(f"the annotators' distributions take the place of the labels of {name}: --noise would change "
+                        f"nothing under --targets fused")
+    label_weight = np.nan_to_num(parts.label_weight, nan=beta)
+    digest = hashlib.sha256(parts.distribution.tobytes() + label_weight.tobytes()).hexdigest()
+    return parts._replace(label_weight=label_weight, notes=parts.notes | {"sha256": digest})
+
+
+def fit_gmm(name: str, train: pd.DataFrame, classes: Sequence[str]) -> soft_labels.GMM:
+    """The mixture fitted to the frame of a training split (eq. 5). Raises UserError naming the class whose images do
+    not suffice."""
+    va = train[["valence", "arousal"]].to_numpy()
+    labels = train["expression"].to_numpy()
     try:
         return soft_labels.fit_gmm(va, labels, len(classes))
     except ValueError as error:
-        named = ", ".join(f"{k} is {title}" for k, title in enumerate(classes))
-        raise UserError(f"{name}: no mixture over valence and arousal can be fitted: {error} ({named})") from None
+        legend = ", ".join(f"{label} is {title}" for label, title in enumerate(classes))
+        raise UserError(f"{name}: no mixture over valence and arousal can be fitted: {error} ({legend})") from None
 
 
 def read_gmm(file: Path, classes: Sequence[str]) -> soft_labels.GMM:
-    """The mixture in a built set's gmm.json, its classes matched by name and the weights renormalised. Raises UserError
-    where the file holds no mixture that is a distribution over `classes`."""
+    """The mixture in gmm.json of a built set, reduced to `classes` and in their order, weights renormalised.
+
+    Classes are matched by name (`expression_name`). Raises UserError where the file cannot be read, holds no mixture,
+    or lacks one of the classes.
+    """
+    problem = f"--gmm {file}: no mixture of the classes {', '.join(classes)}"
     if file.exists() and not file.is_file():
         raise UserError(f"--gmm {file} is no regular file; give the gmm.json of a built set")
     try:
@@ -77,13 +126,20 @@ def read_gmm(file: Path, classes: Sequence[str]) -> soft_labels.GMM:
     except OSError as error:
         raise UserError(f"--gmm {file}: {error.strerror}") from None
     except ValueError as error:
-        raise UserError(f"--gmm {file}: no mixture of the classes {', '.join(classes)} ({error})") from None
-    if not isinstance(names, list) or len(names) != len(gmm.weights) or not all(isinstance(n, str) for n in names):
-        raise UserError(f"--gmm {file}: no mixture of the classes {', '.join(classes)} (its classes are not named)")
-    by_name = {expression_name(name): k for k, name in enumerate(names)}
-    missing = [name for name in classes if expression_name(name) not in by_name]
-    if missing or len(by_name) != len(names):
-        reason = f"it has no {', '.join(missing)}" if missing else "two of its classes have the same name"
-        raise UserError(f"--gmm {file}: no mixture of the classes {', '.join(classes)} ({reason}; its classes: "
-                        f"{', '.join(names)})")
-    return gmm.take([by_name[expression_name(name)] for name in classes])
+        raise UserError(f"{problem} ({error})") from None
+    if not _names_each_component(names, gmm):
+        raise UserError(f"{problem} (its classes are not named)")
+    index_by_name = {expression_name(name): index for index, name in enumerate(names)}
+    missing = [name for name in classes if expression_name(name) not in index_by_name]
+    if missing:
+        raise UserError(f"{problem} (it has no {', '.join(missing)}; its classes: {', '.join(names)})")
+    if len(index_by_name) != len(names):
+        raise UserError(f"{problem} (two of its classes have the same name; its classes: {', '.join(names)})")
+    return gmm.take([index_by_name[expression_name(name)] for name in classes])
+
+
+def _names_each_component(names: Any, gmm: soft_labels.GMM) -> bool:
+    """Whether the names in a JSON file are a list of texts, one for each component of the mixture."""
+    if not isinstance(names, list) or len(names) != len(gmm.weights):
+        return False
+    return all(isinstance(name, str) for name in names)

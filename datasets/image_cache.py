@@ -1,8 +1,11 @@
-"""Decoded pictures in one file, which is checked as it is read and mended from the pictures.
+"""A cache of decoded pictures: one file of pixels, checked while it is read and repaired from the pictures.
 
-A block is `BLOCK` consecutive pictures. Beside the file of pixels, <key>.npy, lie the hashes of its blocks,
-<key>.blocks.json, and a lock, <key>.lock, without which nobody writes. The file is read by position, never mapped into
-memory: a file that is cut while it is mapped ends the process without a word.
+A block is `BLOCK` consecutive pictures, which have one hash. The cache of a data set is three files in the folder of
+`--cache`: the pixels, <key>.npy, the hashes of the blocks, <key>.blocks.json, and a lock that every writer holds,
+<key>.lock. The key is a hash of the list of pictures, their sizes and dates. Pixels are read by position and never
+mapped into memory: if a mapped file is truncated, the process ends without a message.
+
+`datasets.images.open_cache` is the way in.
 """
 import errno
 import fcntl
@@ -16,49 +19,74 @@ import re
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-import cli
-from cli import DamagedFile, UserError
+from support.errors import DamagedFile, UserError
+from support.files import read_json, write_text
 
-BLOCK = 32  # pictures hashed together: 4.6 MiB at 224 pixels, hashed in 4 ms
+BLOCK = 32  # pictures with one hash: 4.6 MiB at 224 pixels, hashed in 4 ms
 FORMAT = 1  # of <key>.blocks.json
-TEMPORARY = re.compile(r"\.?([0-9a-f]{32})\..*\.tmp")  # what a killed process may leave, and its key
+TEMPORARY = re.compile(r"\.?([0-9a-f]{32})\..*\.tmp")  # files that a killed process may leave; the group is the key
+
+Shape = tuple[int, int, int, int]
+"""of a file of pixels: pictures, height, width, 3"""
+ReadPicture = Callable[[Path, int, np.ndarray], np.ndarray]
+"""(path, size, box) -> the picture, uint8 (size, size, 3)"""
 
 
 class ImageCache:
-    """The pictures of a data set, decoded: `cache[i]` is a new uint8 array (size, size, 3).
+    """The decoded pictures of a data set: `cache[i]` is a new uint8 array (size, size, 3).
 
-    The hash of a block is checked once in a run, when its first picture is read; a block that is damaged is decoded
-    again from the pictures and mended on disk, which is said once on stderr. Works in processes that were forked (they
-    share what has been checked) and in those that got the object pickled (they open the file anew).
+    The hash of a block is checked once in a run, when its first picture is read. A damaged block is decoded again from
+    the pictures and repaired on disk; one message on stderr reports it. The object can be used in forked processes,
+    which have the record of checked blocks in common, and in processes that got it pickled, which open the file anew.
     """
 
+    file: Path
+    """the file of pixels"""
+    paths: Sequence[Path]
+    """of the N pictures"""
+    boxes: np.ndarray
+    """float (N, 4), NaN for the whole picture"""
+    size: int
+    """pixels, width and height of a decoded picture"""
+    read: ReadPicture
+    hashes: list[str]
+    """SHA-256 of every block"""
+    shape: Shape
+
     def __init__(self, file: Path, paths: Sequence[Path], boxes: np.ndarray, size: int,
-                 read: Callable[[Path, int, np.ndarray], np.ndarray], hashes: list[str]):
-        """file: made and checked by `open`; read(path, size, box): a picture as uint8 (size, size, 3); hashes: the
-        SHA-256 of every block."""
-        self.file, self.paths, self.boxes, self.size = file, paths, boxes, size
-        self.read, self.hashes = read, hashes
+                 read: ReadPicture, hashes: list[str]) -> None:
+        """Use `open`, which makes and checks the file first."""
+        self.file = file
+        self.paths = paths
+        self.boxes = boxes
+        self.size = size
+        self.read = read
+        self.hashes = hashes
         self.shape = (len(paths), size, size, 3)
-        self._header, self._picture_bytes = _header(self.shape), size * size * 3
+        self._header = _header(self.shape)
+        self._picture_bytes = size * size * 3
         self._prepare()
 
-    def _prepare(self):
-        self._open_file, self._is_reported = None, False
-        self._checked = mmap.mmap(-1, max(1, len(self.hashes)))  # one byte a block, shared with forked processes
+    def _prepare(self) -> None:
+        """Set what belongs to one process and is not pickled."""
+        self._open_file: io.FileIO | None = None
+        self._is_reported = False
+        self._checked = mmap.mmap(-1, max(1, len(self.hashes)))  # a byte for each block; forked processes see it too
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         hidden = ("_open_file", "_checked", "_is_reported")
         return {name: value for name, value in self.__dict__.items() if name not in hidden}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._prepare()
 
@@ -66,8 +94,8 @@ class ImageCache:
         return len(self.paths)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        """Picture i, uint8 (size, size, 3), the caller's own. Raises IndexError, and UserError where the file is
-        damaged and cannot be mended."""
+        """Picture i: uint8 (size, size, 3), a copy that the caller may change. Raises IndexError, and UserError where
+        the file is damaged and cannot be repaired."""
         i = int(i) + (len(self) if i < 0 else 0)
         if not 0 <= i < len(self):
             raise IndexError(f"picture {i} of {len(self)}")
@@ -81,12 +109,16 @@ class ImageCache:
 
     @classmethod
     def open(cls, folder: Path, paths: Sequence[Path], boxes: np.ndarray, size: int,
-             read: Callable[[Path, int, np.ndarray], np.ndarray]) -> "ImageCache":
-        """The cache of these pictures in `folder`; made when it is absent, cut, or without valid hashes (as those of
-        the first release are). Raises UserError; what could not be finished leaves no file of pixels behind."""
+             read: ReadPicture) -> "ImageCache":
+        """The cache of these pictures in `folder`. It is made where it is absent, truncated or without valid hashes
+        (caches of the first release of this project have none).
+
+        paths, boxes, size: see the attributes. Raises UserError where the cache cannot be made; then no file of pixels
+        is left.
+        """
         file = folder / f"{_key(paths, boxes, size)}.npy"
         shape = (len(paths), size, size, 3)
-        need = _file_bytes(shape)
+        needed = _file_bytes(shape)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _remove_remains(folder)
@@ -96,17 +128,19 @@ class ImageCache:
                     hashes = _fill(file, paths, boxes, shape, read)
                 return cls(file, paths, boxes, size, read, hashes)
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            more = f"; {need / 2**30:.1f} GiB of decoded pictures have to fit there" if full else ""
-            raise UserError(f"--cache {folder}: {error.strerror}{more}") from None
+            message = f"--cache {folder}: {error.strerror}"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                message += f"; {needed / 2**30:.1f} GiB of decoded pictures have to fit there"
+            raise UserError(message) from None
 
-    def _fill_from_file(self, pixels, first):
-        """Read pictures from number `first` on into `pixels`, as many as it holds. False where the file is too short.
-        The operating system's calls name a position, so threads and forked processes do not disturb each other."""
+    def _fill_from_file(self, pixels: np.ndarray, first: int) -> bool:
+        """Read pictures from number `first` on into `pixels`, as many as it has room for. False where the file is too
+        short. Each read names its position, so threads and forked processes do not disturb each other."""
         file = self._open_file  # held here, so that no other thread closes it meanwhile
         if file is None:
             file = self._open_file = open(self.file, "rb", buffering=0)
-        number, start = file.fileno(), len(self._header) + first * self._picture_bytes
+        number = file.fileno()
+        start = len(self._header) + first * self._picture_bytes
         done = os.preadv(number, [pixels], start)
         while done < pixels.nbytes:  # a read may end early, as at 2 GiB; at the end of the file it gives nothing
             count = os.preadv(number, [memoryview(pixels).cast("B")[done:]], start + done)
@@ -115,22 +149,23 @@ class ImageCache:
             done += count
         return True
 
-    def _check(self, block):
-        """The pictures of a block, uint8 (count, size, size, 3), after a look at their hash; mended if need be."""
+    def _check(self, block: int) -> np.ndarray:
+        """The pictures of a block, uint8 (count, size, size, 3), after their hash was checked; repaired if needed."""
         try:
             pixels = self._checked_pixels(block)
             if pixels is None:
                 with _lock(self.file):
                     self._open_file = None  # another process may have made the file anew
-                    pixels = self._checked_pixels(block)  # or mended it
+                    pixels = self._checked_pixels(block)  # or repaired it
                     if pixels is None:
-                        pixels = self._mend(block)
+                        pixels = self._repair(block)
         except OSError as error:
             raise UserError(f"--cache {self.file}: {error.strerror}") from None
         self._checked[block] = 1
         return pixels
 
-    def _checked_pixels(self, block):
+    def _checked_pixels(self, block: int) -> np.ndarray | None:
+        """The pictures of a block, or None where the file is damaged there."""
         first = block * BLOCK
         pixels = np.empty((min(BLOCK, len(self) - first), *self.shape[1:]), np.uint8)
         try:
@@ -141,7 +176,8 @@ class ImageCache:
             return None
         return pixels if is_whole and _hash(pixels) == self.hashes[block] else None
 
-    def _mend(self, block):
+    def _repair(self, block: int) -> np.ndarray:
+        """Decode a block from the pictures, write it to the file, and return it. The lock is held."""
         if not self._is_reported:
             self._is_reported = True
             last = min(len(self), (block + 1) * BLOCK)
@@ -160,7 +196,9 @@ class ImageCache:
         return pixels
 
 
-def _key(paths, boxes, size):
+def _key(paths: Sequence[Path], boxes: np.ndarray, size: int) -> str:
+    """The key of a cache: 32 hexadecimal digits that depend on the size, the boxes, and each picture's path, length and
+    time of change."""
     key = hashlib.sha256(repr(size).encode() + np.ascontiguousarray(boxes, np.float64).tobytes())
     for path in paths:
         try:
@@ -172,14 +210,15 @@ def _key(paths, boxes, size):
 
 
 @contextmanager
-def _lock(file):
+def _lock(file: Path) -> Iterator[None]:
+    """Hold the lock of a cache; waits until it is free."""
     with open(file.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _remove_remains(folder):
-    """Delete what killed processes left half-written. A temporary file whose lock is free belongs to nobody."""
+def _remove_remains(folder: Path) -> None:
+    """Delete the unfinished files of killed processes: temporary files whose lock is free."""
     for path in folder.iterdir():
         name = TEMPORARY.fullmatch(path.name)
         if name is None or not path.is_file():
@@ -192,39 +231,40 @@ def _remove_remains(folder):
             continue
 
 
-def _header(shape):
+def _header(shape: Shape) -> bytes:
     """The first bytes of a .npy file with uint8 values of this shape."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return header.getvalue()
 
 
-def _file_bytes(shape):
+def _file_bytes(shape: Shape) -> int:
     return len(_header(shape)) + math.prod(shape)
 
 
-def _hash(pixels):
+def _hash(pixels: np.ndarray) -> str:
     return hashlib.sha256(pixels).hexdigest()
 
 
-def _hashes_file(file):
+def _hashes_file(file: Path) -> Path:
     return file.with_suffix(".blocks.json")
 
 
-def _store_hashes(file, hashes, shape):
+def _store_hashes(file: Path, hashes: Sequence[str], shape: Shape) -> None:
     text = json.dumps({"format": FORMAT, "shape": list(shape), "block": BLOCK, "sha256": hashes})
-    cli.write_text(_hashes_file(file), text + "\n")
+    write_text(_hashes_file(file), text + "\n")
 
 
-def _stored_hashes(file, shape):
-    """The hashes of the blocks of a finished cache, or None where there is none or none that can be checked. What is
-    wrong with it is said on stderr."""
+def _stored_hashes(file: Path, shape: Shape) -> list[str] | None:
+    """The hashes of a finished cache, or None where there is no cache or it cannot be trusted. The reason for the
+    latter is printed on stderr."""
     try:
         number = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     with open(number, "rb") as pixels:
-        state, header = os.fstat(number), _header(shape)
+        state = os.fstat(number)
+        header = _header(shape)
         if not stat.S_ISREG(state.st_mode):
             raise UserError(f"--cache: {file} is no regular file; move it away")
         if state.st_size != _file_bytes(shape):
@@ -232,37 +272,44 @@ def _stored_hashes(file, shape):
         elif pixels.read(len(header)) != header:
             reason = "its header is damaged"
         else:
-            reason = None
+            reason = ""
     try:
-        stored = cli.read_json(_hashes_file(file))
+        stored = read_json(_hashes_file(file))
         hashes = stored.get("sha256")
-        known = (stored.get("format"), stored.get("shape"), stored.get("block")) == (FORMAT, list(shape), BLOCK)
-        count = -(-shape[0] // BLOCK)
-        if not known or not isinstance(hashes, list) or len(hashes) != count:
+        description = (stored.get("format"), stored.get("shape"), stored.get("block"))
+        is_right = description == (FORMAT, list(shape), BLOCK)
+        if not is_right or not isinstance(hashes, list) or len(hashes) != _block_count(shape):
             reason = reason or f"{_hashes_file(file).name} does not belong to it"
     except FileNotFoundError:
         reason = reason or "it has no hashes, as those of the first release"
     except DamagedFile as error:
         reason = reason or str(error)
-    if reason is None:
+    if not reason:
         return hashes
     print(f"--cache {file} cannot be trusted ({reason}): the pictures are decoded again", file=sys.stderr)
     return None
 
 
-def _decode_block(block, paths, boxes, size, read):
+def _block_count(shape: Shape) -> int:
+    return math.ceil(shape[0] / BLOCK)
+
+
+def _decode_block(block: int, paths: Sequence[Path], boxes: np.ndarray, size: int, read: ReadPicture) -> np.ndarray:
+    """The pictures of a block from their files: uint8 (count, size, size, 3)."""
     numbers = range(block * BLOCK, min((block + 1) * BLOCK, len(paths)))
     return np.stack([read(paths[i], size, boxes[i]) for i in numbers])
 
 
-def _write_at(number, data, start):
+def _write_at(number: int, data: Any, start: int) -> None:
+    """Write all bytes of `data` to the open file with this number, from byte `start` on."""
     buffer = memoryview(data).cast("B")
     while len(buffer):
         count = os.pwrite(number, buffer, start)
         buffer, start = buffer[count:], start + count
 
 
-def _reserve(number, size):
+def _reserve(number: int, size: int) -> None:
+    """Reserve space on the disk for `size` bytes of an open file. Raises OSError where there is too little."""
     try:
         os.posix_fallocate(number, 0, size)
     except OSError as error:
@@ -270,34 +317,39 @@ def _reserve(number, size):
             raise
 
 
-def _fill(file, paths, boxes, shape, read):
-    """Decode all pictures into `file` and return the hashes of its blocks. The lock is held. The space is reserved
-    first, and pixels are written by position: a full disk is an error here, not a signal that ends the process."""
-    header, size = _header(shape), shape[1]
-    need = _file_bytes(shape)
+def _fill(file: Path, paths: Sequence[Path], boxes: np.ndarray, shape: Shape, read: ReadPicture) -> list[str]:
+    """Decode all pictures into `file` and return the hashes of its blocks. The lock is held.
+
+    The space is reserved first, and pixels are written by position, so a full disk is an error here and not a signal
+    that ends the process. Raises UserError where there is too little space.
+    """
+    header = _header(shape)
+    size = shape[1]
+    needed = _file_bytes(shape)
     for old in (file, _hashes_file(file)):
         old.unlink(missing_ok=True)  # there may be no room for both
-    room = shutil.disk_usage(file.parent).free
-    if need > room:
-        raise UserError(f"--cache {file.parent}: {need / 2**30:.1f} GiB of decoded pictures do not fit into the "
-                        f"{room / 2**30:.1f} GiB that are free")
+    free = shutil.disk_usage(file.parent).free
+    if needed > free:
+        raise UserError(f"--cache {file.parent}: {needed / 2**30:.1f} GiB of decoded pictures do not fit into the "
+                        f"{free / 2**30:.1f} GiB that are free")
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
     number = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
 
-    def fill(block):
+    def write_block(block: int) -> tuple[str, int]:
+        """The hash of a block and its number of pictures."""
         pixels = _decode_block(block, paths, boxes, size, read)
         _write_at(number, pixels, len(header) + block * BLOCK * size * size * 3)
         return _hash(pixels), len(pixels)
 
     try:
-        _reserve(number, need)
+        _reserve(number, needed)
         _write_at(number, header, 0)
-        hashes, blocks = [], range(-(-len(paths) // BLOCK))
-        pool = ThreadPoolExecutor()  # Pillow lets go of the interpreter's lock
+        hashes = []
+        pool = ThreadPoolExecutor()  # threads suffice, since Pillow releases the interpreter's lock
         try:
             with tqdm(desc="decoding into the cache", total=len(paths), disable=None) as bar:
-                for value, count in pool.map(fill, blocks):
-                    hashes.append(value)
+                for block_hash, count in pool.map(write_block, range(_block_count(shape))):
+                    hashes.append(block_hash)
                     bar.update(count)
         finally:
             pool.shutdown(cancel_futures=True)

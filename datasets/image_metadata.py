@@ -1,10 +1,13 @@
-"""What a picture's metadata say about its pixels, read so that a malformed tag elsewhere does no harm.
+"""The orientation in a picture's metadata, and pictures without their metadata.
 
-Only the orientation counts for the pixels. Web photographs carry tags of the wrong type, rationals over zero and cut
-blocks; Pillow gives up on some of them although the pixels are sound.
+The orientation is all that metadata say about the pixels. Photographs from the web have tags of the wrong type,
+fractions over zero and truncated blocks, and Pillow refuses some of these files although their pixels are sound. So the
+orientation is read here entry by entry, and `without_metadata` gives `datasets.images` a file that can be decoded.
 """
 import re
 import struct
+from collections.abc import Mapping
+from typing import Any
 
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
@@ -18,16 +21,16 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def orientation_of(image: Image.Image) -> int:
-    """The orientation, 1 to 8, of a loaded picture; 1 where nothing says otherwise.
+    """The orientation of a loaded picture: 1 to 8, and 1 (upright) where there is none.
 
-    Sources in this order: Pillow's reading of EXIF and XMP, the EXIF block read entry by entry, the XMP text. A TIFF
-    picture gives 1: Pillow turns it while it loads.
+    It is looked for in this order: Pillow's reading of EXIF and XMP, the EXIF block read entry by entry, the XMP text.
+    A TIFF picture gives 1, since Pillow turns it while it loads.
     """
     if isinstance(image, TiffImageFile):
         return 1
     try:
         value = image.getexif().get(ORIENTATION)
-    except Exception:  # whatever Pillow makes of a malformed block
+    except Exception:  # Pillow may raise anything on a malformed block
         value = None
     if value is None:
         value = _orientation_in_exif(image.info)
@@ -36,7 +39,8 @@ def orientation_of(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _orientation_in_exif(info):
+def _orientation_in_exif(info: Mapping[Any, Any]) -> int | None:
+    """The orientation in the EXIF block of `Image.info`, or None."""
     block = info.get("exif")
     if block is None and isinstance(info.get("Raw profile type exif"), str):  # how ImageMagick keeps EXIF in a PNG
         try:
@@ -50,7 +54,7 @@ def _orientation_in_exif(info):
     return _orientation_in_tags(block)
 
 
-def _orientation_in_tags(block):
+def _orientation_in_tags(block: bytes) -> int | None:
     """The orientation in the first directory of a TIFF structure (bytes), or None."""
     directory = _first_directory(block)
     if directory is None:
@@ -59,13 +63,15 @@ def _orientation_in_tags(block):
     for entry in entries:
         tag, kind, count = struct.unpack(order + "HHL", entry[:8])
         if tag == ORIENTATION and count == 1 and kind in (3, 4):  # a 16-bit or 32-bit integer
-            return struct.unpack(order + ("H" if kind == 3 else "L"), entry[8:10 if kind == 3 else 12])[0]
+            if kind == 3:
+                return struct.unpack(order + "H", entry[8:10])[0]
+            return struct.unpack(order + "L", entry[8:12])[0]
     return None
 
 
-def _first_directory(block):
-    """(byte order for struct, place of the directory, its entries of 12 bytes each) of a TIFF structure, or None. A
-    directory that is cut gives the entries before the cut."""
+def _first_directory(block: bytes) -> tuple[str, int, list[bytes]] | None:
+    """The first directory of tags in a TIFF structure: byte order for `struct`, offset of the directory, its entries of
+    12 bytes each. None where there is none. A truncated directory gives its whole entries."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
     if order is None or len(block) < 10:
         return None
@@ -77,7 +83,8 @@ def _first_directory(block):
     return order, place, [block[start:start + 12] for start in range(place + 2, place + 2 + 12 * count, 12)]
 
 
-def _orientation_in_xmp(info):
+def _orientation_in_xmp(info: Mapping[Any, Any]) -> int | None:
+    """The orientation in the XMP text of `Image.info`, or None."""
     for key in ("XML:com.adobe.xmp", "xmp"):
         text = info.get(key)
         if isinstance(text, str):
@@ -89,8 +96,10 @@ def _orientation_in_xmp(info):
 
 
 def without_metadata(data: bytes) -> tuple[bytes, int | None] | None:
-    """A JPEG, PNG or TIFF file (its bytes) without what does not describe pixels, and the orientation that went with
-    it (None where the file itself still tells it). None for other formats and where the structure cannot be followed.
+    """A file without everything that does not describe its pixels, and the orientation that was removed with it.
+
+    data: the bytes of a JPEG, PNG or TIFF file. The orientation is None where there is none. Returns None for other
+    formats and where the structure of the file is broken.
     """
     if data.startswith(b"\xff\xd8\xff"):
         return _jpeg_without_metadata(data)
@@ -101,9 +110,13 @@ def without_metadata(data: bytes) -> tuple[bytes, int | None] | None:
     return None
 
 
-def _jpeg_without_metadata(data):
-    """Without comments and application segments, except the two that tell the colour space and are whole."""
-    kept, place, in_exif, in_xmp = [data[:2]], 2, None, None
+def _jpeg_without_metadata(data: bytes) -> tuple[bytes, int | None] | None:
+    """A JPEG file without comments and application segments, except complete ones that describe the colour space (JFIF
+    and Adobe)."""
+    kept = [data[:2]]
+    place = 2
+    in_exif: int | None = None
+    in_xmp: int | None = None
     while place + 4 <= len(data) and data[place] == 0xFF:
         marker = data[place + 1]
         if marker == 0xFF:  # padding
@@ -111,13 +124,15 @@ def _jpeg_without_metadata(data):
             continue
         if marker == 0xDA:  # the pixels begin
             kept.append(data[place:])
-            return b"".join(kept), in_xmp if in_exif is None else in_exif
+            orientation = in_xmp if in_exif is None else in_exif
+            return b"".join(kept), orientation
         end = place + 2 + int.from_bytes(data[place + 2:place + 4], "big")
-        segment, content = data[place:end], data[place + 4:end]
-        colours = ((marker == 0xE0 and content.startswith(b"JFIF\0") and len(content) >= 14)
-                   or (marker == 0xEE and content.startswith(b"Adobe") and len(content) >= 12))
-        if colours or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
-            kept.append(segment)
+        content = data[place + 4:end]
+        is_colour = ((marker == 0xE0 and content.startswith(b"JFIF\0") and len(content) >= 14)
+                     or (marker == 0xEE and content.startswith(b"Adobe") and len(content) >= 12))
+        is_metadata = 0xE0 <= marker <= 0xEF or marker == 0xFE
+        if is_colour or not is_metadata:
+            kept.append(data[place:end])
         elif content.startswith(b"Exif\0\0") and in_exif is None:
             in_exif = _orientation_in_exif({"exif": content})
         elif content.startswith(b"http://ns.adobe.com/xap/1.0/\0") and in_xmp is None:
@@ -126,9 +141,11 @@ def _jpeg_without_metadata(data):
     return None
 
 
-def _png_without_metadata(data):
-    """The critical chunks alone (their names begin with a capital letter)."""
-    kept, place, orientation = [PNG_SIGNATURE], len(PNG_SIGNATURE), None
+def _png_without_metadata(data: bytes) -> tuple[bytes, int | None]:
+    """The critical chunks of a PNG file alone; their names begin with a capital letter."""
+    kept = [PNG_SIGNATURE]
+    place = len(PNG_SIGNATURE)
+    orientation: int | None = None
     while place + 12 <= len(data):
         end = place + 12 + int.from_bytes(data[place:place + 4], "big")
         name = data[place + 4:place + 8]
@@ -142,8 +159,9 @@ def _png_without_metadata(data):
     return b"".join(kept), orientation
 
 
-def _tiff_without_metadata(data):
-    """The tags of the first picture's pixels alone. They stay where they were, so what they point at stays right."""
+def _tiff_without_metadata(data: bytes) -> tuple[bytes, int | None] | None:
+    """A TIFF file with only those tags of its first picture that describe pixels. The data that they point to stay
+    where they are, so the offsets remain valid."""
     directory = _first_directory(data)
     if directory is None:
         return None

@@ -1,11 +1,16 @@
-"""Pictures from files: decode, crop, convert to RGB, resize, and a cache of the result. One way in for every room."""
+"""Pictures from files: find, decode, crop, convert to RGB, resize, and keep the result in a cache.
+
+All floors read pictures through this module: `decode` and `read_image` for one picture, `open_cache` for all pictures
+of a data set, `box_fits` and `picture_sizes` for parsers that check face boxes, `inside` for paths from label files.
+Only regular files of the formats in `FORMATS` below `MAX_PIXELS` and `MAX_BYTES` are read, whatever their suffix is.
+"""
 import io
 import logging
 import os
 import re
 import stat
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,9 +30,9 @@ from PIL import (
 )
 from tqdm import tqdm
 
-from cli import UserError, first_line
 from datasets.image_cache import ImageCache
 from datasets.image_metadata import orientation_of, without_metadata
+from support.errors import UserError, first_line
 
 MAX_PIXELS = 64_000_000  # refused above: a small file can unpack into all the memory there is
 MAX_BYTES = 2**30  # refused above: 64 megapixels in 16 bits with alpha need half of it
@@ -47,19 +52,25 @@ _TURNS = {  # orientation -> how the stored pixels become upright
 }
 
 
-def inside(root, path):
-    """`root/path`, refused if it leads out of the root: label files are not to be trusted. Links that the user has put
-    there are followed."""
+def inside(root: str | os.PathLike, path: str | os.PathLike) -> Path:
+    """`root/path`. Links in the root are followed.
+
+    Raises UserError where the path leads out of the root, since label files of unknown origin are not to be trusted.
+    """
     full = Path(os.path.normpath(Path(root) / path))
     if not full.is_relative_to(os.path.normpath(root)):
         raise UserError(f"{path!r} leads out of the data folder {root}; label files may only name files below it")
     return full
 
 
-def on_disk(root, paths):
-    """Which of these files are there? paths: N texts below the root. Returns bool (N,). Every folder is listed once: a
-    look at each of 300,000 files would take minutes. Raises UserError where a folder cannot be listed."""
-    listings, present = {}, np.zeros(len(paths), bool)
+def on_disk(root: str | os.PathLike, paths: Sequence[str]) -> np.ndarray:
+    """Which of these files exist: bool (N,).
+
+    paths: N texts, relative to the root. Every folder is listed once, since asking for each of 300,000 files would take
+    minutes. Raises UserError where a folder cannot be listed or leads out of the root.
+    """
+    listings: dict[str, set[str]] = {}
+    present = np.zeros(len(paths), bool)
     for i, path in enumerate(paths):
         folder, _, name = path.rpartition("/")
         if folder not in listings:
@@ -69,7 +80,7 @@ def on_disk(root, paths):
             except PermissionError as error:
                 raise UserError(f"{error.filename}: {error.strerror}") from None
             except (OSError, ValueError):  # absent, or a name from a label file that cannot be one
-                listings[folder] = ()
+                listings[folder] = set()
         present[i] = name in listings[folder]
     return present
 
@@ -109,15 +120,16 @@ def read_image(path: str | os.PathLike | BinaryIO, size: int, box: Sequence[floa
 
 
 def box_fits(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Which boxes belong to their pictures?
+    """Which boxes belong to their pictures: bool (N,).
 
     boxes: float (N, 4), left, top, right, bottom in pixels of the upright picture, NaN for the whole picture;
-    sizes: int (N, 2), width and height as `picture_sizes` gives them. Returns bool (N,).
+    sizes: int (N, 2), width and height as `picture_sizes` gives them.
     A box fits when, its sides rounded to whole pixels, it has an area of 1 to 64 megapixels and at least a tenth of
     that area (`MIN_OVERLAP`) lies in the picture. The whole picture always fits. So does every box where the size is
     unknown (-1): the decoder reports such a picture.
     """
-    boxes, sizes = np.rint(np.asarray(boxes, np.float64)), np.asarray(sizes)
+    boxes = np.rint(np.asarray(boxes, np.float64))
+    sizes = np.asarray(sizes)
     left, top, right, bottom = boxes.T
     width, height = sizes.T
     with np.errstate(all="ignore"):  # infinite sides give NaN, and NaN fits nowhere
@@ -137,7 +149,7 @@ def picture_sizes(root: str | os.PathLike, paths: Sequence[str]) -> np.ndarray:
     """
     sizes = np.full((len(paths), 2), -1, np.int64)
 
-    def fill(start):
+    def read_sizes(start: int) -> None:
         for i in range(start, min(start + SIZES_AT_ONCE, len(paths))):
             try:
                 sizes[i] = _upright_size(inside(root, paths[i]))
@@ -146,36 +158,40 @@ def picture_sizes(root: str | os.PathLike, paths: Sequence[str]) -> np.ndarray:
 
     starts = range(0, len(paths), SIZES_AT_ONCE)
     with ThreadPoolExecutor() as pool, tqdm(desc="sizes of the pictures", total=len(paths), disable=None) as bar:
-        for start, _ in zip(starts, pool.map(fill, starts), strict=True):
+        for start, _ in zip(starts, pool.map(read_sizes, starts), strict=True):
             bar.update(min(SIZES_AT_ONCE, len(paths) - start))
     return sizes
 
 
-def _upright_size(path):
+def _upright_size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture once it is upright, from its header. Raises what Pillow raises, and UserError."""
     label = _label(path)
     with _opened(path, label) as file:
         try:
-            image, orientation = _open_header(file, label), None
+            image = _open_header(file, label)
+            orientation = None
         except UserError:
             raise
         except Exception:
             stripped = without_metadata(_all_bytes(file))
             if stripped is None:
                 raise
-            image, orientation = _open_header(io.BytesIO(stripped[0]), label), stripped[1]
-        turned = (orientation or orientation_of(image)) >= 5
-        return image.size[::-1] if turned else image.size
+            data, orientation = stripped
+            image = _open_header(io.BytesIO(data), label)
+        is_turned = (orientation or orientation_of(image)) >= 5  # by 90 degrees: width and height change places
+        return (image.height, image.width) if is_turned else image.size
 
 
-def _label(path):
-    """How messages name a file: one line, without control characters."""
-    text = str(path if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "a picture in memory"))
+def _label(path: str | os.PathLike | BinaryIO) -> str:
+    """The name of a file in messages: one line, without control characters."""
+    is_path = isinstance(path, (str, os.PathLike))
+    text = str(path if is_path else getattr(path, "name", "a picture in memory"))
     return text if text.isprintable() else ascii(text)
 
 
 @contextmanager
-def _opened(path, label):
-    """The file, open for reading. Only regular files: a pipe would block, a device may never end."""
+def _opened(path: str | os.PathLike | BinaryIO, label: str) -> Iterator[BinaryIO]:
+    """The file, open for reading. Only regular files are opened: a pipe would block, a device may never end."""
     if not isinstance(path, (str, os.PathLike)):
         yield path
         return
@@ -190,22 +206,25 @@ def _opened(path, label):
     state = os.fstat(number)
     if not stat.S_ISREG(state.st_mode):
         os.close(number)
-        what = "a folder" if stat.S_ISDIR(state.st_mode) else "no regular file"
-        raise UserError(f"{label}: {what}, not an image")
+        kind = "a folder" if stat.S_ISDIR(state.st_mode) else "no regular file"
+        raise UserError(f"{label}: {kind}, not an image")
     with open(number, "rb") as file:
         if state.st_size > MAX_BYTES:
             raise UserError(f"{label}: {state.st_size / 2**30:.1f} GiB is too much for an image: refused above 1 GiB")
         yield file
 
 
-def _all_bytes(file):
+def _all_bytes(file: BinaryIO) -> bytes:
     file.seek(0)
     return file.read(MAX_BYTES)
 
 
-def _read_upright(file, label):
-    """The picture in an open file, in RGB and upright. Where the decoder fails, it gets a second chance without the
-    metadata: they must not decide over sound pixels. Raises UserError."""
+def _read_upright(file: BinaryIO, label: str) -> Image.Image:
+    """The picture in an open file, in RGB and upright.
+
+    Where the decoder fails, the file is decoded a second time without its metadata: a malformed tag is no reason to
+    lose sound pixels. Raises UserError.
+    """
     try:
         return _pixels(file, label)
     except UserError:
@@ -216,12 +235,12 @@ def _read_upright(file, label):
         stripped = without_metadata(_all_bytes(file))
         if stripped is not None:
             return _pixels(io.BytesIO(stripped[0]), label, stripped[1])
-    except Exception:  # the first reason is the one that speaks of the file as it is
+    except Exception:  # the first error is reported: it is about the file as it is on disk
         pass
     raise UserError(f"{label}: not a readable image ({_reason(reason, file)})") from None
 
 
-def _open_header(file, label):
+def _open_header(file: BinaryIO, label: str) -> Image.Image:
     """The picture in an open file with nothing decoded yet. Raises what Pillow raises, and UserError on its size."""
     _silence_pillow()
     image = Image.open(file, formats=FORMATS)
@@ -230,7 +249,9 @@ def _open_header(file, label):
     return image
 
 
-def _pixels(file, label, orientation=None):
+def _pixels(file: BinaryIO, label: str, orientation: int | None = None) -> Image.Image:
+    """The picture in an open file, in RGB and upright. orientation: 1 to 8, None to read it from the metadata. Raises
+    what Pillow raises, and UserError on its size."""
     image = _open_header(file, label)
     image.load()
     if image.width * image.height > MAX_PIXELS:  # loading may have changed the size
@@ -239,12 +260,12 @@ def _pixels(file, label, orientation=None):
     return _rgb(image if turn is None else image.transpose(turn))
 
 
-def _silence_pillow():
-    """Keep Pillow's warnings and log about metadata off the screen: they name no file, and this module judges for
-    itself.
+def _silence_pillow() -> None:
+    """Keep Pillow's warnings and log messages about metadata off the screen. They name no file, and what matters is
+    reported by this module.
 
-    The filter is set when the first picture is read and stays. `warnings.catch_warnings` is no way: it swaps the
-    filters of the whole process, and pictures are decoded in threads.
+    The filter is set when the first picture is read, and stays. `warnings.catch_warnings` cannot be used: it replaces
+    the filters of the whole process, and pictures are decoded in threads.
     """
     if ("ignore", None, Warning, _PILLOW, 0) not in warnings.filters:
         warnings.filterwarnings("ignore", module=_PILLOW.pattern)
@@ -253,8 +274,8 @@ def _silence_pillow():
         logger.addHandler(logging.NullHandler())
 
 
-def _reason(error, file):
-    """What an exception of the decoder means, in a few words of one line."""
+def _reason(error: Exception, file: BinaryIO) -> str:
+    """What an exception of the decoder means, in one short line."""
     if isinstance(error, UnidentifiedImageError):
         file.seek(0)
         start = file.read(8)
@@ -266,13 +287,15 @@ def _reason(error, file):
         return "too little memory to decode it"
     text = first_line(error)[:200]
     text = text if text.isprintable() else ascii(text)
-    known = isinstance(error, (OSError, SyntaxError, ValueError, Image.DecompressionBombError))
-    return text if known else f"the decoder failed: {text}"
+    is_expected = isinstance(error, (OSError, SyntaxError, ValueError, Image.DecompressionBombError))
+    return text if is_expected else f"the decoder failed: {text}"
 
 
-def _rgb(image):
-    """Any mode as RGB. Raises ValueError on values outside the range of their type: clipped they would look like a
-    picture."""
+def _rgb(image: Image.Image) -> Image.Image:
+    """A picture of any mode as RGB.
+
+    Raises ValueError on values outside the range of their type: clipped, they would look like a sound picture.
+    """
     if image.mode.startswith("I;16") or image.mode == "I":  # PIL would clip 16 bits to 8, not scale
         values = np.asarray(image).astype(np.int64)
         low, high = int(values.min()), int(values.max())
@@ -285,16 +308,15 @@ def _rgb(image):
         values = np.asarray(image)
         if not np.isfinite(values).all():
             raise ValueError("it holds values that are not finite")
-        low, high = float(values.min()), float(values.max())
-        if low < 0 or high > 1:
-            raise ValueError(f"its values range from {low:g} to {high:g}; floats from 0 to 1 can be read")
+        darkest, brightest = float(values.min()), float(values.max())
+        if darkest < 0 or brightest > 1:
+            raise ValueError(f"its values range from {darkest:g} to {brightest:g}; floats from 0 to 1 can be read")
         image = Image.fromarray(np.rint(255 * values).astype(np.uint8))
     return image.convert("RGB")
 
 
 def open_cache(folder: str | os.PathLike, paths: Sequence[Path], boxes: np.ndarray, size: int) -> ImageCache:
-    """All pictures decoded, in one file in `folder`, made on the first call: an `ImageCache` whose item i is uint8
-    (size, size, 3).
+    """The cache of decoded pictures in `folder`, which is made on the first call. Item i is uint8 (size, size, 3).
 
     paths: N files; boxes: float (N, 4), NaN for the whole picture. The file's name depends on paths, boxes, size and
     each picture's length and time of change: changed pictures make a new cache. Several processes may call at once: one

@@ -1,106 +1,129 @@
-"""Which files stand for the pictures that a label file names. Copies are often saved again in another format: a picture
-is found under any of `SUFFIXES`, in any letter case; the name as listed goes first."""
+"""The files on disk that stand for the pictures a label file names.
+
+Copies of a data set are often saved again in another format. So a picture is found under any of `SUFFIXES`, in any
+letter case; the name in the label file goes first. Used by all parsers that read label files.
+"""
 import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from cli import UserError
-from datasets import found_in, note_all, spelt
 from datasets.images import inside
+from datasets.split import count_note_for_names, folder_contents, printable
+from support.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # the first that is there is taken
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # of several files the first one is taken
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file is named as a picture; hidden files (macOS leaves ._x.jpg behind) are none."""
+    """Whether a file has the name of a picture. Hidden files have not (macOS leaves ._x.jpg behind)."""
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def rank(name: str) -> tuple[int, str]:
-    """Sort key of pictures that share a name but for the suffix: the order of `SUFFIXES`, then the name."""
+    """Sort key of pictures whose names differ in their suffixes only: the order of `SUFFIXES`, then the name."""
     return SUFFIXES.index(os.path.splitext(name)[1].lower()), name
 
 
 def files_in(root: Path, folder: str) -> list[str]:
-    """Names of the regular files in a folder below the root; links are followed, an absent folder holds none. Raises
-    UserError where it cannot be listed or leads out of the root."""
+    """The names of the regular files in a folder below the root.
+
+    Links are followed. A folder that does not exist holds none. Raises UserError where the folder cannot be listed or
+    leads out of the root.
+    """
     try:
         with os.scandir(inside(root, folder)) as entries:
             return [entry.name for entry in entries if entry.is_file()]
     except PermissionError as error:
         raise UserError(f"{error.filename}: {error.strerror}") from None
-    except (OSError, ValueError):  # absent, or a name from a label file that cannot be one
+    except (OSError, ValueError):  # absent, or a name from a label file that cannot be the name of a folder
         return []
 
 
-def find_pictures(root: Path, paths: Sequence[str], notes: dict, listed: Sequence[str] | None = None) -> np.ndarray:
-    """The files that stand for these paths below the root.
+def find_pictures(root: Path, paths: Sequence[str], notes: dict[str, Any],
+                  all_paths: Sequence[str] | None = None) -> np.ndarray:
+    """The files that stand for these paths.
 
-    Returns text (N,), dtype object: the path itself where it is there, otherwise the file in the same folder whose name
-    differs only in the suffix, otherwise "". Every folder is listed once. `notes` counts the pictures found under
-    another suffix, and those that are there in several formats. `listed`: all paths of the data set, where `paths` are
-    only some: one file never stands for two of them.
+    paths: N paths as a label file names them, relative to the root. all_paths: all paths of the data set, where `paths`
+    are a part of them: two listed pictures never get the same file.
+
+    Returns text (N,), dtype object: the path itself if the file exists, else the file in the same folder whose name
+    differs in the suffix only, else "". Every folder is listed once, since asking for each of 300,000 files would take
+    minutes. `notes` counts the pictures found under another suffix and those that exist in several formats.
     """
     listings: dict[str, Listing] = {}
-    found = np.full(len(paths), "", object)
-    renamed, doubled = [], []
-    shared: set[str] | None = None
+    files = np.full(len(paths), "", object)
+    renamed = []
+    doubled = []
+    ambiguous_stems: set[str] | None = None
     for i, path in enumerate(paths):
         folder, _, name = path.rpartition("/")
         if folder not in listings:
             listings[folder] = Listing(files_in(root, folder))
         listing = listings[folder]
-        if name in listing.files:
-            found[i] = path
-            if not listing.mixed:
+        if name in listing.names:
+            files[i] = path
+            if not listing.is_mixed:
                 continue
-        same = listing.same_picture(name)
-        if not found[i] and same:
-            if shared is None:  # built only where a copy needs it: it takes its time for 300,000 paths
-                shared = _shared_stems(paths if listed is None else listed)
-            if os.path.splitext(path)[0] in shared:
+        formats = listing.formats(name)
+        if not files[i] and formats:
+            if ambiguous_stems is None:  # made only when a copy needs it: it takes a while for 300,000 paths
+                ambiguous_stems = _ambiguous_stems(paths if all_paths is None else all_paths)
+            if os.path.splitext(path)[0] in ambiguous_stems:
                 continue
-            found[i] = f"{folder}/{same[0]}" if folder else same[0]
-            renamed.append(f"{same[0]} for {name}")
-        if len(same) > 1:
-            taken = found[i].rpartition("/")[2]
-            doubled.append(f"{taken}, not {next(other for other in same if other != taken)}")
-    note_all(notes, "picture found under another suffix than listed", renamed)
-    note_all(notes, "picture in several formats, one taken", doubled)
-    return found
+            files[i] = f"{folder}/{formats[0]}" if folder else formats[0]
+            renamed.append(f"{formats[0]} for {name}")
+        if len(formats) > 1:
+            taken = files[i].rpartition("/")[2]
+            not_taken = next(file for file in formats if file != taken)
+            doubled.append(f"{taken}, not {not_taken}")
+    count_note_for_names(notes, "picture found under another suffix than listed", renamed)
+    count_note_for_names(notes, "picture in several formats, one taken", doubled)
+    return files
 
 
 class Listing:
-    """The files of a folder, and its pictures by their name without the suffix, which are sorted out on the first
-    need: the folders of AffectNet hold 300,000 files."""
+    """The names of the files in a folder, and which of its pictures differ in their suffixes only.
 
-    def __init__(self, names: list[str]):
-        self.files = set(names)
-        self.mixed = len({name[-4:] for name in names}) > 1  # of one ending, no two share their stem
-        self._by_stem: dict[str, list[str]] | None = None
+    The latter is worked out when it is first needed: the folders of AffectNet hold 300,000 files.
+    """
 
-    def same_picture(self, name: str) -> list[str]:
-        """The pictures called `name` but for the suffix, in order of `rank`."""
-        if self._by_stem is None:
-            self._by_stem = {}
-            for file in filter(is_picture, self.files):
-                self._by_stem.setdefault(os.path.splitext(file)[0], []).append(file)
-        return sorted(self._by_stem.get(os.path.splitext(name)[0], ()), key=rank)
+    names: set[str]
+    """all files"""
+    is_mixed: bool
+    """whether the names end in different ways; where all end alike, no two can differ in the suffix only"""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = set(names)
+        self.is_mixed = len({name[-4:] for name in names}) > 1
+        self._pictures_by_stem: dict[str, list[str]] | None = None
+
+    def formats(self, name: str) -> list[str]:
+        """The pictures with the name `name` but for its suffix, the preferred one first (`rank`)."""
+        if self._pictures_by_stem is None:
+            self._pictures_by_stem = {}
+            for file in filter(is_picture, self.names):
+                self._pictures_by_stem.setdefault(os.path.splitext(file)[0], []).append(file)
+        return sorted(self._pictures_by_stem.get(os.path.splitext(name)[0], ()), key=rank)
 
 
-def _shared_stems(paths):
-    """The paths without their suffixes that occur several times."""
+def _ambiguous_stems(paths: Sequence[str]) -> set[str]:
+    """The paths without their suffixes, as far as several of the paths have the same."""
     counts = Counter(os.path.splitext(path)[0] for path in paths)
     return {stem for stem, count in counts.items() if count > 1}
 
 
-def comparison(root: Path, paths: Sequence[str], found: Sequence[str]) -> str:
-    """Where none of the pictures was found: the first name looked for beside what its folder holds; else ""."""
-    if not len(paths) or any(found):
+def comparison(root: Path, paths: Sequence[str], files: Sequence[str] | np.ndarray) -> str:
+    """For a note, where no file was found: the first name that was looked for, and what its folder holds. "" where a
+    file was found.
+
+    paths: as label files name them; files: what `find_pictures` returned for them.
+    """
+    if not len(paths) or any(files):
         return ""
     folder, _, name = paths[0].rpartition("/")
-    return f"looked for {spelt(name)[:80]} in {spelt(folder)[:120] or 'the root'}, which holds: " + found_in(
-        inside(root, folder))
+    contents = folder_contents(inside(root, folder))
+    return f"looked for {printable(name)[:80]} in {printable(folder)[:120] or 'the root'}, which holds: {contents}"

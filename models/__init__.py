@@ -1,53 +1,73 @@
-"""The networks. Each is a class built as Model(num_classes, image_size, **options); in eval mode model(uint8 NCHW)
-returns logits and nothing else. Normalisation is its first layer, so that nobody can forget or double it.
+"""Floor 3: the networks, one file each.
 
-The annotations of a class's arguments say what `build_model` accepts for them: a type, `Literal` choices, a `Between`.
+A network is a class that is built as Model(num_classes, image_size, **options).
+
+In eval mode model(image) takes uint8 (N, 3, S, S) in 0..255 and returns logits (N, K) and nothing else; what it takes
+and returns in training mode is up to the algorithm. Normalisation is the first layer, so that nobody can forget or
+double it.
+
+This file holds the base class `Model`, the layer `Normalize`, and `build_model`, which builds a network from a run's
+args.json. The annotations of a class's arguments say which values `build_model` accepts for them: a type, `Literal`
+choices, a range (`Between`). Used by the training scripts, evaluation/sources.py and models/pretrained.py.
 """
 import importlib
 import inspect
 import math
 import pkgutil
 import re
+from collections.abc import Sequence
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
 
-from cli import Between, UserError, first_line, ranges_of
+from support.cli import Between, ranges_of
+from support.errors import UserError, first_line
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # red, green, blue, in 0..1
+IMAGENET_STD = (0.229, 0.224, 0.225)
 NumClasses = Annotated[int, Between(2, 1000)]
 ImageSize = Annotated[int, Between(16, 4096)]  # side in pixels
 
 
 class Model(nn.Module):
-    """Base class: remembers what it was built with, so that a run can be rebuilt from its args.json."""
+    """The base class of networks. It keeps the arguments that it was built with, so that a run can be rebuilt from its
+    args.json. A network's `backbone` is the part that weights to start from are loaded into."""
 
-    def __init__(self, num_classes: NumClasses, image_size: ImageSize, **options: Any):
+    backbone: nn.Module
+
+    def __init__(self, num_classes: NumClasses, image_size: ImageSize, **options: Any) -> None:
         super().__init__()
         self.arguments = {"num_classes": num_classes, "image_size": image_size, **options}
 
     @property
-    def recipe(self):
-        """What args.json stores to build it again."""
+    def recipe(self) -> dict[str, Any]:
+        """What args.json stores, so that `build_model` can build the network again."""
         kind = type(self)
         return {"class": f"{kind.__module__}.{kind.__qualname__}", "arguments": self.arguments}
 
-    def after_loading(self):
-        """Called when weights have been loaded into `self.backbone`."""
+    def after_loading(self) -> None:
+        """Called after weights have been loaded into `self.backbone`."""
+
+    def imagenet_weights(self) -> tuple[str, dict[str, torch.Tensor]]:
+        """(name, state dict) of the backbone's ImageNet weights, from a cache or the internet."""
+        raise NotImplementedError
 
 
 class Normalize(nn.Module):
-    """uint8 (N, 3, H, W) in 0..255 -> float32, (x / 255 - mean) / std per channel, channels last."""
+    """uint8 (N, 3, H, W) in 0..255 -> float32 (N, 3, H, W), (x / 255 - mean) / std per channel, channels last."""
 
-    def __init__(self, mean=IMAGENET_MEAN, std=IMAGENET_STD):
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
         super().__init__()
         self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(1, 3, 1, 1)), persistent=False)
         self.register_buffer("shift", torch.tensor(mean).view(1, 3, 1, 1) / torch.tensor(std).view(1, 3, 1, 1),
                              persistent=False)
 
-    def forward(self, image):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
         image = image.to(self.scale.dtype, memory_format=torch.channels_last)
         return image * self.scale - self.shift
 
@@ -103,9 +123,10 @@ def _find_class(path: Any) -> type[Model]:
 def _is_allowed(value: Any, annotation: Any) -> bool:
     """Whether a value read from JSON is of the annotated type, one of its choices, and within its range."""
     if get_origin(annotation) is Annotated:
-        inside = all(limit.low <= value <= limit.high and not (limit.above and value == limit.low)
-                     for limit in ranges_of(annotation)) if type(value) in (int, float) else False
-        return inside and _is_allowed(value, get_args(annotation)[0])
+        if type(value) not in (int, float):
+            return False
+        is_inside = all(limit.holds(value) for limit in ranges_of(annotation))
+        return is_inside and _is_allowed(value, get_args(annotation)[0])
     if get_origin(annotation) is Literal:
         return isinstance(value, str) and value in get_args(annotation)
     if get_args(annotation):  # one of several types
@@ -121,8 +142,10 @@ def _expected(annotation: Any) -> str:
         kind = "a whole number" if get_args(annotation)[0] is int else "a number"
         return f"{kind} {' and '.join(map(str, ranges_of(annotation)))}"
     if get_args(annotation):
-        return " or ".join(repr(choice) if isinstance(choice, str) else _expected(choice)
-                           for choice in get_args(annotation))
+        choices = []
+        for choice in get_args(annotation):
+            choices.append(repr(choice) if isinstance(choice, str) else _expected(choice))
+        return " or ".join(choices)
     words = {bool: "true or false", str: "a text", int: "a whole number", float: "a number", NoneType: "null"}
     return words[annotation]
 

@@ -1,37 +1,47 @@
-"""Augmentation of training batches on their device: `--augment basic`. Off by default: FER-C trains without any."""
+"""Augmentation of training batches on their device (--augment basic); FER-C has none. Used by training/run.py."""
 import torch
 
-SHIFT, ERASE = 1 / 8, (0.02, 0.25)  # of the side; of the area (the range of the SCN and RUL releases)
+SHIFT = 1 / 8  # largest shift, as a fraction of the image's side
+ERASED_AREA = (0.02, 0.25)  # of a box, as a fraction of the image's area (the range of the SCN and RUL releases)
+FLIPPED = 0.5  # probability of a flip, and of an erased box
+ASPECT = 0.3  # height by width of a box lies between this and 1 / this
 
 
-def flip_crop_erase(image):
-    """Flip half of the images, shift each by up to 1/8 of its side, erase a box of half of them.
+def flip_crop_erase(image: torch.Tensor) -> torch.Tensor:
+    """Flip half of the images, shift each by up to 1/8 of its side, and erase a box of half of them.
 
-    image: uint8 (N, 3, H, W). Returns the same, new memory. What a shift brings in repeats the border; an erased box is
-    filled with noise. Draws from torch's generator of the device, which the harness seeds for every step.
+    image: uint8 (N, 3, H, W). Returns the same in new memory. The border is repeated where a shift leaves a gap; an
+    erased box is filled with noise. Draws from torch's generator of the device, which is seeded for every step.
     """
     count, _, height, width = image.shape
-    device = image.device
-    draw = torch.rand(8, count, 1, device=device)
+    draws = torch.rand(8, count, 1, device=image.device)
+    flip, erase = draws[2], draws[7]
+    area, aspect = draws[3], draws[4]
 
-    def shifted(side, share):
-        offset = ((2 * share - 1) * SHIFT * side).round().long()
-        return (torch.arange(side, device=device) + offset).clamp(0, side - 1)
-
-    rows, columns = shifted(height, draw[0]), shifted(width, draw[1])
-    columns = torch.where(draw[2] < 0.5, width - 1 - columns, columns)
+    rows = shifted_indices(height, draws[0])
+    columns = shifted_indices(width, draws[1])
+    columns = torch.where(flip < FLIPPED, width - 1 - columns, columns)
     image = image.gather(2, rows[:, None, :, None].expand_as(image))
     image = image.gather(3, columns[:, None, None, :].expand_as(image))
 
-    area, aspect = ERASE[0] + (ERASE[1] - ERASE[0]) * draw[3], 0.3 ** (2 * draw[4] - 1)  # 0.3 to 1 / 0.3
-    high, wide = (area * aspect).sqrt().clamp(max=1) * height, (area / aspect).sqrt().clamp(max=1) * width
-
-    def within(side, length, share):
-        start = share * (side - length)
-        place = torch.arange(side, device=device)
-        return (place >= start) & (place < start + length)
-
-    box = within(height, high, draw[5])[:, :, None] & within(width, wide, draw[6])[:, None, :]
-    box = box & (draw[7] < 0.5)[:, :, None]
-    noise = torch.randint(256, image.shape, dtype=torch.uint8, device=device)
+    box_area = ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * area
+    box_aspect = ASPECT ** (2 * aspect - 1)
+    box_height = (box_area * box_aspect).sqrt().clamp(max=1) * height
+    box_width = (box_area / box_aspect).sqrt().clamp(max=1) * width
+    box = inside_box(height, box_height, draws[5])[:, :, None] & inside_box(width, box_width, draws[6])[:, None, :]
+    box = box & (erase < FLIPPED)[:, :, None]
+    noise = torch.randint(256, image.shape, dtype=torch.uint8, device=image.device)
     return torch.where(box[:, None], noise, image)
+
+
+def shifted_indices(side: int, draw: torch.Tensor) -> torch.Tensor:
+    """int64 (N, side): the pixel that each place of a shifted side shows. draw: (N, 1) in 0..1, for the shift."""
+    offset = ((2 * draw - 1) * SHIFT * side).round().long()
+    return (torch.arange(side, device=draw.device) + offset).clamp(0, side - 1)
+
+
+def inside_box(side: int, length: torch.Tensor, draw: torch.Tensor) -> torch.Tensor:
+    """bool (N, side): the places that a box of this length (N, 1) covers. draw: (N, 1) in 0..1, for where it lies."""
+    start = draw * (side - length)
+    place = torch.arange(side, device=draw.device)
+    return (place >= start) & (place < start + length)

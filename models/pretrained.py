@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from cli import UserError, first_line
 from models import Model, checkpoints, weight_files
+from support.errors import UserError, first_line
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "backbone")
 PREFIXES = ("module.", "model.", "backbone.", "base.", "encoder.", "features.", "feat_net.", "resnet.",
@@ -55,8 +55,8 @@ def load(model: Model, weights: str) -> dict[str, Any]:
     return source | {"loaded": sorted(loaded), "skipped": skipped, "initialised": sorted(set(own) - set(loaded))}
 
 
-def summary(report):
-    """One line for the terminal."""
+def summary(report: dict[str, Any]) -> str:
+    """The report of `load` in one line for the terminal."""
     if report["name"] == "none":
         return "from scratch"
     rest = len(report["initialised"])
@@ -64,7 +64,8 @@ def summary(report):
             f"skipped, {rest} of the backbone left as initialised (which and why: environment.json)")
 
 
-def _imagenet(model):
+def _imagenet(model: Model) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """(the state dict of the ImageNet weights, for the report: its name and a hash)."""
     try:
         name, state = model.imagenet_weights()
     except UserError:
@@ -131,10 +132,10 @@ def _no_tensors(path: Path, state: dict, keys: list[str]) -> str:
 class _Inert:
     """Stands in for an object of a class that is not loaded: takes everything and does nothing."""
 
-    def __init__(self, *values, **more):
+    def __init__(self, *values: Any, **more: Any) -> None:
         pass
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         pass
 
 
@@ -142,7 +143,8 @@ def _reason(path: Path, error: Exception) -> str:
     """Why a file of torch.save could not be read: the rest of a sentence that begins with "FILE is "."""
     names, has_tensors, protocol = weight_files.pickled_names(path)
     if protocol > 2 and has_tensors and not names:
-        lines = weight_files.lines_of_advice(path, "torch.load", _way_to_state(path, names), ", weights_only=False")
+        expression = _expression_of_state(path, names)
+        lines = weight_files.lines_of_advice(path, "torch.load", expression, ", weights_only=False")
         return (f"written with protocol {protocol} of pickle, which cannot be loaded safely. If you trust its source, "
                 f"save its state dict once, in Python, and give the new file:\n{lines}")
     if not names:
@@ -151,10 +153,10 @@ def _reason(path: Path, error: Exception) -> str:
         return weight_files.warning(names)
     if not has_tensors:
         return f"not a file of plain tensors: it holds {', '.join(names[:3])}, and no tensors"
-    return weight_files.holds_objects(path, names, _way_to_state(path, names))
+    return weight_files.holds_objects(path, names, _expression_of_state(path, names))
 
 
-def _way_to_state(path: Path, names: list[str]) -> str:
+def _expression_of_state(path: Path, names: list[str]) -> str:
     """The expression that takes the state dict out of what torch.load gives. Objects of the classes `names` are
     replaced by inert ones, so nothing of the file is run."""
     is_module = any(name.startswith("torch.nn.") for name in names)
@@ -222,33 +224,58 @@ def _match(state: dict, own: dict, where: str) -> tuple[dict[str, str], dict[str
     return matching, skipped
 
 
-def _refuse_other_network(backbone: nn.Module, state: dict, matching: dict, skipped: dict, where: str):
+def _refuse_other_network(backbone: nn.Module, state: dict, matching: dict, skipped: dict, where: str) -> None:
     """Raises UserError where the file is for another network; the rule is at the top of this file."""
-    own, parts = backbone.state_dict(), dict(backbone.named_modules())
-    layers = [f"{name}.weight" for name, part in parts.items() if isinstance(part, LAYERS)]
-    classifier = _classifier_parts(backbone)
-    differing, surplus = None, None
+    layers = _layer_weights(backbone)
+    matched = sum(layer in matching for layer in layers)
+    differing = _first_other_shape(backbone, state, matching, skipped)
+    surplus = _first_surplus_layer(backbone, state, skipped)
+    advice = "Use --weights imagenet, none, or a matching file."
+    if 2 * matched < len(layers):
+        reason = f" ({differing})" if differing else ""
+        raise UserError(f"{where}: only {matched} of the backbone's {len(layers)} tensors of convolutions and linear "
+                        f"layers are in it{reason}; it is for another network. {advice}")
+    if differing or surplus:
+        raise UserError(f"{where} is for another network: {differing or surplus}. {advice}")
+
+
+def _layer_weights(backbone: nn.Module) -> list[str]:
+    """The names of the weights of convolutions and linear layers, in the order of the network."""
+    return [f"{name}.weight" for name, part in backbone.named_modules() if isinstance(part, LAYERS)]
+
+
+def _first_other_shape(backbone: nn.Module, state: dict, matching: dict, skipped: dict) -> str:
+    """The first tensor of the file that is in the backbone with another shape where that is not allowed, as a part of a
+    sentence; an empty text where there is none."""
+    own = backbone.state_dict()
+    parts = dict(backbone.named_modules())
+    first_layer = next(iter(_layer_weights(backbone)), None)
+    for name in skipped:
+        key = next((spelling for spelling in _spellings(name) if spelling in own), None)
+        if key is None or key in matching:
+            continue
+        part, _, last = key.rpartition(".")
+        if last not in VALUES or isinstance(parts[part], nn.Embedding) or part in _classifier_parts(backbone):
+            continue
+        if key == first_layer and _differ_in_input_channels(state[name].shape, own[key].shape):
+            continue
+        return f"{_shown(name)} has {skipped[name]}"
+    return ""
+
+
+def _first_surplus_layer(backbone: nn.Module, state: dict, skipped: dict) -> str:
+    """The first convolution or linear layer of the file in a part of the backbone that has no such layer, as a part of
+    a sentence; an empty text where there is none."""
+    own = backbone.state_dict()
     for name in skipped:
         spellings = list(_spellings(name))
-        key = next((spelling for spelling in spellings if spelling in own), None)
-        if key is not None:
-            part, _, last = key.rpartition(".")
-            first_layer = key == layers[0] and _differ_in_input_channels(state[name].shape, own[key].shape)
-            counts = last in VALUES and not isinstance(parts[part], nn.Embedding)
-            if counts and key not in matching and not first_layer and part not in classifier:
-                differing = differing or f"{_shown(name)} has {skipped[name]}"
-        elif name.endswith(".weight") and state[name].ndim > 1 and surplus is None:
-            inside = [spelling for spelling in spellings if _lies_in(spelling, own)]
-            if inside and inside[0].rpartition(".")[0] not in classifier:
-                surplus = f"it has {_shown(name)}, the backbone has no such layer"
-    found = sum(layer in matching for layer in layers)
-    ways_out = "Use --weights imagenet, none, or a matching file."
-    if 2 * found < len(layers):
-        reason = f" ({differing})" if differing else ""
-        raise UserError(f"{where}: only {found} of the backbone's {len(layers)} tensors of convolutions and linear "
-                        f"layers are in it{reason}; it is for another network. {ways_out}")
-    if differing or surplus:
-        raise UserError(f"{where} is for another network: {differing or surplus}. {ways_out}")
+        is_known = any(spelling in own for spelling in spellings)
+        if is_known or not name.endswith(".weight") or state[name].ndim < 2:
+            continue
+        inside = [spelling for spelling in spellings if _lies_in(spelling, own)]
+        if inside and inside[0].rpartition(".")[0] not in _classifier_parts(backbone):
+            return f"it has {_shown(name)}, the backbone has no such layer"
+    return ""
 
 
 def _classifier_parts(backbone: nn.Module) -> tuple[str, ...]:

@@ -1,36 +1,45 @@
-"""SwinV2-T (Liu et al., CVPR 2022, arXiv:2111.09883) and any other backbone of timm."""
+"""SwinV2-T (Liu et al., CVPR 2022, arXiv:2111.09883), or any other network of timm, with a classifier.
+
+timm is imported when a network is built, since the import takes seconds that a script's --help should not wait for.
+Used by train_swinv2.py, and by train_baseline.py with --backbone.
+"""
 import difflib
 import re
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
-import timm
 import torch
-from timm.models import get_deprecated_models
-from timm.optim import param_groups_weight_decay
 from torch import nn
 from torch.nn import functional as F
 
-from cli import Fraction, UserError, first_line
 from models import ImageSize, Model, Normalize, NumClasses
+from support.cli import Fraction
+from support.errors import UserError, first_line
 
-CANONICAL = 224  # side of the benchmark's images; networks of a fixed size see them resized inside the model
+CANONICAL = 224  # side of the benchmark's images, in pixels
+GRID = 32  # networks of a fixed size are built for a multiple of this many pixels
+IMAGENET_CLASSES = 1000
 
 
 class TimmModel(Model):
     """A timm network and a linear classifier on its pooled features.
 
-    backbone: timm's name, with or without the tag of its weights; names that timm has given up stand for today's.
-    drop_path: stochastic depth, None for timm's default. head: "features", or "imagenet_logits"
-    (as in the FER-C release), which keeps the ImageNet classifier and puts the new one on its 1,000 logits.
-    Networks of a fixed size (transformers) are built for the image size times their own over 224, rounded to a multiple
-    of 32, and images are resized to it bilinearly: every network sees the same pixels.
-    Raises UserError for a network that timm does not have or cannot build at this size.
+    Networks of a fixed size (transformers) are built for their own size times image_size / 224, rounded to a multiple
+    of 32, and images are resized to that bilinearly: all networks see the same pixels.
     """
 
     def __init__(self, num_classes: NumClasses, image_size: ImageSize, backbone: str, drop_path: Fraction | None = None,
-                 head: Literal["features", "imagenet_logits"] = "features"):
+                 head: Literal["features", "imagenet_logits"] = "features") -> None:
+        """backbone: timm's name, with or without the tag of its weights; a name that timm has given up stands for
+        today's. drop_path: stochastic depth, None for timm's default. head: "imagenet_logits", as in the FER-C release,
+        keeps the ImageNet classifier and puts the new one on its 1,000 logits.
+
+        Raises UserError for a network that timm does not have or cannot build for this size.
+        """
+        import timm
+
         backbone = current_name(backbone)
         super().__init__(num_classes, image_size, backbone=backbone, drop_path=drop_path, head=head)
         config = timm.get_pretrained_cfg(backbone)
@@ -39,29 +48,15 @@ class TimmModel(Model):
         options = {} if drop_path is None else {"drop_path_rate": drop_path}
         self.size = image_size
         if config.fixed_input_size:
-            native = config.input_size[-1]
-            self.size = native if image_size == CANONICAL else max(32, round(image_size * native / CANONICAL / 32) * 32)
+            self.size = size_of_network(image_size, config.input_size[-1])
             options["img_size"] = self.size
         self.normalize = Normalize(config.mean, config.std)
-        try:
-            with no_warnings():
-                self.backbone = timm.create_model(
-                    backbone, num_classes=1000 if head == "imagenet_logits" else 0, **options)
-                with torch.no_grad():
-                    features = self.backbone.eval()(torch.zeros(1, 3, self.size, self.size))
-        except Exception as error:  # networks have their own ways of not being built
-            hint = "Choose another --image-size or --backbone"
-            if "drop_path_rate" in str(error):
-                hint = f"It has no stochastic depth: train_baseline.py --backbone {backbone} builds it without"
-            raise UserError(f"timm cannot build {backbone} for {self.size} pixels ({first_line(error)}). "
-                            f"{hint}.") from None
-        if not isinstance(features, torch.Tensor) or features.ndim != 2:
-            raise UserError(f"timm's network {backbone} gives no single vector of features for an image; "
-                            f"choose another --backbone")
+        classes = IMAGENET_CLASSES if head == "imagenet_logits" else 0
+        self.backbone, features = create_backbone(backbone, self.size, num_classes=classes, **options)
         self.train()
-        self.classifier = nn.Linear(features.shape[1], num_classes)
+        self.classifier = nn.Linear(features, num_classes)
 
-    def forward(self, image):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
         """image: uint8 (N, 3, S, S). Returns logits (N, K)."""
         x = self.normalize(image)
         if self.size != image.shape[-1]:
@@ -69,36 +64,78 @@ class TimmModel(Model):
         return self.classifier(self.backbone(x))
 
     def imagenet_weights(self) -> tuple[str, dict[str, torch.Tensor]]:
-        """(name, state dict) of timm's weights, from its cache or the network. Raises UserError where timm has none."""
+        """(name, state dict) of timm's weights, from its cache or the internet. Raises UserError where it has none."""
+        import timm
+
         config = self.backbone.pretrained_cfg
-        kind = {"num_classes": 1000 if self.arguments["head"] == "imagenet_logits" else 0}
+        options = {"num_classes": IMAGENET_CLASSES if self.arguments["head"] == "imagenet_logits" else 0}
         if config["fixed_input_size"]:
-            kind["img_size"] = self.size
+            options["img_size"] = self.size
         name = self.arguments["backbone"]
         if not any(config.get(source) for source in ("url", "file", "hf_hub_id")):
             raise UserError(f"timm has no weights for {name}. Use --weights none to train from scratch, or give "
                             f"--weights PATH.")
-        architecture = name.partition(".")[0]
-        full_name = f"{architecture}.{config['tag']}" if config.get("tag") else architecture
         with no_warnings():
-            return full_name, timm.create_model(name, pretrained=True, **kind).state_dict()
+            state = timm.create_model(name, pretrained=True, **options).state_dict()
+        return with_tag(name, config.get("tag")), state
 
-    def groups(self, weight_decay):
-        """Parameter groups that leave norms, biases and what the network itself exempts without weight decay."""
+    def groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Parameter groups for an optimizer: without weight decay for norms, biases and what the network exempts."""
+        from timm.optim import param_groups_weight_decay
+
         exempt = {f"backbone.{name}" for name in getattr(self.backbone, "no_weight_decay", set)()}
         return param_groups_weight_decay(self, weight_decay, no_weight_decay_list=exempt)
 
 
+def size_of_network(image_size: int, native_size: int) -> int:
+    """The side, in pixels, for which a network of a fixed size is built: its own size at the benchmark's image size, in
+    proportion at others."""
+    if image_size == CANONICAL:
+        return native_size
+    return max(GRID, round(image_size * native_size / CANONICAL / GRID) * GRID)
+
+
+def with_tag(name: str, tag: str | None) -> str:
+    """The full name of a network's weights: that of its architecture, a dot, and their tag if they have one."""
+    architecture = name.partition(".")[0]
+    return f"{architecture}.{tag}" if tag else architecture
+
+
+def create_backbone(name: str, size: int, **options: Any) -> tuple[nn.Module, int]:
+    """(a timm network for images of this size, in eval mode; the number of its features, from a pass of one image).
+    Raises UserError where timm cannot build it or where it gives no single vector for an image."""
+    import timm
+
+    try:
+        with no_warnings():
+            backbone = timm.create_model(name, **options)
+            with torch.no_grad():
+                features = backbone.eval()(torch.zeros(1, 3, size, size))
+    except Exception as error:  # networks have their own ways of not being built
+        advice = "Choose another --image-size or --backbone"
+        if "drop_path_rate" in str(error):
+            advice = f"It has no stochastic depth: train_baseline.py --backbone {name} builds it without"
+        raise UserError(f"timm cannot build {name} for {size} pixels ({first_line(error)}). {advice}.") from None
+    if not isinstance(features, torch.Tensor) or features.ndim != 2:
+        raise UserError(f"timm's network {name} gives no single vector of features for an image; choose another "
+                        f"--backbone")
+    return backbone, features.shape[1]
+
+
 @contextmanager
-def no_warnings():
-    """Keep what libraries tell their programmers from the terminal."""
+def no_warnings() -> Iterator[None]:
+    """Keep warnings that libraries write for their own programmers from the terminal."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def current_name(name: str) -> str:
-    """timm's name of today for a network. Raises UserError, with the names that are near, for one that timm has not."""
+    """The name that timm has today for a network. Raises UserError, with similar names, for one that timm does not
+    have."""
+    import timm
+    from timm.models import get_deprecated_models
+
     if not isinstance(name, str) or re.search(r"[:/\\]", name):
         raise UserError(f"{name!r} is no name of timm's own networks; those of a hub or a folder are not built. "
                         f"--weights PATH takes weights from a file")

@@ -228,8 +228,8 @@ def _is_installed(package: str) -> bool:
     if package in sys.builtin_module_names or package in sys.stdlib_module_names:
         return True
     try:
-        found = importlib.util.find_spec(package)
+        spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):
         return False
     places = {sysconfig.get_path(kind) for kind in ("purelib", "platlib")}
-    return found is not None and any(str(found.origin).startswith(place) for place in places)
+    return spec is not None and any(str(spec.origin).startswith(place) for place in places)

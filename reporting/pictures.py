@@ -1,257 +1,389 @@
-"""Figures that show images and soft labels of a built set: 1 to 4, 7 and 8 of the paper."""
+"""Figures of a built set that show its images and soft labels: 1 to 4, 7 and 8 of the paper.
+
+Each function `draw_*` takes a `BuiltSet` and a title and returns a matplotlib figure. A cell is a corruption at a
+severity (corruptions.py), a form one corrupted version of an image (building/forms.py). Images are given by their row
+in the set. Sizes are in inches.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 import metrics
 import soft_labels
-from cli import UserError
-from corruptions import CORRUPTIONS
-from datasets import keyed_rng
-from reporting.predictions import place
-from reporting.runs import CELLS, SEVERITIES
-from reporting.style import MARKERS, OKABE_ITO, TEXT, label, lay_out, short
+from corruptions import CELLS, CORRUPTIONS, SEVERITIES, cell_index
+from reporting.plots import spoken, spread
+from reporting.style import GREY, MARKERS, OKABE_ITO, PAGE_WIDTH, label, lay_out, short_class_names
 from reporting.survey import surveyed
+from support.errors import UserError
+from support.random_streams import keyed_rng
 
-SAMPLE = 8  # images that D_worst of figure 7's other measure is estimated on; make_fer_c.py takes 100
-ACROSS = 6  # pictures side by side
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from building.built_set import BuiltSet
+    from reporting.survey import Survey
+
+SAMPLE = 8  # images that D_worst of figure 7's second measure is estimated on; make_fer_c.py takes 100
+PICTURES_PER_LINE = 6
+SURVEY_LINES = 3  # lines of pictures in figure 8
 
 
-def spoken(corruption):
-    return corruption.replace("_", " ")
+# --- parts of a figure ---
 
 
-def choose_image(built, name=None):
-    """The row of an image by its id; else that with the most ambiguous label before softening, the first of equals."""
+@dataclass
+class Panel:
+    """A picture over the bars of its labels."""
+
+    title: str
+    image: np.ndarray
+    """uint8 (H, W, 3)"""
+    labels: dict[str, np.ndarray]
+    """{name of a label: float (K,)}"""
+    above: tuple[str, np.ndarray] | None = field(default=None)
+    """title and image of a picture to stand over this one"""
+
+
+def choose_image(built: BuiltSet, name: str | None = None) -> int:
+    """The row of the image with this id. Without an id: of the most ambiguous label, the first of equals.
+
+    Ambiguity is the entropy of the label before softening. Raises UserError where the set has no such image."""
     if name is None:
-        return int(metrics.entropy(built.label).argmax())
-    found = np.flatnonzero(built.frame["id"] == name)
-    if not len(found):
+        return int(metrics.entropy(built.labels_before_softening).argmax())
+    rows = np.flatnonzero(built.frame["id"] == name)
+    if not len(rows):
         raise UserError(f"{built.folder} has no image {name!r}; its labels.csv lists them")
-    return int(found[0])
+    return int(rows[0])
 
 
-def show(axes, image, title):
-    axes.imshow(image, interpolation="none")  # a pixel is a pixel, in print too
+def id_of(built: BuiltSet, row: int, length: int = 30) -> str:
+    """The id of an image, as a figure prints it."""
+    return label(built.frame["id"].iloc[row], length)
+
+
+def map_visibility(built: BuiltSet) -> np.ndarray:
+    """The visibility of every image in every cell, float32 (17, 5, N), mapped from disk."""
+    return np.load(built.folder / "visibility.npy", mmap_mode="r", allow_pickle=False)
+
+
+def show_image(axes: Axes, image: np.ndarray, title: str) -> None:
+    axes.imshow(image, interpolation="none")  # a pixel stays a pixel, in print too
     axes.set_title(title, pad=2)
     axes.axis("off")
 
 
-def show_label(axes, labels, classes, first=True):
-    """Bars of one or several labels of an image. labels: {what it is: (K,)}; first: of its line, with numbers."""
+def show_labels(axes: Axes, labels: Mapping[str, np.ndarray], classes: Sequence[str], first: bool = True) -> None:
+    """Bars of one or several labels {name: float (K,)}. first: the first panel of its line, which has the numbers."""
     width = 0.8 / len(labels)
-    for n, (what, values) in enumerate(labels.items()):
-        at = np.arange(len(values)) + (n - (len(labels) - 1) / 2) * width
-        axes.bar(at, values, width, color=OKABE_ITO[n], label=what)
+    for number, (name, values) in enumerate(labels.items()):
+        offset = (number - (len(labels) - 1) / 2) * width
+        axes.bar(np.arange(len(values)) + offset, values, width, color=OKABE_ITO[number], label=name)
     axes.set(ylim=(0, 1), yticks=(0, 1), xlim=(-0.6, len(classes) - 0.4))
-    axes.set_xticks(range(len(classes)), short(classes), rotation=90)
+    axes.set_xticks(range(len(classes)), short_class_names(classes), rotation=90)
     axes.tick_params("x", length=0, pad=1)
     axes.tick_params("y", length=2, pad=1, labelleft=first)
 
 
-def over_bars(title, panels, classes, above=()):
-    """Pictures over the bars of their labels, `ACROSS` side by side. panels: [(title, image, {what: label})]; above:
-    [(title, image)] to stand over each."""
-    lines, tall = -(-len(panels) // ACROSS), 0.98
-    across = -(-len(panels) // lines)
-    line = ([(0.18, tall)] if above else []) + [(0.18, tall), (0.06, 0.4)]
-    rows = [(space + (0.28 if n and k == 0 else 0), size) for n in range(lines) for k, (space, size) in enumerate(line)]
-    several = len(panels[0][2]) > 1
-    wide = (TEXT - 0.33 - 0.08 * across) / ACROSS
-    left = 0.25 + (TEXT - 0.35 - across * (wide + 0.08)) / 2
-    columns = [(left if n == 0 else 0.08, wide) for n in range(across)]
-    figure, axes = lay_out(title, rows, columns, TEXT - sum(map(sum, columns)), 0.55 if several else 0.3)
-    for n in range(lines * across):
-        column = [axes[len(line) * (n // across) + k][n % across] for k in range(len(line))]
-        if n >= len(panels):
-            for one in column:
-                one.remove()
+PICTURE_HEIGHT, PICTURE_SPACE = 0.98, 0.18  # the space holds a picture's title
+BARS_HEIGHT, BARS_SPACE = 0.4, 0.06
+LINE_SPACE = 0.28  # more between two lines: the names of the classes
+LEFT, BETWEEN, RIGHT = 0.25, 0.08, 0.1
+PICTURE_WIDTH = (PAGE_WIDTH - LEFT - BETWEEN - BETWEEN * PICTURES_PER_LINE) / PICTURES_PER_LINE
+
+
+def draw_panels(title: str, panels: Sequence[Panel], classes: Sequence[str]) -> Figure:
+    """Panels side by side, `PICTURES_PER_LINE` at most, in lines of equal length. All or none have a picture above."""
+    with_above = panels[0].above is not None
+    with_legend = len(panels[0].labels) > 1
+    lines = -(-len(panels) // PICTURES_PER_LINE)
+    columns = -(-len(panels) // lines)
+    parts = [(PICTURE_SPACE, PICTURE_HEIGHT), (BARS_SPACE, BARS_HEIGHT)]
+    if with_above:
+        parts.insert(0, (PICTURE_SPACE, PICTURE_HEIGHT))
+    left = LEFT + (PAGE_WIDTH - LEFT - RIGHT - columns * (PICTURE_WIDTH + BETWEEN)) / 2
+    places = spread(columns, left, BETWEEN, PICTURE_WIDTH)
+    right = PAGE_WIDTH - sum(space + size for space, size in places)
+    figure, axes = lay_out(title, lines_of_parts(parts, lines), places, right, 0.55 if with_legend else 0.3)
+    for number in range(lines * columns):
+        line, column = divmod(number, columns)
+        own_axes = [axes[len(parts) * line + part][column] for part in range(len(parts))]
+        if number >= len(panels):
+            for unused in own_axes:
+                unused.remove()
             continue
-        name, image, labels = panels[n]
-        if above:
-            show(column[0], above[n][1], above[n][0])
-        show(column[-2], image, name)
-        show_label(column[-1], labels, classes, n % across == 0)
-    if several:
-        figure.legend(*axes[len(line) - 1][0].get_legend_handles_labels(), loc="lower center", ncols=2,
+        panel = panels[number]
+        if panel.above is not None:
+            above_title, above_image = panel.above
+            show_image(own_axes[0], above_image, above_title)
+        show_image(own_axes[-2], panel.image, panel.title)
+        show_labels(own_axes[-1], panel.labels, classes, first=column == 0)
+    if with_legend:
+        bars = axes[len(parts) - 1][0]
+        figure.legend(*bars.get_legend_handles_labels(), loc="lower center", ncols=2,
                       bbox_to_anchor=(0.5, 0.02 / figure.get_figheight()))
     return figure
 
 
-def draw_severities(built, title, i, corruption):
-    """Figure 1: one image clean and in the five severities of a corruption, over its soft labels."""
-    visible = np.load(built.folder / "visibility.npy", mmap_mode="r", allow_pickle=False)
-    panels = [("original", built.pixels(i), {"soft label": built.label[i]})]
-    panels += [(f"severity {severity}, v = {visible[*place((corruption, severity)), i]:.2f}",
-                built.pixels(i, corruption, severity), {"soft label": built.targets(corruption, severity)[i]})
-               for severity in SEVERITIES]
-    what = f"{spoken(corruption)} on image {label(built.frame['id'].iloc[i], 30)}; v: visibility"
-    return over_bars(f"{title}\n{what}", panels, built.classes)
+def lines_of_parts(parts: Sequence[tuple[float, float]], lines: int) -> list[tuple[float, float]]:
+    """The (space, height) of `parts` once for every line, with more space between two lines."""
+    heights = []
+    for line in range(lines):
+        for number, (space, height) in enumerate(parts):
+            more = LINE_SPACE if line > 0 and number == 0 else 0
+            heights.append((space + more, height))
+    return heights
 
 
-def draw_gallery(built, title, i, severity=5, other=None):
-    """Figure 2: one image clean and in all 17 corruptions, over its soft labels. other: labels to stand beside the
-    set's own (figure 7), as (what they are, a function that takes a cell and gives its label)."""
-    made = built.made_with["softening"]["visibility"].upper() if other else "soft label"
-    panels = []
-    for name in (None, *CORRUPTIONS):
-        cell = (name, severity) if name else ()
-        target = built.targets(*cell)[i] if cell else built.label[i]
-        labels = {made: target} | ({other[0]: other[1](cell) if cell else target} if other else {})
-        panels.append((spoken(name) if name else "original", built.pixels(i, *cell), labels))
-    what = f"image {label(built.frame['id'].iloc[i], 30)}, severity {severity}, and its soft label"
-    what += f" by {' and '.join(panels[0][2])}" if other else ""
-    return over_bars(f"{title}\n{what}", panels, built.classes)
+# --- figures 1 and 2: severities, and corruptions ---
 
 
-def draw_measures(built, title, i):
-    """Figure 7: the gallery with labels by the set's own measure, as built, and by SSIM (L2 for a set of SSIM)."""
+def draw_severities(built: BuiltSet, title: str, row: int, corruption: str) -> Figure:
+    """Figure 1: an image clean and at the five severities of a corruption, over its soft labels."""
+    visibility = map_visibility(built)
+    corruption_index = list(CORRUPTIONS).index(corruption)
+    panels = [Panel("original", built.pixels(row), {"soft label": built.labels_before_softening[row]})]
+    for severity in SEVERITIES:
+        v = visibility[corruption_index, severity - 1, row]
+        panels.append(Panel(f"severity {severity}, v = {v:.2f}", built.pixels(row, corruption, severity),
+                            {"soft label": built.soft_labels_of(corruption, severity)[row]}))
+    subtitle = f"{spoken(corruption)} at five severities, and the soft label; v: visibility; image {id_of(built, row)}"
+    return draw_panels(f"{title}\n{subtitle}", panels, built.classes)
+
+
+def draw_gallery(built: BuiltSet, title: str, row: int, severity: int = 5,
+                 other: tuple[str, Callable[[tuple[str, int]], np.ndarray]] | None = None) -> Figure:
+    """Figure 2: an image clean and in all 17 corruptions, over its soft labels.
+
+    other: labels to draw beside the set's own (figure 7): their name, and a function from a cell to a label (K,)."""
+    name_of_own = built.made_with["softening"]["visibility"].upper() if other else "soft label"
+    original = {name_of_own: built.labels_before_softening[row]}
+    if other:
+        original[other[0]] = built.labels_before_softening[row]
+    panels = [Panel("original", built.pixels(row), original)]
+    for corruption in CORRUPTIONS:
+        labels = {name_of_own: built.soft_labels_of(corruption, severity)[row]}
+        if other:
+            name_of_other, label_of_cell = other
+            labels[name_of_other] = label_of_cell((corruption, severity))
+        panels.append(Panel(spoken(corruption), built.pixels(row, corruption, severity), labels))
+    subtitle = f"{len(CORRUPTIONS)} corruptions at severity {severity}, and the soft label"
+    if other:
+        subtitle += f" by {' and '.join(original)}"
+    return draw_panels(f"{title}\n{subtitle}; image {id_of(built, row)}", panels, built.classes)
+
+
+# --- figure 7: two measures of visibility ---
+
+
+def draw_measures(built: BuiltSet, title: str, row: int) -> Figure:
+    """Figure 7: the gallery with labels by the set's own measure of visibility and by SSIM, or L2 for a set of SSIM."""
     measure = "l2" if built.made_with["softening"]["visibility"] == "ssim" else "ssim"
-    words = f"{measure.upper()} (D_worst of {min(SAMPLE, len(built.frame))} images)"
-    return draw_gallery(built, title, i, other=(words, label_by(built, i, measure)))
+    name = f"{measure.upper()} (D_worst of {min(SAMPLE, len(built.frame))} images)"
+    return draw_gallery(built, title, row, other=(name, label_by(built, row, measure)))
 
 
-def label_by(built, i, measure):
-    """Cell -> the soft label (K,) of image i by another measure, D_worst estimated on `SAMPLE` images of the set."""
+def label_by(built: BuiltSet, row: int, measure: str) -> Callable[[tuple[str, int]], np.ndarray]:
+    """A function from a cell to the soft label (K,) of an image by another measure of visibility.
+
+    The largest mean difference, D_worst, is estimated on `SAMPLE` images of the set, drawn by its seed."""
     sample = keyed_rng("figure 7", built.made_with["seed"]).permutation(len(built.frame))[:SAMPLE]
-    clean = {row: built.pixels(row) for row in {*sample.tolist(), i}}
+    clean = {index: built.pixels(index) for index in {*sample.tolist(), row}}
 
-    def away(row, cell):
-        return soft_labels.difference(clean[row], built.pixels(row, *cell), measure)
+    def difference(index: int, cell: tuple[str, int]) -> float:
+        return soft_labels.difference(clean[index], built.pixels(index, *cell), measure)
 
-    means = {cell: np.mean([away(row, cell) for row in sample]) for cell in CELLS}
-    made, worst = built.made_with["softening"], max(means.values())
+    mean_of_cell = {cell: np.mean([difference(index, cell) for index in sample]) for cell in CELLS}
+    worst = max(mean_of_cell.values())
+    softening = built.made_with["softening"]
 
-    def of_cell(cell):
-        far = means[cell] if made["visibility_per"] == "mean" else away(i, cell)
-        return soft_labels.soften(built.label[i:i + 1], soft_labels.visibility([far], worst), made["exponent"])[0]
+    def label_of_cell(cell: tuple[str, int]) -> np.ndarray:
+        per_mean = softening["visibility_per"] == "mean"
+        own = mean_of_cell[cell] if per_mean else difference(row, cell)
+        visibility = soft_labels.visibility([own], worst)
+        return soft_labels.soften(built.labels_before_softening[row:row + 1], visibility, softening["exponent"])[0]
 
-    return of_cell
+    return label_of_cell
 
 
-def draw_survey(built, title, survey=None):
-    """Figure 8: original, corrupted image, its proposed label and, from a survey, what people said. Without a survey
-    an image of every class in a form drawn at random."""
-    if survey is None:
-        rng = keyed_rng("figure 8", built.made_with["seed"])
-        rows = [np.flatnonzero(built.frame["expression"] == k) for k in range(len(built.classes))]
-        chosen = [(int(rng.choice(some)), *CELLS[rng.integers(len(CELLS))], None) for some in rows if len(some)]
+# --- figure 8: proposed labels, and surveyed ones ---
+
+
+def draw_survey(built: BuiltSet, title: str, survey: Survey | None = None) -> Figure:
+    """Figure 8: original, corrupted image, its proposed label and, from a survey, the label that people gave it.
+
+    Without a survey an image of every class is shown, in a form drawn at random."""
+    examples = random_examples(built) if survey is None else surveyed(survey, built)
+    panels = []
+    distances = []
+    for row, corruption, severity, surveyed_label in examples:
+        proposed = built.soft_labels_of(corruption, severity)[row]
+        labels = {"proposed": proposed}
+        if surveyed_label is not None:
+            labels["surveyed"] = surveyed_label
+            distances.append(np.abs(proposed - surveyed_label).sum() / 2)
+        if len(panels) < SURVEY_LINES * PICTURES_PER_LINE:
+            panels.append(Panel(f"{spoken(corruption)} {severity}", built.pixels(row, corruption, severity), labels,
+                                above=(id_of(built, row, 17), built.pixels(row))))
+    title += "\nproposed labels"
+    if survey is not None:
+        title += (f" beside {len(examples)} surveyed ones, {len(panels)} shown; "
+                  f"total variation distance {np.mean(distances):.2f} on average")
+    return draw_panels(title, panels, built.classes)
+
+
+def random_examples(built: BuiltSet) -> list[tuple[int, str, int, None]]:
+    """An image of every class in a cell drawn by the set's seed: (row, corruption, severity, None)."""
+    rng = keyed_rng("figure 8", built.made_with["seed"])
+    examples = []
+    for k in range(len(built.classes)):
+        rows = np.flatnonzero(built.frame["expression"] == k)
+        if len(rows):
+            row = int(rng.choice(rows))
+            corruption, severity = CELLS[rng.integers(len(CELLS))]
+            examples.append((row, corruption, severity, None))
+    return examples
+
+
+# --- figure 3: the label step by step ---
+
+STEP_WIDTH, STEP_LEFT = 1.1, 0.28
+STEP_SPACE = (PAGE_WIDTH - STEP_LEFT - RIGHT - 5 * STEP_WIDTH) / 4
+
+
+def draw_pipeline(built: BuiltSet, title: str, row: int, cell: tuple[str, int]) -> Figure:
+    """Figure 3: how the soft label of an image comes about, step by step; above each step what it looks at."""
+    corruption, severity = cell
+    subtitle = f"how the soft label comes about: {spoken(corruption)}, severity {severity}; image {id_of(built, row)}"
+    figure, (top, bars) = lay_out(f"{title}\n{subtitle}", [(0.18, STEP_WIDTH), (0.45, 0.7)],
+                                  spread(5, STEP_LEFT, STEP_SPACE, STEP_WIDTH), bottom=0.35)
+    given = np.eye(len(built.classes))[built.frame["expression"].iloc[row]]
+    fused = built.labels_before_softening[row]
+    point = built.frame[["valence", "arousal"]].iloc[row].to_numpy(float)
+    gmm = read_mixture(built)
+    has_posterior = gmm is not None and not np.isnan(point).any()
+
+    show_image(top[0], built.pixels(row), "original")
+    show_step(bars[0], "1 given label", given, built.classes, first=True)
+    if has_posterior:
+        show_mixture(top[1], gmm, point, built.classes)
+        show_step(bars[1], "2 GMM posterior", gmm.posterior(point[None])[0], built.classes)
     else:
-        chosen = surveyed(survey, built)
-    panels, above, away = [], [], []
-    for i, name, severity, said in chosen:
-        proposed = built.targets(name, severity)[i]
-        away.append(0 if said is None else np.abs(proposed - said).sum() / 2)
-        if len(panels) == 3 * ACROSS:
-            continue
-        labels = {"proposed": proposed} | ({} if said is None else {"surveyed": said})
-        panels.append((f"{spoken(name)} {severity}", built.pixels(i, name, severity), labels))
-        above.append((label(built.frame["id"].iloc[i], 17), built.pixels(i)))
-    title += "\nproposed labels" + ("" if survey is None else
-                                    f" beside {len(chosen)} surveyed ones, {len(panels)} shown; "
-                                    f"total variation distance {np.mean(away):.2f} on average")
-    return over_bars(title, panels, built.classes, above)
-
-
-def draw_pipeline(built, title, i, cell):
-    """Figure 3: how the label of one image comes about, step by step, under what each step looks at."""
-    softening, classes, count = built.made_with["softening"], built.classes, len(built.classes)
-    given, t = np.eye(count)[built.frame["expression"].iloc[i]], built.label[i]
-    gmm, va = mixture(built), built.frame[["valence", "arousal"]].iloc[i].to_numpy(float)
-    posterior = None if gmm is None or np.isnan(va).any() else gmm.posterior(va[None])[0]
-    visible = np.load(built.folder / "visibility.npy", mmap_mode="r", allow_pickle=False)[:, :, i]
-    wide = 1.1
-    columns = [(0.28, wide), *[((TEXT - 0.38 - 5 * wide) / 4, wide)] * 4]
-    figure, axes = lay_out(f"{title}\nimage {label(built.frame['id'].iloc[i], 30)}, {spoken(cell[0])}, severity "
-                           f"{cell[1]}", [(0.18, wide), (0.45, 0.7)], columns, bottom=0.35)
-    top, bars = axes
-    show(top[0], built.pixels(i), "original")
-    show(top[3], built.pixels(i, *cell), "corrupted")
-    steps = {0: ("1 given label", given), 2: ("3 fused", t), 4: ("5 softened", built.targets(*cell)[i])}
-    if posterior is None:
-        top[1].axis("off")
+        kind = "no distribution," if np.allclose(given, fused) else "annotators'\ndistribution:"
+        show_text(top[1], f"{kind}\nno mixture", color=GREY)
         bars[1].remove()
-        what = "annotators'\ndistribution:\nno mixture" if not np.allclose(given, t) else "no distribution,\nno mixture"
-        top[1].text(0.5, 0.5, what, ha="center", va="center", color="0.4", transform=top[1].transAxes)
-        steps[2] = ("3 before softening", t)
-    else:
-        steps[1] = ("2 GMM posterior", posterior)
-        show_mixture(top[1], gmm, va, classes)
-    top[2].axis("off")
-    beta = softening["beta"]
-    words = f"{beta:g} given label\n+\n{1 - beta:g} GMM posterior" if posterior is not None else "taken as it is"
-    top[2].text(0.5, 0.5, words, ha="center", va="center", transform=top[2].transAxes)
-    for step, (name, values) in steps.items():
-        show_label(bars[step], {name: values}, classes, step == 0)
-        bars[step].set_title(name, pad=3)
-    v, name = visible[place(cell)], list(CORRUPTIONS).index(cell[0])
-    bars[3].bar(SEVERITIES, visible[name], color=[OKABE_ITO[0] if s == cell[1] else "0.75" for s in SEVERITIES])
-    bars[3].set(ylim=(0, 1), yticks=(0, 1), xticks=SEVERITIES, yticklabels=[])
-    bars[3].tick_params(length=2, pad=1)
-    bars[3].set_xlabel("severity", labelpad=1)
-    bars[3].set_title(f"4 visibility, v = {v:.2f}", pad=3)
-    show_curve(top[4], softening["exponent"])
-    top[4].plot([v], [(1 - v) ** softening["exponent"]], "o", color=OKABE_ITO[1], clip_on=False, zorder=3)
+    beta = built.made_with["softening"]["beta"]
+    fusion = f"{beta:g} given label\n+\n{1 - beta:g} GMM posterior" if has_posterior else "taken as it is"
+    show_text(top[2], fusion)
+    show_step(bars[2], "3 fused" if has_posterior else "3 before softening", fused, built.classes)
+    show_image(top[3], built.pixels(row, *cell), "corrupted")
+    visibility = map_visibility(built)[list(CORRUPTIONS).index(corruption), :, row]
+    show_visibility(bars[3], visibility, severity)
+    exponent = built.made_with["softening"]["exponent"]
+    show_softening_curve(top[4], exponent, visibility[severity - 1])
+    show_step(bars[4], "5 softened", built.soft_labels_of(*cell)[row], built.classes)
     return figure
 
 
-def mixture(built):
-    """The set's mixture, or None where its labels came without one."""
+def show_step(axes: Axes, name: str, values: np.ndarray, classes: Sequence[str], first: bool = False) -> None:
+    """The label (K,) after a step."""
+    show_labels(axes, {name: values}, classes, first)
+    axes.set_title(name, pad=3)
+
+
+def show_text(axes: Axes, text: str, **look: Any) -> None:
+    """Words in the place of a picture."""
+    axes.axis("off")
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, **look)
+
+
+def show_visibility(axes: Axes, visibility: np.ndarray, severity: int) -> None:
+    """The visibility (5,) of an image by severity; the severity of the figure in colour."""
+    colours = [OKABE_ITO[0] if other == severity else "0.75" for other in SEVERITIES]
+    axes.bar(SEVERITIES, visibility, color=colours)
+    axes.set(ylim=(0, 1), yticks=(0, 1), xticks=SEVERITIES, yticklabels=[])
+    axes.tick_params(length=2, pad=1)
+    axes.set_xlabel("severity", labelpad=1)
+    axes.set_title(f"4 visibility, v = {visibility[severity - 1]:.2f}", pad=3)
+
+
+def read_mixture(built: BuiltSet) -> soft_labels.GMM | None:
+    """The set's Gaussian mixture; None where its labels were made without one."""
     path = built.folder / "gmm.json"
     return soft_labels.GMM.from_json(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def show_mixture(axes, gmm, va, classes):
-    """The classes' Gaussians in valence and arousal, as ellipses of one standard deviation, and one image's point."""
-    turn = np.linspace(0, 2 * np.pi, 60)
-    for k, (mean, covariance) in enumerate(zip(gmm.means, gmm.covariances, strict=True)):
-        x, y = mean[:, None] + np.linalg.cholesky(covariance) @ np.stack([np.cos(turn), np.sin(turn)])
+def show_mixture(axes: Axes, gmm: soft_labels.GMM, point: np.ndarray, classes: Sequence[str]) -> None:
+    """The classes' Gaussians in valence and arousal as ellipses of one standard deviation, and one image's point."""
+    names = short_class_names(classes)
+    angle = np.linspace(0, 2 * np.pi, 60)
+    circle = np.stack([np.cos(angle), np.sin(angle)])
+    for name, mean, covariance in zip(names, gmm.means, gmm.covariances, strict=True):
+        x, y = mean[:, None] + np.linalg.cholesky(covariance) @ circle
         axes.plot(x, y, color="0.6", linewidth=0.6)
-        axes.text(*mean, short(classes)[k], ha="center", va="center", color="0.3")
-    axes.plot(*va, "o", color=OKABE_ITO[1], zorder=3)
-    far = 0.2 + max(np.abs(gmm.means).max(), np.abs(va).max())
+        axes.text(*mean, name, ha="center", va="center", color="0.3")
+    axes.plot(*point, "o", color=OKABE_ITO[1], zorder=3)
+    limit = 0.2 + max(np.abs(gmm.means).max(), np.abs(point).max())
     axes.axhline(0, color="0.85", linewidth=0.6, zorder=0)
     axes.axvline(0, color="0.85", linewidth=0.6, zorder=0)
-    axes.set(xlim=(-far, far), ylim=(-far, far), xticks=(), yticks=())
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), xticks=(), yticks=())
     axes.set_xlabel("valence", labelpad=2)
     axes.set_ylabel("arousal", labelpad=2)
 
 
-def show_curve(axes, exponent):
-    v = np.linspace(0, 1, 101)
-    axes.plot(v, (1 - v) ** exponent, color=OKABE_ITO[0])
+def show_softening_curve(axes: Axes, exponent: float, v: float) -> None:
+    """The weight of the uniform label, (1 - v)^k, over visibility v, and its value at this v."""
+    x = np.linspace(0, 1, 101)
+    axes.plot(x, (1 - x) ** exponent, color=OKABE_ITO[0])
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 1), yticks=(0, 1))
-    axes.set_title(f"uniform share (1 - v)$^{{{exponent:g}}}$", pad=3)
+    axes.set_title(f"weight of uniform, (1 - v)$^{{{exponent:g}}}$", pad=3)
     axes.tick_params(length=2, pad=1)
+    axes.plot([v], [(1 - v) ** exponent], "o", color=OKABE_ITO[1], clip_on=False, zorder=3)
 
 
-def draw_visibility(built, title):
-    """Figure 4: mean visibility of the 85 cells; softening curves, and what they leave of the set's own labels."""
-    visible = np.load(built.folder / "visibility.npy", mmap_mode="r", allow_pickle=False)
-    means = np.array([[visible[place((name, severity))].mean(dtype=float) for severity in SEVERITIES]
-                      for name in CORRUPTIONS])
-    sure = np.array([[built.targets(name, severity).max(1).mean(dtype=float) for severity in SEVERITIES]
-                     for name in CORRUPTIONS])
-    figure, ((cells, curves),) = lay_out(title, [(0.12, 2.6)], [(1.05, 2.6), (0.5, 2.65)], bottom=0.58)
+# --- figure 4: visibility and softening ---
+
+
+def draw_visibility(built: BuiltSet, title: str) -> Figure:
+    """Figure 4: mean visibility of the 85 cells, softening curves, and the mean confidence of the set's own labels."""
     import matplotlib
-    shades = matplotlib.colormaps["cividis"](np.linspace(0.05, 0.9, 5))
-    for s, severity in enumerate(SEVERITIES):
-        look = {"color": shades[s], "marker": MARKERS[s], "linestyle": "", "clip_on": False, "zorder": 3}
-        cells.plot(means[:, s], range(17), label=f"severity {severity}", **look)
-        curves.plot(means[:, s], sure[:, s], **look)
-    cells.set_yticks(range(17), map(spoken, CORRUPTIONS))
-    cells.set(xlim=(0, 1), ylim=(16.6, -0.6))
+
+    visibility = map_visibility(built)
+    shape = len(CORRUPTIONS), len(SEVERITIES)
+    mean_of_cell = [visibility[divmod(cell_index(*cell), len(SEVERITIES))].mean(dtype=float) for cell in CELLS]
+    mean_visibility = np.array(mean_of_cell).reshape(shape)
+    confidence = np.array([built.soft_labels_of(*cell).max(1).mean(dtype=float) for cell in CELLS]).reshape(shape)
+    figure, ((cells, curves),) = lay_out(f"{title}\nmean visibility of the {len(CELLS)} cells, and what softening "
+                                         "leaves of a label", [(0.22, 2.6)], [(1.05, 2.6), (0.5, 2.65)], bottom=0.58)
+    shades = matplotlib.colormaps["cividis"](np.linspace(0.05, 0.9, len(SEVERITIES)))
+    for number, severity in enumerate(SEVERITIES):
+        look = {"color": shades[number], "marker": MARKERS[number], "linestyle": "", "clip_on": False, "zorder": 3}
+        cells.plot(mean_visibility[:, number], range(len(CORRUPTIONS)), label=f"severity {severity}", **look)
+        curves.plot(mean_visibility[:, number], confidence[:, number], **look)
+    cells.set_yticks(range(len(CORRUPTIONS)), map(spoken, CORRUPTIONS))
+    cells.set(xlim=(0, 1), ylim=(len(CORRUPTIONS) - 0.4, -0.6))
     cells.set_xlabel("mean visibility", labelpad=1)
     cells.grid(axis="y", color="0.9", linewidth=0.5)
-    count, made = len(built.classes), built.made_with["softening"]["exponent"]
-    v = np.linspace(0, 1, 101)
-    for n, k in enumerate(sorted({1, 2, 3, made})):
-        look = {"color": OKABE_ITO[0], "linewidth": 1.2} if k == made else {"color": "0.6", "linewidth": 0.7}
-        curves.plot(v, 1 - (1 - 1 / count) * (1 - v) ** k, linestyle=("-", "--", ":", "-.")[n % 4], **look,
-                    label=f"k = {k:g}{' (this set)' if k == made else ''}")
-    curves.set(xlim=(0, 1), ylim=(0, 1))
-    curves.set_xlabel("visibility v", labelpad=1)
-    curves.set_ylabel("probability of the label's class", labelpad=1)
-    curves.legend(loc="lower right", title="one-hot label, softened")
+    draw_softening_curves(curves, len(built.classes), built.made_with["softening"]["exponent"])
+    curves.text(0.02, 1, "markers: cells, mean label confidence", va="bottom", transform=curves.transAxes, color=GREY)
     figure.legend(*cells.get_legend_handles_labels(), loc="lower center", ncols=5,
                   bbox_to_anchor=(0.5, 0.02 / figure.get_figheight()))
-    curves.text(0.02, 1, "markers: cells, mean label confidence", va="bottom", transform=curves.transAxes, color="0.4")
     return figure
+
+
+def draw_softening_curves(axes: Axes, num_classes: int, own_exponent: float) -> None:
+    """What softening leaves of the true class of a one-hot label, 1 - (1 - 1/K)(1 - v)^k, for several exponents k."""
+    v = np.linspace(0, 1, 101)
+    for number, exponent in enumerate(sorted({1, 2, 3, own_exponent})):
+        own = exponent == own_exponent
+        axes.plot(v, 1 - (1 - 1 / num_classes) * (1 - v) ** exponent, linestyle=("-", "--", ":", "-.")[number % 4],
+                  color=OKABE_ITO[0] if own else "0.6", linewidth=1.2 if own else 0.7,
+                  label=f"k = {exponent:g}{' (this set)' if own else ''}")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.set_xlabel("visibility v", labelpad=1)
+    axes.set_ylabel("probability of the label's class", labelpad=1)
+    axes.legend(loc="lower right", title="one-hot label, softened")

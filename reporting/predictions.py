@@ -1,250 +1,303 @@
-"""What scores do not hold, from the predictions of a block's runs: reliability bins, confusions, the floor of ECE."""
+"""What the predictions of a block's runs show, beyond their scores: reliability, confusions, and the floor of ECE.
+
+`summarise_predictions` reads the store of logits (evaluation/predictions.py, which alone knows its layout) and the soft
+labels of the built set, and returns a `PredictionSummary`. Figures, tables and the page draw from it. A block is what
+the numbers that are compared have in common, a row what is averaged over seeds (rows.py). A cell is a corruption at a
+severity (corruptions.py); here `None` stands for the clean images.
+"""
 import functools
 import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
-import cli
 import metrics
-from corruptions import CORRUPTIONS
-from reporting.runs import (
-    BROKEN, CELLS, DOMAINS, LOSSES, PRECISIONS, SEVERITIES, Block, Row, Run, check_regular, in_block, named_pairs,
-    plain)
-from support import run_folder
+from corruptions import CELLS, CORRUPTIONS, SEVERITIES, cell_index
+from evaluation.predictions import predictions_file, read_array
+from evaluation.predictions import predictions_folder as store_folder
+from reporting.notes import READ_ERRORS, Note, check_regular, plain, unique_notes
+from reporting.rows import COMPARED_LOSSES, Block, named_pairs, Row
+from reporting.runs import Run
+from reporting.scores import DOMAINS, in_block
+from reporting.settings import OPTION_OF_PRECISION
+from support.errors import DamagedFile, first_line
+from support.files import read_json
+
+Cell = tuple[str, int] | None
+CACHED_BYTES = 2**15  # larger files are read again each time, so that memory does not grow with the set
+CACHED_FILES = 2**13  # those of 95 runs with 86 files each, read for figures, bootstrap and page: 256 MiB at most
+FLOOR_CELLS = (  # five cells that stand for all in the simulated floor: other families, every severity
+    ("gaussian_noise", 1), ("motion_blur", 2), ("gaussian_blur", 3), ("elastic_transform", 4), ("saturate", 5))
 
 
-class Seen(NamedTuple):
-    """What a block's predictions show: bins by (name of a variant, loss, domain), floors by domain, and what is
-    missing; confusions (6, K, K) by `Row`, the classes' names, and the folder of the built set."""
+@dataclass(frozen=True)
+class PredictionSummary:
+    """What the predictions of one block show."""
 
-    bins: dict
-    floors: dict
+    bins: dict[tuple[str, str, str], np.ndarray]
+    """reliability bins by (name of a variant, loss, domain): float64 (3, 15) as `read_bins` returns them, summed over
+    seeds"""
+    floors: dict[str, list[float]]
+    """by domain, the simulated ECE floor of every row (a fraction)"""
     demo: bool
-    notes: list
-    confusions: dict = {}
-    classes: tuple = ()
+    """whether the images are drawn faces"""
+    notes: list[Note]
+    """what could not be used"""
+    confusions: dict[Row, np.ndarray] = field(default_factory=dict)
+    """int64 (6, K, K) as `read_confusions` returns them, summed over seeds"""
+    classes: tuple[str, ...] = ()
+    """names of the classes in the order of the logits"""
     folder: Path | None = None
+    """folder of the built set; None where no predictions say it"""
 
 
-def examine(block, runs, scores, sets=()):
-    """Read the predictions of a block's runs; `sets`: built sets to look at before those that predictions name. What
-    cannot be used is named in `notes`, and the rest goes on."""
-    bins, floors, notes, demo, floored = {}, {domain: [] for domain in DOMAINS}, [], block.dataset == "demo", set()
-    confusions, classes, built, problems = {}, (), None, []
-    some = [runs[index] for index in sorted(set(in_block(scores, block)["run"]))]
-    for run in tqdm(some, desc=f"predictions on {plain(block.name)}", unit=" runs", disable=None):
+def summarise_predictions(block: Block, runs: Sequence[Run], scores: pd.DataFrame,
+                          sets: Iterable[Path] = ()) -> PredictionSummary:
+    """Read the predictions of a block's runs.
+
+    scores: of `scores.scores_as_table`, which say the runs of the block; sets: folders of built sets to prefer to those
+    that the predictions name. Damaged or missing predictions are named in `notes`, and the others are still used."""
+    sets = list(sets)
+    collector = _Collector(block, sets)
+    problems = []
+    indices = sorted(set(in_block(scores, block)["run"]))
+    for index in tqdm(indices, desc=f"predictions on {plain(block.name)}", unit=" runs", disable=None):
         try:
-            folder, info, labels = open_predictions(run, block)
-            counts = read_confusions(folder, labels, len(info["classes"]))
-            if classes and tuple(info["classes"]) != classes:
-                raise ValueError("the classes are not those of the other runs")
-            classes, built = tuple(info["classes"]), find_set(block, sets) or Path(info["folder"])
-            demo |= info.get("demo") is True
-            if run.row not in floored:  # the first seed stands for its row
-                for domain, floor in ece_floors(folder, block.n).items():
-                    floors[domain].append(floor)
-                floored.add(run.row)
-            confusions[run.row] = confusions.get(run.row, 0) + counts
-            if run.row.loss not in LOSSES or run.row.noise:
-                continue
-            pairs = [("clean", None)]
-            try:
-                soft = open_soft_labels(built, block, info["limit"])
-                pairs.append(("corrupted", soft))
-            except BROKEN as error:
-                notes.append(f"{block.name}: no reliability diagram of the corrupted images: {plain(error)}")
-            own = {domain: read_bins(folder, labels, target) for domain, target in pairs}
-            for domain, counted in own.items():
-                bins[run.row, domain] = bins.get((run.row, domain), 0) + counted
-        except BROKEN as error:
-            problems.append((run, error))
-    notes += [unusable(run, block, error, built) for run, error in problems]  # some run says where the set is
-    pairs = named_pairs(row for row, _ in bins)
-    named = {(*key, domain): bins[row, domain] for key, row in pairs.items() for domain in DOMAINS
-             if (row, domain) in bins}
-    notes += [f"--set {folder}: no built set there" for folder in sets if not (folder / "manifest.json").is_file()]
-    return Seen(named, floors, demo, list(dict.fromkeys(notes)), confusions, classes, built)
+            collector.add(runs[index])
+        except READ_ERRORS as error:
+            problems.append((runs[index], error))
+    # The commands that mend predictions name the set, which only usable predictions say: hence after the loop.
+    notes = list(collector.notes)
+    for run, error in problems:
+        notes.append(run.unusable_predictions(block, error, collector.set_folder))
+    for folder in sets:
+        if not (folder / "manifest.json").is_file():
+            notes.append(Note(f"--set {folder}", "no built set there"))
+    return PredictionSummary(
+        bins=collector.named_bins(), floors=collector.floors, demo=collector.demo, notes=unique_notes(notes),
+        confusions=collector.confusions, classes=collector.classes, folder=collector.set_folder)
 
 
-def find_set(block, sets):
-    """The first of these folders that is the set the block's scores are of, or None."""
+class _Collector:
+    """Adds up what the runs of a block show, one run after the other."""
+
+    def __init__(self, block: Block, sets: Sequence[Path]) -> None:
+        self.block = block
+        self.sets = sets
+        self.bins: dict[tuple[Row, str], np.ndarray] = {}
+        self.floors: dict[str, list[float]] = {domain: [] for domain in DOMAINS}
+        self.demo = block.dataset == "demo"
+        self.notes: list[Note] = []
+        self.confusions: dict[Row, np.ndarray] = {}
+        self.classes: tuple[str, ...] = ()
+        self.set_folder: Path | None = None
+        self.rows_with_floor: set[Row] = set()
+
+    def add(self, run: Run) -> None:
+        """Add one run. Raises one of `READ_ERRORS` where its predictions cannot be used."""
+        folder, info, labels = open_predictions(run, self.block)
+        confusions = read_confusions(folder, labels, len(info["classes"]))
+        if self.classes and tuple(info["classes"]) != self.classes:
+            raise ValueError("the classes are not those of the other runs")
+        self.classes = tuple(info["classes"])
+        self.set_folder = find_set(self.block, self.sets) or Path(info["folder"])
+        self.demo |= info.get("demo") is True
+        if run.row not in self.rows_with_floor:  # the first seed stands for its row
+            for domain, floor in ece_floors(folder, self.block.n).items():
+                self.floors[domain].append(floor)
+            self.rows_with_floor.add(run.row)
+        self.confusions[run.row] = self.confusions.get(run.row, 0) + confusions
+        if run.row.loss in COMPARED_LOSSES and not run.row.noise:
+            self.add_bins(run.row, folder, info, labels)
+
+    def add_bins(self, row: Row, folder: Path, info: dict[str, Any], labels: np.ndarray) -> None:
+        """Add a run's reliability bins. Without the set's soft labels there are only those of the clean images."""
+        bins = {"clean": read_bins(folder, labels)}
+        try:
+            soft = open_soft_labels(self.set_folder, self.block, info["limit"])
+        except READ_ERRORS as error:
+            reason = f"no reliability diagram of the corrupted images: {plain(error)}"
+            self.notes.append(Note(self.block.name, reason))
+        else:
+            bins["corrupted"] = read_bins(folder, labels, soft)
+        for domain, counted in bins.items():
+            self.bins[row, domain] = self.bins.get((row, domain), 0) + counted
+
+    def named_bins(self) -> dict[tuple[str, str, str], np.ndarray]:
+        """The bins by (name of a variant, loss, domain)."""
+        named = {}
+        for (name, loss), row in named_pairs(row for row, _ in self.bins).items():
+            for domain in DOMAINS:
+                if (row, domain) in self.bins:
+                    named[name, loss, domain] = self.bins[row, domain]
+        return named
+
+
+def find_set(block: Block, sets: Iterable[Path]) -> Path | None:
+    """The first of these folders that holds the set that the block's scores are of; None where no one does."""
     for folder in sets:
         try:
-            if cli.read_json(folder / "manifest.json")["set_version"] == block.set_version:
+            if read_json(folder / "manifest.json")["set_version"] == block.set_version:
                 return folder
-        except BROKEN:
+        except READ_ERRORS:
             continue
     return None
 
 
-CACHED = 2**15  # bytes: larger files are read again each time, so that memory does not grow with the set
+# --- one run's predictions ---
 
 
-def read_array(path: Path, shape: tuple | None = None, mmap: bool = False) -> np.ndarray:
-    """A .npy file of ours: numbers, all finite, of this shape where one is given; read-only. mmap: leave it on disk,
-    its values unchecked. Raises OSError, or DamagedFile naming the file."""
-    check_regular(path)
-    state = path.stat()
-    load = load_array if state.st_size <= CACHED else load_array.__wrapped__
-    values = load(path, mmap, state.st_mtime_ns, state.st_size, state.st_ino)
-    if shape is not None and values.shape != shape:
-        raise cli.DamagedFile(f"{path} is damaged (its shape is {values.shape}, not {shape})")
-    return values
+def folder_of_predictions(run: Run, block: Block) -> Path:
+    """Where a run's predictions for a block lie. The first release of this project kept those of any precision
+    in one folder."""
+    own = store_folder(run.folder, block.set, block.precision)
+    return own if block.precision == "32" or own.exists() else store_folder(run.folder, block.set, "32")
 
 
-@functools.lru_cache(maxsize=128)  # more than the files of one run, which are looked at several times
-def load_array(path: Path, mmap: bool, *state: int) -> np.ndarray:
-    """`read_array` without a shape. state: of the file, so that a change is noticed."""
-    try:
-        values = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged header can fail in any way
-        raise cli.DamagedFile(f"{path} is damaged ({cli.first_line(error)})") from None
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf":
-        raise cli.DamagedFile(f"{path} is damaged (it holds no array of numbers)")
-    if not mmap and not np.isfinite(values).all():
-        raise cli.DamagedFile(f"{path} is damaged (it holds NaN or infinity)")
-    values.flags.writeable = False
-    return values
+def open_predictions(run: Run, block: Block) -> tuple[Path, dict[str, Any], np.ndarray]:
+    """The folder of a run's predictions for a block, what its set.json holds, and the labels, int64 (N,).
 
-
-def cell_file(folder: Path, *cell: str | int) -> Path:
-    """The logits of one cell, ("clean",) or (corruption, severity), in a folder of predictions."""
-    return folder.joinpath(*map(str, cell)).with_suffix(".npy")
-
-
-def predictions_folder(run: Run, block: Block) -> Path:
-    """Where a run's predictions for a block lie: those in another precision than float32 in a folder of their own,
-    unless they are of the first release, which had one folder."""
-    folder = run.folder / run_folder.PREDICTIONS
-    own = folder / f"{block.set}.{block.precision}"
-    return folder / block.set if block.precision == "32" or not own.exists() else own
-
-
-def open_predictions(run: Run, block: Block) -> tuple[Path, dict, np.ndarray]:
-    """(folder, set.json, labels int64 (N,)) of a run's predictions in a block; ValueError where they belong elsewhere
-    or are damaged, OSError where they are missing."""
-    folder = predictions_folder(run, block)
-    info, labels = cli.read_json(folder / "set.json"), read_array(folder / "labels.npy")
+    Raises OSError where they are missing, ValueError where they are damaged or belong to other scores."""
+    folder = folder_of_predictions(run, block)
+    info = read_json(folder / "set.json")
+    labels_file = folder / "labels.npy"
+    check_regular(labels_file)
+    labels = read_array(labels_file, None, np.int64)
     classes = info.get("classes")
     if not isinstance(classes, list) or len(classes) < 2 or not all(isinstance(name, str) for name in classes):
-        raise cli.DamagedFile(f"{folder / 'set.json'} is damaged (no list of classes)")
+        raise DamagedFile(f"{folder / 'set.json'} is damaged (no list of classes)")
     if not isinstance(info.get("folder"), str) or not isinstance(info.get("limit"), int | None):
-        raise cli.DamagedFile(f"{folder / 'set.json'} is damaged (no folder of the set, or no limit)")
+        raise DamagedFile(f"{folder / 'set.json'} is damaged (no folder of the set, or no limit)")
     if info.get("set_version") != block.set_version or labels.shape != (block.n,):
         raise ValueError("predictions of another version or number of images than the scores")
-    if PRECISIONS.get(info.get("precision"), block.precision) != block.precision:
+    if OPTION_OF_PRECISION.get(info.get("precision"), block.precision) != block.precision:
         raise ValueError(f"predictions in another precision than the scores, {info['precision']}")
-    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= len(classes):
-        raise cli.DamagedFile(f"{folder / 'labels.npy'} is damaged (it holds no labels of {len(classes)} classes)")
-    return folder, info, labels.astype(np.int64)
+    if labels.min() < 0 or labels.max() >= len(classes):
+        raise DamagedFile(f"{labels_file} is damaged (it holds no labels of {len(classes)} classes)")
+    return folder, info, labels
 
 
-def unusable(run: Run, block: Block, error: Exception, built: Path | None) -> str:
-    """What is wrong with a run's predictions, and the command that mends it. built: the folder of their set."""
-    return f"{run.folder}: predictions on {block.name} unusable ({plain(error)}): {run.scoring_command([built])}"
+def read_logits(folder: Path, cell: Cell, shape: tuple[int, int] | None = None) -> np.ndarray:
+    """The logits of one cell (None: of the clean images), float32 (N, K), read-only.
+
+    shape: (N, K) where it is known. Raises FileNotFoundError, or DamagedFile naming the file."""
+    path = predictions_file(folder, cell)
+    check_regular(path)
+    state = path.stat()
+    if state.st_size > CACHED_BYTES:
+        logits = read_array(path)
+    else:
+        logits = _cached_array(path, state.st_mtime_ns, state.st_size, state.st_ino)
+    if shape is not None and logits.shape != shape:
+        raise DamagedFile(f"{path} is damaged (its shape is {logits.shape}, not {shape})")
+    return logits
 
 
-def read_probs(folder, *cell):
-    return metrics.softmax(read_array(cell_file(folder, *cell)))
+@functools.lru_cache(maxsize=CACHED_FILES)
+def _cached_array(path: Path, *state: int) -> np.ndarray:
+    """A small array of logits. state: what changes when the file does (time, size, inode)."""
+    logits = read_array(path)
+    logits.flags.writeable = False
+    return logits
 
 
-def ece_floors(folder, n):
-    """Simulated floor on the clean images, and the mean over five cells: other corruption families, every severity."""
-    some = [(list(CORRUPTIONS)[4 * i % len(CORRUPTIONS)], severity) for i, severity in enumerate(SEVERITIES)]
-    cells = [metrics.ece_floor(read_probs(folder, *cell).max(1), n, repeats=50) for cell in some]
-    return {"clean": metrics.ece_floor(read_probs(folder, "clean").max(1), n), "corrupted": float(np.mean(cells))}
+def read_probs(folder: Path, *cell: str | int) -> np.ndarray:
+    """The probabilities of one cell, float64 (N, K): ("clean",) or (corruption, severity)."""
+    return metrics.softmax(read_logits(folder, None if cell == ("clean",) else cell))
 
 
-def check_table(path: Path) -> None:
-    """Raises DamagedFile where a table of a built set is not the file that was built, by the set's checksums.sha256."""
-    sums = path.with_name("checksums.sha256")
-    if sums.is_file():
-        stats = [(file.stat().st_mtime_ns, file.stat().st_size) for file in (path, sums)]
-        if not is_as_built(path, sums, *stats):
-            raise cli.DamagedFile(f"{path} is not the file that was built (its hash differs from {sums.name})")
+def ece_floors(folder: Path, n: int) -> dict[str, float]:
+    """The ECE (a fraction) that a perfectly calibrated model with these confidences scores at N images, simulated.
+
+    Of the clean images; and of corrupted images, as the mean over `FLOOR_CELLS`."""
+    cells = [metrics.ece_floor(read_probs(folder, *cell).max(1), n, repeats=50) for cell in FLOOR_CELLS]
+    clean = metrics.ece_floor(read_probs(folder, "clean").max(1), n)
+    return {"clean": clean, "corrupted": float(np.mean(cells))}
 
 
-@functools.lru_cache(maxsize=64)
-def is_as_built(path: Path, sums: Path, *stats: tuple[int, int]) -> bool:
-    """Whether a file has the hash that a list of checksums gives it. stats: of both, so that a change is noticed."""
-    with path.open("rb") as file:
-        value = hashlib.file_digest(file, "sha256").hexdigest()
-    with sums.open(encoding="utf-8") as lines:
-        return f"{value}  {path.name}" in (line.rstrip("\n") for line in lines)
+def read_bins(folder: Path, labels: np.ndarray, soft_labels: np.ndarray | None = None) -> np.ndarray:
+    """Reliability in 15 bins of confidence, float64 (3, 15): images, summed confidence, summed accuracy.
+
+    labels: int64 (N,). Without soft labels, of the clean images. With soft_labels, float (17, 5, N, K), of all 85
+    cells, added up one by one, because the cells of a large set do not fit into memory."""
+    if soft_labels is None:
+        return _count_bins(metrics.softmax(read_logits(folder, None)), labels, None)
+    total = np.zeros((3, metrics.BINS))
+    for cell in CELLS:
+        target = soft_labels[divmod(cell_index(*cell), len(SEVERITIES))]
+        total += _count_bins(metrics.softmax(read_logits(folder, cell)), labels, target)
+    return total
 
 
-def open_soft_labels(folder, block, limit):
-    """The soft labels (17, 5, N, K) of the set these predictions belong to; ValueError where others lie there."""
+def _count_bins(probs: np.ndarray, labels: np.ndarray, soft_labels: np.ndarray | None) -> np.ndarray:
+    count, confidence, accuracy = metrics.reliability(probs, labels, soft_labels)
+    return np.stack([count, count * np.nan_to_num(confidence), count * np.nan_to_num(accuracy)])
+
+
+def read_confusions(folder: Path, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Images by true and predicted class, int64 (6, K, K).
+
+    The first matrix is of the clean images; the others pool the 17 corruptions at severity 1 to 5."""
+    counts = np.zeros((1 + len(SEVERITIES), num_classes * num_classes), np.int64)
+    for cell in (None, *CELLS):
+        severity = 0 if cell is None else cell[1]
+        predicted = read_logits(folder, cell, (len(labels), num_classes)).argmax(1)
+        counts[severity] += np.bincount(labels * num_classes + predicted, minlength=num_classes * num_classes)
+    return counts.reshape(-1, num_classes, num_classes)
+
+
+# --- the built set ---
+
+
+def open_soft_labels(folder: Path, block: Block, limit: int | None) -> np.ndarray:
+    """The soft labels of the block's built set, float32 (17, 5, N, K), mapped from disk.
+
+    limit: how many images were scored, None for all. Raises ValueError where the folder holds another set."""
     path = folder / "soft_labels.npy"
     if not path.exists():
         raise ValueError(f"no {path}: build or copy the set there (make_fer_c.py), or say --set DIR")
-    if cli.read_json(folder / "manifest.json").get("set_version") != block.set_version:
+    if read_json(folder / "manifest.json").get("set_version") != block.set_version:
         raise ValueError(f"{folder} is another version by now")
     check_table(path)
-    soft = read_array(path, mmap=True)
-    if soft.ndim != 4 or soft.shape[:2] != (len(CORRUPTIONS), len(SEVERITIES)) or soft.shape[2] < block.n or (
-            limit is None and soft.shape[2] != block.n):
+    soft = map_array(path)
+    fits = soft.ndim == 4 and soft.shape[:2] == (len(CORRUPTIONS), len(SEVERITIES)) and soft.shape[2] >= block.n
+    if not fits or (limit is None and soft.shape[2] != block.n):
         raise ValueError(f"{path} does not fit the predictions: its shape is {soft.shape}")
     return soft[:, :, :block.n]
 
 
-def read_bins(folder, labels, soft=None):
-    """Images, summed confidence, summed accuracy in 15 bins: of the clean images, or of all cells by soft labels."""
-    total = 0
-    for cell in [("clean",)] if soft is None else CELLS:  # one by one: a large set's cells do not fit into memory
-        target = None if soft is None else soft[place(cell)]
-        count, *parts = metrics.reliability(read_probs(folder, *cell), labels, target)
-        total = total + np.stack([count, *(count * np.nan_to_num(part) for part in parts)])
-    return total
+def map_array(path: Path) -> np.ndarray:
+    """A .npy file of numbers, mapped from disk; its values are not checked. Raises OSError or DamagedFile."""
+    check_regular(path)
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged header can fail in any way
+        raise DamagedFile(f"{path} is damaged ({first_line(error)})") from None
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf":
+        raise DamagedFile(f"{path} is damaged (it holds no array of numbers)")
+    return values
 
 
-def place(cell):
-    """Where a cell lies in an array (17, 5, ...)."""
-    return list(CORRUPTIONS).index(cell[0]), cell[1] - 1
+def check_table(path: Path) -> None:
+    """Raises DamagedFile where a table of a built set differs from the file that was built (checksums.sha256)."""
+    sums = path.with_name("checksums.sha256")
+    if sums.is_file():
+        states = [(file.stat().st_mtime_ns, file.stat().st_size) for file in (path, sums)]
+        if not is_as_built(path, sums, *states):
+            raise DamagedFile(f"{path} is not the file that was built (its hash differs from {sums.name})")
 
 
-def read_confusions(folder, labels, classes):
-    """int64 (6, K, K): images by true and predicted class; clean, then the 17 corruptions of each severity pooled."""
-    counts = np.zeros((6, classes * classes), np.int64)
-    for severity, *cell in [(0, "clean"), *((severity, name, severity) for name, severity in CELLS)]:
-        logits = read_array(cell_file(folder, *cell), (len(labels), classes))
-        counts[severity] += np.bincount(labels * classes + logits.argmax(1), minlength=classes * classes)
-    return counts.reshape(6, classes, classes)
-
-
-def by_severity(scores):
-    """(name of a variant, loss) -> metric -> (seeds, 6): clean, then the mean over the 17 corruptions at each
-    severity."""
-    curves = {}
-    scores = scores[(scores["noise"] == 0) & scores["loss"].isin(LOSSES) & scores["metric"].isin(["accuracy", "ece"])]
-    cells = scores[scores["corruption"].isin(["clean", *CORRUPTIONS])].fillna({"severity": 0})
-    for (*row, metric), part in cells.groupby([*Row._fields, "metric"]):
-        table = part.pivot_table(index="seed", columns="severity", values="value", aggfunc=["mean", "count"])
-        mean, count = (table[name].reindex(columns=range(6)) for name in ("mean", "count"))
-        whole = count == [1] + [len(CORRUPTIONS)] * 5
-        curves.setdefault(Row(*row), {})[metric] = mean.where(whole).to_numpy()
-    return {key: curves[row] for key, row in named_pairs(curves).items()}
-
-
-def by_cell(scores, metric):
-    """Row -> (17, 5): a metric in every cell, the mean over the row's seeds; NaN where a seed lacks it."""
-    scores, tables = scores[(scores["metric"] == metric)], {}
-    cells = scores[scores["corruption"].isin(CORRUPTIONS)]
-    for row, part in cells.groupby(list(Row._fields)):
-        table = part.pivot_table(index="corruption", columns="severity", values="value", aggfunc=["mean", "count"])
-        mean, count = (table[name].reindex(index=list(CORRUPTIONS), columns=SEVERITIES) for name in ("mean", "count"))
-        tables[Row(*row)] = mean.where(count == part["seed"].nunique()).to_numpy()
-    return tables
-
-
-def by_seed(scores, metric):
-    """(Row, domain) -> the values of a metric, one a seed."""
-    words = {word: domain for domain, word in DOMAINS.items()}
-    scores = scores[(scores["metric"] == metric) & scores["corruption"].isin(words)].sort_values("seed")
-    groups = scores.groupby([*Row._fields, "corruption"])["value"]
-    return {(Row(*key[:-1]), words[key[-1]]): part.to_numpy() for key, part in groups}
+@functools.lru_cache(maxsize=64)
+def is_as_built(path: Path, sums: Path, *states: tuple[int, int]) -> bool:
+    """Whether a file has the hash that a list of checksums gives it. states: of both, so that a change is noticed."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with sums.open(encoding="utf-8") as lines:
+        return f"{digest}  {path.name}" in (line.rstrip("\n") for line in lines)

@@ -5,13 +5,18 @@ published.csv: tables 1 to 6 of FER-C (arXiv 2312.11542), copied by hand from it
 neither standard deviations nor the number of images. "Overall" of table 3 is left out: it is worked out anew.
 """
 import csv
+from collections.abc import Iterable
 from pathlib import Path
+
+from reporting.rows import Block
+from reporting.runs import Run
 
 FILE = Path(__file__).with_name("published.csv")
 IMAGE_SIZE = 224
 CLASSES = {"affectnet": 8, "affwild": 7, "rafdb": 6}  # of the published experiments
 DOMAINS = {"id": "clean", "ood": "corrupted"}
-METRICS = {"f1": ("macro_f1",), "cece": ("cece", "cece_sum")}  # a name there -> names in scores.csv; the rest is equal
+METRIC_NAMES = {  # name in published.csv -> names in scores.csv; all others are equal
+    "f1": ("macro_f1",), "cece": ("cece", "cece_sum")}
 NOTES = (
     "The paper's numbers: most likely made with the released code, at 224 pixels; --protocol released is nearest to "
     "it. Its ECE and AdaECE of corrupted images probably follow the rule that scores.csv keeps as ece_released and "
@@ -24,23 +29,26 @@ NOTES = (
     "The ECE of DMUE quoted in the paper's section 5.2.2 (82, 16, 15) is in no table.")
 
 
-def read():
-    """{(table, dataset, domain, noise as a share, algorithm, loss, metric): value}, percent or nats."""
+def read() -> dict[tuple[str, str, str, float, str, str, str], float]:
+    """{(table, data set, domain, label noise as a fraction, algorithm, loss, metric): value in percent or nats}"""
     values = {}
     with FILE.open(newline="", encoding="utf-8") as file:
         for line in csv.DictReader(file):
-            for metric in METRICS.get(line["metric"], (line["metric"],)):
-                key = (f"table{line['table']}", line["dataset"], DOMAINS[line["domain"]], int(line["noise"]) / 100,
-                       line["algorithm"], line["loss"], metric)
+            table, domain, noise = f"table{line['table']}", DOMAINS[line["domain"]], int(line["noise"]) / 100
+            for metric in METRIC_NAMES.get(line["metric"], (line["metric"],)):
+                key = (table, line["dataset"], domain, noise, line["algorithm"], line["loss"], metric)
                 values[key] = float(line["value_percent_or_nats"])
     return values
 
 
-def incomparable(block, runs):
-    """Why the numbers of a block have no published ones beside them; None where they have."""
+def reason_without_values(block: Block, runs: Iterable[Run]) -> str | None:
+    """Why the numbers of a block have no published ones beside them, in words that continue "No difference to the
+    paper:"; None where they have."""
     if block.dataset not in CLASSES:
         return f"it has no values for {block.dataset}"
     if block.image_size != IMAGE_SIZE:
         return f"its values are for {IMAGE_SIZE} px"
-    known = {len(run.args.get("classes", ())) for run in runs if run.trained == block[:3]}
-    return None if known == {CLASSES[block.dataset]} else f"its values are for {CLASSES[block.dataset]} classes"
+    class_counts = {len(run.args.get("classes", ())) for run in runs if run.setup == block.setup}
+    if class_counts != {CLASSES[block.dataset]}:
+        return f"its values are for {CLASSES[block.dataset]} classes"
+    return None

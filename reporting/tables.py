@@ -1,412 +1,379 @@
-"""The paper's tables in its own arrangement: data sets side by side, Markdown to read, CSV to go on with.
+"""The paper's tables as grids: which numbers stand in which row and column, with the best of each column marked.
 
-A `Grid` is one table for one protocol and image size; runs that differ in these never share one. Sets that differ in
-anything else (`Block`) are columns of their own. latex.py prints the same grids.
+A *grid* is one table for one protocol and image size; runs that differ in these have different grids. Its columns are
+the losses and metrics of blocks (rows.py) side by side, and its rows are algorithms. Table 3 is turned: its columns are
+algorithms, its rows are losses, and each block is a section. Each number in a grid is an *entry*. `arrange` makes the
+grids from the numbers of scores.py. markdown.py, latex.py and terminal.py print them; csv_tables.py writes the numbers
+that stand in them.
 """
 import re
-from collections.abc import Iterable
-from itertools import groupby, product
+from collections.abc import Iterable, Mapping, Sequence
 from math import isnan, nan
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
-import cli
 from datasets import DATASETS
-from reporting import published
-from reporting.runs import (
-    DOMAINS, LOSSES, Block, Row, Run, join_notes, losses_of, plain, rank, rank_of_name, variant_name, variants)
+from metrics import METRICS
+from reporting import captions, published
+from reporting.notes import plain
+from reporting.predictions import PredictionSummary
+from reporting.rows import (
+    COMPARED_LOSSES, Block, Row, join_names, losses_to_compare, rank, rank_of_loss, rank_of_name, variants)
+from reporting.runs import Run
+from reporting.scores import DOMAINS, Key, Statistic, join_notes
 
-DEMO = "demo data: shows function, not findings"
-NAMES = {"ce": "CE", "focal": "Focal", "maxent": "MaxEnt", "mbls": "MbLS"}
-HEADINGS = {"accuracy": "accuracy", "macro_f1": "F1", "ece": "ECE", "cece": "CECE", "cece_sum": "CECE sum",
-            "nll": "NLL", "adaece": "AdaECE"}
-RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-HIGHER = {"accuracy", "macro_f1"}  # is better
-LEGEND = """Percent, NLL in nats; mean ± standard deviation (n - 1) over seeds; bold (underlined in LaTeX): best of its
-column among the rows that belong together. F1: macro. Corrupted: mean over the 17 x 5 cells, accuracy and F1 by hard
-labels, all else by soft labels (the reliability diagrams pool all cells, and ECE of the pool is another number).
-CECE: mean over classes; CECE sum: their sum. —: missing, see the end of tables.md.
-Settings stand behind an algorithm or a loss where its runs differ in them; runs with the recipe's settings have none.
-The ECE floor is what a perfectly calibrated model with the same confidences scores by chance at this N (simulated;
-lowest to highest of the runs). For corrupted images it is an upper bound, because soft labels have less noise than
-drawn hard labels."""
+LOSS_LABELS = {"ce": "CE", "focal": "Focal", "maxent": "MaxEnt", "mbls": "MbLS"}  # parts of a loss's name, as printed
 
 
-class Paper(NamedTuple):
-    """What a table of the paper shows. runs: clean (trained on right labels), noise, or losses (every loss run)."""
+class PaperTable(NamedTuple):
+    """What a table of the paper shows."""
 
     title: str
     runs: str
-    domains: tuple
-    metrics: tuple
+    """which runs: noiseless (without label noise), noise (with it), or losses (further losses, without label noise)"""
+    domains: tuple[str, ...]
+    metrics: tuple[str, ...]
 
 
-PAPER = {
-    "table1": Paper("Table 1: clean and corrupted images", "clean", tuple(DOMAINS), ("macro_f1", "ece")),
-    "table2": Paper("Table 2: label noise in training, corrupted images", "noise", ("corrupted",), ("accuracy", "ece")),
-    "table3": Paper("Table 3: ECE by loss, corrupted images", "losses", ("corrupted",), ("ece",)),
-    "table4": Paper("Table 4: classwise ECE", "clean", tuple(DOMAINS), ("cece", "cece_sum")),
-    "table5": Paper("Table 5: likelihood and adaptive ECE", "clean", tuple(DOMAINS), ("nll", "adaece")),
-    "table6": Paper("Table 6: label noise in training, clean images", "noise", ("clean",), ("accuracy", "ece")),
+PAPER = {  # name of the table's files -> the table
+    "table1": PaperTable("Table 1: clean and corrupted images", "noiseless", tuple(DOMAINS), ("macro_f1", "ece")),
+    "table2": PaperTable("Table 2: label noise in training, corrupted images", "noise", ("corrupted",),
+                         ("accuracy", "ece")),
+    "table3": PaperTable("Table 3: ECE by loss, corrupted images", "losses", ("corrupted",), ("ece",)),
+    "table4": PaperTable("Table 4: classwise ECE", "noiseless", tuple(DOMAINS), ("cece", "cece_sum")),
+    "table5": PaperTable("Table 5: likelihood and adaptive ECE", "noiseless", tuple(DOMAINS), ("nll", "adaece")),
+    "table6": PaperTable("Table 6: label noise in training, clean images", "noise", ("clean",), ("accuracy", "ece")),
 }
-SHOWN = tuple(dict.fromkeys(metric for paper in PAPER.values() for metric in paper.metrics))
+SHOWN = tuple(dict.fromkeys(metric for table in PAPER.values() for metric in table.metrics))  # metrics of all tables
 
 
-class Key(NamedTuple):
-    """What a number is of."""
-
-    block: Block
-    row: Row
-    domain: str
-    metric: str
-
-
-class Cell(NamedTuple):
-    """A number as printed (percent, nats), NaN where there is none. interval: of a difference, which gets a sign.
-    notes: on how it was scored, phrases joined by "; "."""
+class Entry(NamedTuple):
+    """A number of a grid as it is printed (percent or nats), NaN where there is none."""
 
     value: float = nan
     sd: float = nan
+    """standard deviation over seeds, NaN for a single one"""
     seeds: int = 0
     digits: int = 1
+    """after the decimal point"""
     best: bool = False
-    interval: tuple = ()
+    """whether no other entry of its column and section is better"""
+    interval: tuple[float, float] | None = None
+    """95 % interval of a difference; such an entry is printed with its sign"""
     published: float = nan
+    """the paper's value, NaN where there is none to compare with"""
     notes: str = ""
+    """on how it was scored: phrases joined by "; ", usually empty"""
+
+
+class GridRow(NamedTuple):
+    """One row of a grid: its heading and an entry for every column."""
+
+    title: str
+    entries: list[Entry]
+
+
+class Section(NamedTuple):
+    """Rows of a grid that belong together: the best of a column is marked among these."""
+
+    heading: str
+    rows: list[GridRow]
 
 
 class Grid(NamedTuple):
-    """A table. columns: headings, the widest first. sections: (heading, [(heading of the row, cells)]). keys: of all
-    numbers. about: what they stand for, a sentence for the whole, then one for each set. printed: published values."""
+    """One table for one protocol and image size."""
 
     name: str
+    """of its files, such as table1"""
     title: str
-    columns: list
-    sections: list
-    keys: list
-    about: list
-    printed: dict
+    columns: list[tuple[str, ...]]
+    """headings of every column, the widest first: (set, loss, metric)"""
+    sections: list[Section]
+    keys: list[Key]
+    """of all numbers in it, those of means over rows left out"""
+    captions: list[str]
+    """what the numbers stand for: a sentence on the whole grid, then one for every block"""
+    published: dict[Key, float]
+    """the paper's values that stand beside the numbers, in percent or nats"""
 
     @property
-    def seeds(self):
-        """The largest number of seeds of a cell: cells with fewer say so."""
-        return max(cell.seeds for _, rows in self.sections for _, cells in rows for cell in cells)
+    def entries(self) -> list[Entry]:
+        """All entries, row by row."""
+        return [entry for section in self.sections for row in section.rows for entry in row.entries]
+
+    @property
+    def seeds(self) -> int:
+        """The largest number of seeds of an entry. Entries with fewer say so."""
+        return max(entry.seeds for entry in self.entries)
 
     @property
     def footnotes(self) -> dict[str, str]:
-        """{notes of a cell: its mark}, in the order of the cells."""
-        notes = dict.fromkeys(cell.notes for _, rows in self.sections for _, cells in rows for cell in cells)
-        return {text: f" [{number}]" for number, text in enumerate(filter(None, notes), 1)}
+        """{notes of an entry: its mark}, in the order of the entries."""
+        texts = [text for text in dict.fromkeys(entry.notes for entry in self.entries) if text]
+        return {text: f" [{number}]" for number, text in enumerate(texts, 1)}
 
 
-# --- arranging ---
+class Plan(NamedTuple):
+    """Which numbers stand where in a grid, before they are filled in."""
+
+    columns: list[tuple[str, ...]]
+    """headings of every column"""
+    metrics: list[str]
+    """metric of every column"""
+    sections: list[tuple[str, list[tuple[str, list[list[Key]]]]]]
+    """(heading, [(heading of a row, for every column the keys of its number)]): several keys for the mean of several
+    numbers, none for a column that the row has nothing to do with"""
 
 
-def arrange(runs, found, seen, beside=None):
-    """All grids of the paper that these runs have something for, in its order.
+# --- grids ---
 
-    found: numbers by `Key`; seen: {block: what its predictions show}; beside: published values, or None.
-    """
+
+def arrange(runs: list[Run], numbers: Mapping[Key, Statistic], predictions: Mapping[Block, PredictionSummary],
+            published_values: Mapping[tuple, float] | None = None) -> list[Grid]:
+    """All tables of the paper that these runs have something for, in the paper's order.
+
+    numbers: of `scores.by_key`. predictions: {block: what its predictions show}. published_values: of
+    `published.read`, to be set beside the numbers, or None."""
     grids = []
-    for (name, paper), (way, blocks) in product(PAPER.items(), together(seen)):
-        alike = [run for run in runs if run.trained[1:] == way and bool(run.row.noise) == (paper.runs == "noise")
-                 and (paper.runs != "losses" or run.row.loss not in LOSSES)]
-        blocks = [block for block in blocks if block[:3] in {run.trained for run in alike}]
-        if not blocks:
-            continue
-        names = name_blocks(blocks)
-        columns, metrics, plan = (plan_losses if paper.runs == "losses" else plan_usual)(paper, alike, blocks, names)
-        why = {block: published.incomparable(block, alike) for block in blocks} if beside else {}
-        keys = [keys[0] for _, rows in plan for _, row in rows for keys in row if len(keys) == 1]
-        printed = {}
-        for key in keys:
-            if why.get(key.block, "") is None and not key.row.more:  # the paper's settings are the recipe's
-                where = (name, key.block.dataset, key.domain, key.row.noise, *key.row[:2], key.metric)
-                printed |= {key: beside[where]} if where in beside else {}
-        sections = [(heading, mark_best([(title, [fill(keys, found, printed) for keys in row]) for title, row in rows],
-                                        metrics)) for heading, rows in plan]
-        about = [about_block(block, names[block], seen[block])
-                 + (f" No difference to the paper: {why[block]}." if why.get(block) else "") for block in blocks]
-        grids.append(Grid(name, paper.title, columns, sections, keys, [about_all(way, sections), *about], printed))
+    for name, table in PAPER.items():
+        for blocks in blocks_of_tables(predictions):
+            runs_of_table = choose_runs(table, runs, blocks[0])
+            trained = {run.setup for run in runs_of_table}
+            blocks_with_runs = [block for block in blocks if block.setup in trained]
+            if blocks_with_runs:
+                grids.append(arrange_one(name, runs_of_table, blocks_with_runs, numbers, predictions,
+                                         published_values))
     return grids
 
 
-def by_key(stats):
-    """{Key: line} of a frame of `runs.aggregate`, in the tables' order."""
-    first, second = len(Block._fields), len(Block._fields) + len(Row._fields)
-    return {Key(Block(*line[:first]), Row(*line[first:second]), line.domain, line.metric): line
-            for line in stats.itertuples(index=False)}
+def choose_runs(table: PaperTable, runs: list[Run], block: Block) -> list[Run]:
+    """The runs that a table is about, of those with the protocol and image size of a block."""
+    chosen = []
+    for run in runs:
+        has_noise = bool(run.row.noise)
+        wants_noise = table.runs == "noise"
+        has_loss = table.runs != "losses" or run.row.loss not in COMPARED_LOSSES
+        if run.setup[1:] == block.setup[1:] and has_noise == wants_noise and has_loss:
+            chosen.append(run)
+    return chosen
 
 
-def together(blocks):
-    """[((protocol, image size), its blocks)]: what stands side by side; the data sets in the paper's order."""
-    def order(block):
-        return block[1:3], [*DATASETS, block.dataset].index(block.dataset), block
-    return [(way, list(some)) for way, some in groupby(sorted(blocks, key=order), key=lambda block: block[1:3])]
+def arrange_one(name: str, runs: list[Run], blocks: list[Block], numbers: Mapping[Key, Statistic],
+                predictions: Mapping[Block, PredictionSummary], published_values: Mapping[tuple, float] | None) -> Grid:
+    """One table of the paper, by its name in `PAPER`, of these runs and blocks; arguments as those of `arrange`."""
+    table = PAPER[name]
+    block_names = name_blocks(blocks)
+    plan_table = plan_by_loss if table.runs == "losses" else plan_by_algorithm
+    plan = plan_table(table, runs, blocks, block_names)
+    keys = single_keys(plan)
+    reasons: dict[Block, str | None] = {}
+    printed: dict[Key, float] = {}
+    if published_values is not None:
+        reasons = {block: published.reason_without_values(block, runs) for block in blocks}
+        printed = find_published(name, keys, reasons, published_values)
+    sections = []
+    for heading, planned_rows in plan.sections:
+        rows = [GridRow(title, [make_entry(entry_keys, numbers, printed) for entry_keys in row])
+                for title, row in planned_rows]
+        sections.append(Section(heading, mark_best(rows, plan.metrics)))
+    texts = [captions.of_grid(blocks[0].setup, [entry.seeds for section in sections for row in section.rows
+                                                for entry in row.entries])]
+    for block in blocks:
+        text = captions.of_block(block, block_names[block], predictions[block])
+        if reasons.get(block):
+            text += f" No difference to the paper: {reasons[block]}."
+        texts.append(text)
+    return Grid(name, table.title, plan.columns, sections, keys, texts, printed)
 
 
-def name_blocks(blocks):
-    """{block: heading}: its set, and whatever sets it apart from others of that name."""
+def blocks_of_tables(blocks: Iterable[Block]) -> list[list[Block]]:
+    """The blocks that stand side by side in tables, those of one protocol and image size; the data sets in the order of
+    the paper."""
+    order_of_datasets = list(DATASETS)
+
+    def order(block: Block) -> tuple:
+        known = block.dataset in order_of_datasets
+        place = order_of_datasets.index(block.dataset) if known else len(order_of_datasets)
+        return *block.setup[1:], place, block
+
+    tables: dict[tuple, list[Block]] = {}
+    for block in sorted(blocks, key=order):
+        tables.setdefault(block.setup[1:], []).append(block)
+    return list(tables.values())
+
+
+def name_blocks(blocks: Sequence[Block]) -> dict[Block, str]:
+    """{block: heading}: the name of its set, and whatever separates it from other blocks with a set of that name."""
     names = {}
     for block in blocks:
-        alike = [other for other in blocks if other.set == block.set]
-        more = {"dataset": f"trained on {block.dataset}", "set_version": block.set_version[:8], "n": f"N = {block.n}",
-                "precision": f"scored in {block.precision}"}
-        apart = [text for field, text in more.items() if len({getattr(other, field) for other in alike}) > 1]
-        names[block] = plain(", ".join([block.set, *apart]))
+        namesakes = [other for other in blocks if other.set == block.set]
+        words = [block.set]
+        if len({other.dataset for other in namesakes}) > 1:
+            words.append(f"trained on {block.dataset}")
+        if len({other.set_version for other in namesakes}) > 1:
+            words.append(block.set_version[:8])
+        if len({other.n for other in namesakes}) > 1:
+            words.append(f"N = {block.n}")
+        if len({other.precision for other in namesakes}) > 1:
+            words.append(f"scored in {block.precision}")
+        names[block] = plain(", ".join(words))
     return names
 
 
-def plan_usual(paper, runs, blocks, names):
-    """Rows: algorithms, once for every domain or rate of label noise. Columns: sets, losses, metrics.
-    -> headings of columns, their metrics, [(heading, [(heading of the row, [keys of the cell])])]"""
-    losses = losses_of([run for run in runs if paper.runs == "noise" or run.row.loss in LOSSES])
-    columns = [(block, loss, metric) for block in blocks for loss in losses for metric in paper.metrics]
-    plan = []
-    for domain, noise in product(paper.domains, sorted({run.row.noise for run in runs})):
-        some = [run for run in runs if run.row.noise == noise]
-        pairs = variants(run.row for run in some if run.row.loss in losses)
-        begun = {variant._replace(constants="") for variant in pairs}
-        for run in some:  # with other losses only
-            key = run.row._replace(loss="", constants="")
-            pairs |= {} if key in begun else {key: {}}
-        rows = []
-        for variant in sorted(pairs, key=rank):
-            members = {loss: pairs[variant].get(loss, Row(variant.algorithm, loss, noise, variant.settings))
-                       for loss in losses}
-            rows.append((variant_name(variant), [[Key(block, members[loss], domain, metric)]
-                                                 for block, loss, metric in columns]))
-        plan.append((domain if paper.runs == "clean" else about_noise(some), rows))
-    headings = [(names[block], spell_loss(loss), HEADINGS[metric]) for block, loss, metric in columns]
-    return headings, [metric for _, _, metric in columns], plan
+# --- which number stands where ---
 
 
-def plan_losses(paper, runs, blocks, names):
-    """Rows: losses, once for every set. Columns: algorithms that were run with more than `LOSSES`, and their mean."""
-    columns, plan = columns_of(runs), []
-    (domain,), (metric,) = paper.domains, paper.metrics
-    for block in blocks:
-        its = [run for run in runs if run.trained == block[:3]]
-        own = {(run.row.algorithm, run.row.settings) for run in its}
-        there = {run.row.loss_name: (run.row.loss, run.row.constants) for run in sorted(its, key=lambda run: rank(
-            run.row)[-3:])}
-        every = [(loss, constants) for loss in losses_of(its) for constants in (
-            [pair[1] for pair in there.values() if pair[0] == loss] or [""])]
-        rows = []
-        for loss, constants in every:
-            keys = {column: Key(block, Row(column[0], loss, 0.0, column[1], constants), domain, metric)
-                    for column in columns if column in own}
-            title = ", ".join(filter(None, (spell_loss(loss), constants)))
-            rows.append((title, [*([keys[column]] if column in keys else [] for column in columns),
-                                 list(keys.values())]))
-        plan.append((names[block], rows))
-    algorithms = [", ".join(filter(None, column)) for column in columns]
-    headings = [(plain(name),) for name in algorithms] + [("Overall",)]
-    return headings, [metric] * len(headings), plan
+def plan_by_algorithm(table: PaperTable, runs: list[Run], blocks: list[Block], names: Mapping[Block, str]) -> Plan:
+    """Algorithms below each other, in a section for every domain and rate of label noise; sets, losses and metrics side
+    by side."""
+    losses = losses_to_compare(run.row.loss for run in runs if table.runs == "noise" or run.row.loss in COMPARED_LOSSES)
+    columns = [(block, loss, metric) for block in blocks for loss in losses for metric in table.metrics]
+    sections = []
+    for domain in table.domains:
+        for noise in sorted({run.row.noise for run in runs}):
+            runs_of_section = [run for run in runs if run.row.noise == noise]
+            rows = []
+            for variant, row_of_loss in variants_to_print(runs_of_section, losses).items():
+                row_keys = []
+                for block, loss, metric in columns:
+                    row = row_of_loss.get(loss, variant._replace(loss=loss, constants=""))
+                    row_keys.append([Key(block, row, domain, metric)])
+                rows.append((variant.variant_name, row_keys))
+            heading = domain if table.runs == "noiseless" else captions.of_noise(runs_of_section)
+            sections.append((heading, rows))
+    headings: list[tuple[str, ...]] = []
+    for block, loss, metric in columns:
+        headings.append((names[block], spell_loss(loss), METRICS[metric].label))
+    return Plan(headings, [metric for _, _, metric in columns], sections)
 
 
-def spell_loss(loss):
-    """As printed: maxent-aaai+mbls is MaxEnt (aaai)+MbLS."""
-    parts = (NAMES.get(part, re.sub("^maxent-(.+)", r"MaxEnt (\1)", part)) for part in loss.split("+"))
-    return plain("+".join(parts))
-
-
-def columns_of(runs: list[Run]) -> list[tuple[str, str]]:
-    """(algorithm, settings) of some runs, in the tables' order."""
-    return sorted({(run.row.algorithm, run.row.settings) for run in runs},
-                  key=lambda pair: (rank_of_name(pair[0]), pair[1]))
-
-
-def fill(keys, found, printed):
-    """The cell of a number, or of the mean of several, which is there only when all of them are."""
-    if not keys:
-        return Cell()
-    stats = [found.get(key) for key in keys]
-    scale, digits = (1, 2) if keys[0].metric == "nll" else (100, 1)
-    cell = Cell(digits=digits, published=float(np.mean([printed.get(key, nan) for key in keys])))
-    if None in stats:
-        return cell
-    cell = cell._replace(notes=join_notes(stat.notes for stat in stats))
-    if len(stats) > 1:
-        return cell._replace(value=scale * float(np.mean([stat.mean for stat in stats])))
-    return cell._replace(value=scale * stats[0].mean, sd=scale * stats[0].sd, seeds=stats[0].seeds)
-
-
-def mark_best(rows, metrics):
-    """Mark the best of every column, with all that print the same; nothing where there is nothing to compare."""
-    best = []
-    for column, metric in zip(zip(*(cells for _, cells in rows), strict=True), metrics, strict=True):
-        values = [round(cell.value, cell.digits) for cell in column if not isnan(cell.value)]
-        best.append((max if metric in HIGHER else min)(values) if len(values) > 1 else None)
-    return [(title, [cell._replace(best=round(cell.value, cell.digits) == top) if not isnan(cell.value) else cell
-                     for cell, top in zip(cells, best, strict=True)]) for title, cells in rows]
-
-
-# --- what the numbers stand for ---
-
-
-def about_all(way, sections):
-    protocol, image_size = way
-    seeds = {cell.seeds for _, rows in sections for _, cells in rows for cell in cells} - {0}
-    text = f"Protocol {plain(protocol)}, {image_size} px, "
-    if not seeds:
-        return f"{text}nothing evaluated."
-    return f"{text}{max(seeds)} seed{'s' if max(seeds) > 1 else ''}" + (
-        " (raised: where there are fewer)." if len(seeds) > 1 else ".")
-
-
-def about_block(block, name, seen):
-    floors = ", ".join(f"{domain} {100 * min(values):.1f} to {100 * max(values):.1f}" if values else f"{domain} unknown"
-                       for domain, values in seen.floors.items())
-    return plain(f"{name}: trained on {block.dataset}, N = {block.n} images, set_version {block.set_version[:8]}; "
-                 f"ECE floor: {floors}{f'; {DEMO}' if seen.demo else ''}.")
-
-
-def about_noise(runs):
-    """Heading for runs with one rate of label noise: what was asked for, and what became of it."""
-    rates = [100 * rate for rate in map(realised, runs) if not isnan(rate)]
-    low, high = (f"{f(rates):.1f}" for f in (min, max)) if rates else ("", "")
-    done = f"{low} to {high} %" if low != high else f"{low} %" if rates else "not recorded"
-    return f"label noise {100 * runs[0].row.noise:g} % (realised: {done})"
-
-
-def realised(run):
-    """Share of training labels that are wrong after adding label noise, NaN where training has not said."""
-    rate = run.args.get("noise_realised")
-    return float(rate) if isinstance(rate, int | float) and not isinstance(rate, bool) else nan
-
-
-# --- Markdown ---
-
-
-def escape(text):
-    """Text of others in a Markdown table."""
-    return re.sub(r"([\\|<`*])", r"\\\1", plain(text))
-
-
-def number(value, digits, sign=False):
-    """As printed, with a true minus and no negative nought; — for NaN."""
-    if isnan(value):
-        return "—"
-    text = f"{value:{'+' if sign else ''}.{digits}f}"
-    return (text if float(text) else text.lstrip("+-")).replace("-", "−")
-
-
-def spell(cell):
-    """A cell's number with its spread."""
-    if cell.interval:
-        low, high = (number(end, cell.digits, True) for end in cell.interval)
-        return f"{number(cell.value, cell.digits, True)} [{low}, {high}]"
-    return number(cell.value, cell.digits) + ("" if isnan(cell.sd) else f" ± {cell.sd:.{cell.digits}f}")
-
-
-def lines_of(grid, mark):
-    """Sections with every line that is printed: (heading, [(heading of the line, texts)]); `mark(text, best, fewer)`
-    puts a cell's marks on. Where there are published values, they and the difference to them stand below."""
-    for heading, rows in grid.sections:
-        lines = []
-        for title, cells in rows:
-            lines.append((title, [
-                mark(spell(cell), cell.best, cell.seeds if 0 < cell.seeds < grid.seeds else None)
-                + grid.footnotes.get(cell.notes, "") for cell in cells]))
-            if not all(isnan(cell.published) for cell in cells):
-                apart = [cell.value - cell.published for cell in cells]
-                for what, values in (("published", [cell.published for cell in cells]), ("difference", apart)):
-                    lines.append((f"  {what}", [mark(number(value, cell.digits, what == "difference"), False, None)
-                                                for value, cell in zip(values, cells, strict=True)]))
-        yield heading, lines
-
-
-def render_markdown(grid):
-    """Title, what the numbers stand for, and the table, aligned for reading as it is."""
-    def mark(text, best, fewer):
-        return (f"**{text}**" if best else text) + str(fewer or "").translate(RAISED)
-
-    def once(texts):  # a heading stands over its first column only
-        return [text if i == 0 or text != texts[i - 1] else "" for i, text in enumerate(texts)]
-
-    levels = [list(level) for level in zip(*grid.columns, strict=True)]
-    heads = [["", "", *map(escape, once(level) if i < len(levels) - 1 else level)] for i, level in enumerate(levels)]
-    body = [[escape(heading) if i == 0 else "", escape(title), *cells]
-            for heading, lines in lines_of(grid, mark) for i, (title, cells) in enumerate(lines)]
-    widths = [max(map(len, column)) for column in zip(*heads, *body, strict=True)]
-    lines = [heads[0], ["-" * max(width, 3) for width in widths], *heads[1:], *body]
-    table = "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
-    about = "\n".join([escape(grid.about[0]), "", *(f"- {escape(text)}" for text in grid.about[1:])])
-    notes = "".join(f"\n-{mark} {escape(text)}" for text, mark in grid.footnotes.items())
-    return f"# {escape(grid.title)}\n\n{about}\n\n{table}\n" + (f"{notes}\n" if notes else "")
-
-
-# --- in a terminal ---
-
-NARROW = (("clean", "macro_f1"), ("clean", "ece"), ("corrupted", "macro_f1"), ("corrupted", "ece"))
-WIDTH, COLUMN = 80, 14  # characters: of a terminal's line, of a number of the narrow table
-
-
-def narrow(found: dict[Key, object], blocks: Iterable[Block], demo: bool, most: int) -> list[str]:
-    """At most `most` lines of at most `WIDTH` columns: every algorithm's scores before and after calibration.
-
-    found: numbers by `Key`. Runs with label noise are left out; a last line says how many rows did not fit."""
-    rows = []
-    for block in blocks:
-        there = {key.row for key in found if key.block == block}
-        pairs = variants(row for row in there if row.loss in LOSSES and not row.noise)
-        for variant in sorted(pairs, key=rank):
-            cells = [" -> ".join(narrow_number(found.get(Key(block, pairs[variant].get(loss), *which)))
-                                 for loss in LOSSES) for which in NARROW]
-            rows.append((block, plain(variant_name(variant)), cells))
-    if not rows:
-        return ["No evaluated run yet."]
-    several = len({block for block, _, _ in rows}) > 1
-    names = [f"{name}, {plain(block.set)}" if several else name for block, name, _ in rows]
-    width = min(max(map(len, [*names, "algorithm"])), WIDTH - 4 * COLUMN)
-    where = "several sets" if several else plain(rows[0][0].set)
-    meaning = ": %, CE -> calibrated" + (f"; {DEMO}" if demo else "")
-    heads = [f"{domain} {HEADINGS[metric]}" for domain, metric in NARROW]
-    lines = [shorten(where, WIDTH - len(meaning)) + meaning,
-             "".join(["algorithm".ljust(width), *(head.rjust(COLUMN) for head in heads)])]
-    room = most - len(lines)
-    shown = len(rows) if len(rows) <= room else room - 1
-    for (_, _, cells), name in list(zip(rows, names, strict=True))[:shown]:
-        lines.append("".join([shorten(name, width).ljust(width), *(cell.rjust(COLUMN) for cell in cells)]))
-    if shown < len(rows):
-        lines.append(f"and {len(rows) - shown} rows more, in the tables")
-    return lines
-
-
-def narrow_number(line: object | None) -> str:
-    """A number of a narrow table, in percent."""
-    return "-" if line is None else f"{100 * line.mean:.1f}"
-
-
-def shorten(text: str, width: int) -> str:
-    """A text that is not longer than that: of a longer one the middle is left out."""
-    tail = 2 * (width - 2) // 3  # what separates two names stands at their end
-    return text if len(text) <= width else f"{text[:width - 2 - tail]}..{text[len(text) - tail:]}"
-
-
-# --- CSV ---
-
-
-def write_csv(path: Path, keys: Iterable[Key], found: dict, runs: list[Run], printed: dict | None = None) -> None:
-    """The numbers of `keys` that there are, fractions and nats, a line each; published ones beside, or not (None)."""
-    columns = ["dataset", "protocol", "image_size", "set", "set_version", "algorithm", "loss", "noise",
-               "noise_realised", "domain", "metric", "mean", "sd", "seeds", "n", "settings", "precision", "notes"]
-    rates, lines = {}, []
+def variants_to_print(runs: list[Run], losses: Iterable[str]) -> dict[Row, dict[str, Row]]:
+    """The variants of these runs by loss, sorted. An algorithm that was run with other losses only has a row, too: it
+    shows that these losses are missing."""
+    members = variants(run.row for run in runs if run.row.loss in losses)
+    begun = {variant.without_loss_and_constants() for variant in members}
     for run in runs:
-        rates.setdefault((run.trained, run.row), []).append(realised(run))
-    for key in dict.fromkeys(key for key in keys if key in found):
-        stat = found[key]
-        line = key.block._asdict() | key.row._asdict() | {
-            "settings": key.row.more, "notes": stat.notes,
-            "noise_realised": np.mean(rates[key.block[:3], key.row]), "domain": key.domain, "metric": key.metric,
-            "mean": stat.mean, "sd": stat.sd, "seeds": stat.seeds}
-        if printed is not None:
-            value = printed.get(key, nan) / (1 if key.metric == "nll" else 100)
-            line |= {"published": value, "difference": stat.mean - value}
-        lines.append(line)
-    columns += [] if printed is None else ["published", "difference"]
-    cli.write_text(path, pd.DataFrame(lines, columns=columns).to_csv(index=False, lineterminator="\n"))
+        if run.row.without_loss_and_constants() not in begun:
+            members[run.row.without_loss_and_constants()] = {}
+    return {variant: members[variant] for variant in sorted(members, key=rank)}
+
+
+def plan_by_loss(table: PaperTable, runs: list[Run], blocks: list[Block], names: Mapping[Block, str]) -> Plan:
+    """Losses below each other, in a section for every set; algorithms side by side, and their mean last.
+
+    runs: those with further losses than `COMPARED_LOSSES`; the algorithms that were run with any have a column."""
+    (domain,) = table.domains
+    (metric,) = table.metrics
+    columns = algorithms_of(runs)
+    sections = []
+    for block in blocks:
+        runs_of_block = [run for run in runs if run.setup == block.setup]
+        columns_of_block = algorithms_of(runs_of_block)
+        rows = []
+        for loss, constants in losses_with_constants(runs_of_block):
+            row_keys, all_keys = [], []
+            for algorithm, settings in columns:
+                keys = []
+                if (algorithm, settings) in columns_of_block:
+                    keys = [Key(block, Row(algorithm, loss, 0.0, settings, constants), domain, metric)]
+                row_keys.append(keys)
+                all_keys += keys
+            rows.append((join_names(spell_loss(loss), constants), [*row_keys, all_keys]))
+        sections.append((names[block], rows))
+    headings: list[tuple[str, ...]] = [(plain(join_names(algorithm, settings)),) for algorithm, settings in columns]
+    headings.append(("Overall",))
+    return Plan(headings, [metric] * len(headings), sections)
+
+
+def algorithms_of(runs: Iterable[Run]) -> list[tuple[str, str]]:
+    """(algorithm, settings) of these runs, in the order of the tables."""
+    pairs = {(run.row.algorithm, run.row.settings) for run in runs}
+    return sorted(pairs, key=lambda pair: (rank_of_name(pair[0]), pair[1]))
+
+
+def losses_with_constants(runs: Iterable[Run]) -> list[tuple[str, str]]:
+    """(loss, constants) that a table by loss has a row for, in order: the losses that runs like these are compared by,
+    each with every choice of constants that was run, or without constants where it was not."""
+    rows = sorted({run.row for run in runs}, key=rank_of_loss)
+    pairs = []
+    for loss in losses_to_compare(row.loss for row in rows):
+        choices = list(dict.fromkeys(row.constants for row in rows if row.loss == loss))
+        pairs += [(loss, constants) for constants in choices or [""]]
+    return pairs
+
+
+def spell_loss(loss: str) -> str:
+    """The name of a loss as printed: maxent-aaai+mbls is MaxEnt (aaai)+MbLS."""
+    labels = []
+    for part in loss.split("+"):
+        default = re.sub("^maxent-(.+)", r"MaxEnt (\1)", part)
+        labels.append(LOSS_LABELS.get(part, default))
+    return plain("+".join(labels))
+
+
+def single_keys(plan: Plan) -> list[Key]:
+    """The keys of all entries of a plan that are one number, row by row."""
+    keys = []
+    for _, rows in plan.sections:
+        for _, row_keys in rows:
+            keys += [entry_keys[0] for entry_keys in row_keys if len(entry_keys) == 1]
+    return keys
+
+
+def find_published(name: str, keys: Iterable[Key], reasons: Mapping[Block, str | None],
+                   published_values: Mapping[tuple, float]) -> dict[Key, float]:
+    """The paper's values for the numbers of a table. Only rows with the recipe's settings have one, and only blocks
+    without a reason against it (of `published.reason_without_values`)."""
+    values = {}
+    for key in keys:
+        if reasons[key.block] is not None or key.row.all_settings:
+            continue
+        place = (name, key.block.dataset, key.domain, key.row.noise, key.row.algorithm, key.row.loss, key.metric)
+        if place in published_values:
+            values[key] = published_values[place]
+    return values
+
+
+# --- entries ---
+
+
+def make_entry(keys: list[Key], numbers: Mapping[Key, Statistic], printed: Mapping[Key, float]) -> Entry:
+    """The entry of a number, or of the mean of several, which is there only when all of them are. printed: published
+    values."""
+    if not keys:
+        return Entry()
+    percent = METRICS[keys[0].metric].percent
+    scale, digits = (100, 1) if percent else (1, 2)
+    published_value = float(np.mean([printed.get(key, nan) for key in keys]))
+    if any(key not in numbers for key in keys):
+        return Entry(digits=digits, published=published_value)
+    statistics = [numbers[key] for key in keys]
+    notes = join_notes(statistic.notes for statistic in statistics)
+    if len(statistics) > 1:
+        mean = scale * float(np.mean([statistic.mean for statistic in statistics]))
+        return Entry(mean, digits=digits, published=published_value, notes=notes)
+    (number,) = statistics
+    return Entry(scale * number.mean, scale * number.sd, number.seeds, digits, published=published_value, notes=notes)
+
+
+def mark_best(rows: Sequence[GridRow], metrics: Sequence[str]) -> list[GridRow]:
+    """The rows with the best entry of every column marked, and all that print the same as it. A column with fewer than
+    two numbers has no best. metrics: of the columns."""
+    best_values = [best_value([row[1][column] for row in rows], metric) for column, metric in enumerate(metrics)]
+    marked = []
+    for title, entries in rows:
+        marked_entries = []
+        for entry, best in zip(entries, best_values, strict=True):
+            is_best = not isnan(entry.value) and round(entry.value, entry.digits) == best
+            marked_entries.append(entry._replace(best=is_best))
+        marked.append(GridRow(title, marked_entries))
+    return marked
+
+
+def best_value(entries: Iterable[Entry], metric: str) -> float | None:
+    """The best number of a column as it is printed, None where there are fewer than two to compare."""
+    values = [round(entry.value, entry.digits) for entry in entries if not isnan(entry.value)]
+    if len(values) < 2:
+        return None
+    return max(values) if METRICS[metric].higher_is_better else min(values)

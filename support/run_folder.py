@@ -1,20 +1,29 @@
-"""The folder of a run: how it is laid out, which settings separate two runs, and what is finished or scored.
+"""The folder of a run: where it lies, which settings separate two runs, and what is finished or scored.
 
-A run lies in `<runs>/<dataset>/<script>/<loss>/noise<percent>/seed<s>`. Where settings that change the result differ
-from those of the recipe (the values for this script, data set and protocol), the last part is `seed<s>-<8 hex digits>`,
-a hash of the settings that differ. `args.json` holds every setting, and beside them
+Here are the names of everything in the folder. How predictions/ is laid out inside is in evaluation/predictions.py.
+Training writes the folder, evaluation adds predictions and scores to it, reporting reads it, and sweep.py asks whether
+it is finished. This file imports nothing heavy.
 
-  recipe    {setting: value}: what each setting that changes the result would be without being asked for
-  differs   {setting: value}: those that are not as in the recipe; the hash is of these
-  contents  {setting: sha256}: of the files that a setting names
+A run lies in `<runs>/<dataset>/<script>/<loss>/noise<percent>/seed<s>`. If settings that change the result differ from
+the recipe, the last part is `seed<s>-<8 hex digits>`, a hash of these settings. The words of this file:
 
-Runs of the first release have none of the three.
+  setting     an option of a training script as args.json stores it
+  recipe      the usual value of every setting that changes the result: what the script uses for this data set and
+              protocol if no option is given. Two of them are special. `protocol` is always "paper" in the recipe, so
+              that a run with `--protocol released` differs from it. `precision` is what the option's default gives on
+              the machine of the run: bf16 where the hardware computes in it natively, else float32. `Model.recipe` is
+              something else: the class and the arguments of a network, which args.json holds as "model".
+  differs     the settings of one run whose value is not that of its recipe
+  comparable  settings of one run: those that change the result, without the five that the path states (the seed is one
+              of them), and with the digest of the training data
+  varying     settings of several runs: the comparable ones that do not have the same value in all of these runs
+  asked       the settings that a command line gives, as text
 
-`predictions/<set>/` holds logits computed in float32, `predictions/<set>.bf16/` those in bfloat16: clean.npy and
-<corruption>/<severity>.npy (float32, N x K, in the set's order of classes), labels.npy, and set.json (origin, order of
-classes, whether images were verified, a digest for each file of logits).
+`args.json` holds every setting, and three entries more, which runs of the first release of this project do not have:
 
-Everything here reads files only; nothing imports torch.
+  recipe    {setting: value}, see above
+  differs   {setting: value}, see above; the hash in the folder's name is that of this entry
+  contents  {setting: "sha256 <16 hex digits>"}: for a setting that names a file, the beginning of the file's hash
 """
 import csv
 import hashlib
@@ -25,73 +34,113 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import cli
+from support.errors import UserError
+from support.files import read_json, read_rows
 
-ARGS, ENVIRONMENT, METRICS, TIMING = "args.json", "environment.json", "metrics.csv", "timing.csv"
-LAST, BEST, SCORES, PREDICTIONS = "last.pt", "best.pt", "scores.csv", "predictions"
-LOCK, EVENTS, TRACKER = ".lock", "events.out.tfevents.*", "wandb"  # TensorBoard's files; Weights & Biases' folder
+ARGS = "args.json"  # every setting, see above
+ENVIRONMENT = "environment.json"  # versions of the software, the device
+METRICS = "metrics.csv"  # one row for each epoch
+TIMING = "timing.csv"  # seconds of each epoch
+LAST = "last.pt"  # the state that training goes on from
+BEST = "best.pt"  # the weights of the best epoch
+SCORES = "scores.csv"  # the scores that evaluate.py computed
+PREDICTIONS = "predictions"  # the folder of the logits
+LOCK = ".lock"  # held by the process that trains or scores the run
+EVENTS = "events.out.tfevents.*"  # of TensorBoard
+TRACKER = "wandb"  # the folder of Weights & Biases
 WRITTEN = (ARGS, ENVIRONMENT, METRICS, TIMING, LAST, BEST, SCORES, PREDICTIONS, EVENTS, TRACKER, ".*.tmp")
 
-PATH_SETTINGS = ("dataset", "script", "loss", "noise", "seed")  # what the path itself says
-# What args.json of the first release holds besides the settings that change the result.
-FIRST_RELEASE_OTHERS = {
+PATH_SETTINGS = ("dataset", "script", "loss", "noise", "seed")  # the settings that the path states
+# Entries of args.json in the first release that do not change the result, or that are no settings.
+NOT_COMPARED_IN_FIRST_RELEASE = {
     "root", "runs", "fresh", "track", "calib", "workers", "cache", "compile", "model", "classes", "train_images",
     "val_images", "data_sha256", "noise_realised", "fused"}
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}  # an option's value -> Fabric's name for it, which files hold
-DATA = "training data"  # not an option: the ids and labels trained and validated on
+DATA = "training data"  # compared like a setting: a digest of the ids and labels of training and validation images
+
+
+# ---- where a run lies
 
 
 def place(runs: Path, dataset: str, script: str, loss: str, noise: float, seed: int,
           differs: Mapping[str, Any]) -> Path:
-    """The folder of a run; differs: its settings that are not as in the recipe, as in args.json."""
-    last = f"seed{seed}" + (f"-{short_hash(differs)}" if differs else "")
-    return Path(runs) / dataset / script / loss / f"noise{100 * noise:g}" / last
+    """The folder of a run.
+
+    runs: the folder of all runs. script: the name of the training script after train_. noise: the fraction of wrong
+    training labels. differs: as in args.json."""
+    name = f"seed{seed}"
+    if differs:
+        name += f"-{short_hash(differs)}"
+    return Path(runs) / dataset / script / loss / f"noise{100 * noise:g}" / name
+
+
+def default_runs() -> Path:
+    """The folder of all runs where no option names one: $FERC_RUNS or runs."""
+    return Path(os.environ.get("FERC_RUNS") or "runs")
 
 
 def short_hash(differs: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits of a set of settings, whatever their order."""
+    """The first eight hexadecimal digits of the SHA-256 of settings; their order does not matter."""
     return hashlib.sha256(json.dumps(differs, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def settings_that_differ(values: Mapping[str, Any], recipe: Mapping[str, Any],
                          contents: Mapping[str, str]) -> dict[str, Any]:
-    """The settings of `recipe` whose value in `values` is another one; a file's value is what is in it."""
-    return {name: contents.get(name, values[name]) for name, usual in recipe.items() if values[name] != usual}
+    """The `differs` of a run. values: all of its settings. A setting that names a file gets its digest in `contents` as
+    its value."""
+    differs = {}
+    for name, usual in recipe.items():
+        if values[name] != usual:
+            differs[name] = contents.get(name, values[name])
+    return differs
 
 
-def comparable(args: Mapping[str, Any], by_content: bool = True) -> dict[str, Any]:
-    """Everything in a run's args.json that changes its result, except the seed and what its path says.
+# ---- what makes two runs comparable
 
-    by_content: a file counts by its content where that was recorded, else by its name. Two runs are seeds of one row
-    only if these agree (see `varying`, which also knows what a run of the first release leaves out)."""
+def comparable_settings(args: Mapping[str, Any], by_content: bool = True) -> dict[str, Any]:
+    """{setting: value} of the comparable settings of a run. Two runs are seeds of the same row of a table only if these
+    are equal; `varying_settings` compares them and also knows which of them older runs do not record.
+
+    args: its args.json. by_content: a setting that names a file has the digest of the file as its value if args.json
+    holds it, otherwise the name of the file."""
     recipe = args.get("recipe")
     contents = args.get("contents") if by_content else None
-    contents = contents if isinstance(contents, Mapping) else {}
+    if not isinstance(contents, Mapping):
+        contents = {}
     if isinstance(recipe, Mapping):
         names = recipe.keys() - set(PATH_SETTINGS)
     else:
-        names = args.keys() - FIRST_RELEASE_OTHERS - set(PATH_SETTINGS)
+        names = args.keys() - NOT_COMPARED_IN_FIRST_RELEASE - set(PATH_SETTINGS)
     values = {name: contents.get(name, args.get(name)) for name in sorted(names)}
-    return values | ({DATA: args["data_sha256"]} if "data_sha256" in args else {})
+    if "data_sha256" in args:
+        values[DATA] = args["data_sha256"]
+    return values
 
 
-def varying(runs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The settings in which these runs, given by their args.json, are not all alike, in alphabetical order.
+def varying_settings(runs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The names of the varying settings of these runs, in alphabetical order.
 
-    A setting that one run does not record, because it is older than the option, counts as the recipe's value. Training
-    data count only where every run says which they were, contents of files likewise."""
+    runs: their args.json. A run that is older than an option does not record it and counts as having its usual value.
+    Training data are compared only if every run records them, and so are the contents of files."""
     runs = list(runs)
-    usual, by_content = usual_values(runs), all("contents" in args for args in runs)
-    filled = [usual | comparable(args, by_content) for args in runs]
-    names = sorted(set().union(*filled)) if filled else []
-    if not all(DATA in values for values in filled):
-        names = [name for name in names if name != DATA]
-    texts = [{name: json.dumps(values.get(name), sort_keys=True, default=str) for name in names} for values in filled]
-    return [name for name in names if len({text[name] for text in texts}) > 1]
+    if not runs:
+        return []
+    usual = merged_recipes(runs)
+    by_content = all("contents" in args for args in runs)
+    settings = [usual | comparable_settings(args, by_content) for args in runs]
+    names = set().union(*settings)
+    if not all(DATA in values for values in settings):
+        names.discard(DATA)
+    return [name for name in sorted(names) if len({as_text(values.get(name)) for values in settings}) > 1]
 
 
-def usual_values(runs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The recipe's value of every setting, from those of the runs that recorded it."""
+def as_text(value: Any) -> str:
+    """A setting as text, equal for equal values."""
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def merged_recipes(runs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The usual value of every setting, from the recipes of those runs that hold one. runs: their args.json."""
     values: dict[str, Any] = {}
     for args in runs:
         if isinstance(args.get("recipe"), Mapping):
@@ -100,36 +149,48 @@ def usual_values(runs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def same_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two runs, given by their args.json, differ in nothing that changes the result, the seed included."""
-    return not varying([one, other]) and all(one.get(name) == other.get(name) for name in PATH_SETTINGS)
+    """Whether two runs, given by their args.json, agree in every setting that changes the result, the seed included."""
+    return not varying_settings([one, other]) and all(one.get(name) == other.get(name) for name in PATH_SETTINGS)
 
+
+# ---- finding the run of a command line
 
 def find(runs: Path, dataset: str, script: str, loss: str, noise: float, seed: int,
          asked: Mapping[str, str]) -> Path | None:
-    """The folder of the run that a command line starts, or None where no such run is begun.
+    """The folder of the run that a command line starts, or None if no such run has begun.
 
-    asked: what the command line sets besides the other arguments, option name with underscores -> its text, without
-    those that do not change the result. A run fits if every setting that was asked for has that value and no other one
-    differs from its recipe. Runs of the first release do not say what differs: they are found once their training
+    asked: {setting: text} of the command line, without the settings that are arguments of this function and those that
+    do not change the result. Runs of the first release have no `differs`: they are found only after their training
     script was started again, which adds it to their args.json."""
     plain = place(runs, dataset, script, loss, noise, seed, {})
-    candidates = [plain, *sorted(plain.parent.glob(f"seed{seed}-*"))] if plain.parent.is_dir() else []
-    for folder in candidates:
+    if not plain.parent.is_dir():
+        return None
+    for folder in [plain, *sorted(plain.parent.glob(f"seed{seed}-*"))]:
         try:
-            args = cli.read_json(folder / ARGS)
-        except (OSError, cli.UserError):
+            args = read_json(folder / ARGS)
+        except (OSError, UserError):
             continue
-        differs = args.get("differs")
-        if isinstance(differs, Mapping) and set(differs) <= asked.keys() and all(
-                as_asked(args.get(name), text) or (text == "auto" and name not in differs)
-                for name, text in asked.items()):
+        if is_run_of(args, asked):
             return folder
     return None
 
 
+def is_run_of(args: Mapping[str, Any], asked: Mapping[str, str]) -> bool:
+    """Whether a run, given by its args.json, has the value that a command line gives to each setting, and the usual
+    value of every other setting. asked: as for `find`."""
+    differs = args.get("differs")
+    if not isinstance(differs, Mapping) or not set(differs) <= asked.keys():
+        return False
+    for name, text in asked.items():
+        is_left_to_the_recipe = text == "auto" and name not in differs
+        if not is_left_to_the_recipe and not as_asked(args.get(name), text):
+            return False
+    return True
+
+
 def as_asked(value: Any, text: str) -> bool:
-    """Whether a setting of args.json is what a command line writes as `text`: 0.0001 is 1e-4, true is True, and
-    32-true, as Fabric calls that precision, is 32."""
+    """Whether a value in args.json is what a command line writes as `text`: 0.0001 may be written 1e-4, true is True,
+    and "32-true", Fabric's name of a precision, is 32."""
     if value in PRECISIONS.values():
         return PRECISIONS.get(text) == value
     if isinstance(value, list):
@@ -142,13 +203,10 @@ def as_asked(value: Any, text: str) -> bool:
         return False
 
 
-def default_runs() -> Path:
-    """Where runs lie without being told: $FERC_RUNS or runs."""
-    return Path(os.environ.get("FERC_RUNS") or "runs")
-
+# ---- what has been written into the folder
 
 def clear(folder: Path) -> None:
-    """Delete what the project wrote into a run's folder, and nothing else."""
+    """Delete what the project wrote into a run's folder, and no other file."""
     for pattern in WRITTEN:
         for path in folder.glob(pattern):
             if path.name == PREDICTIONS:
@@ -160,8 +218,8 @@ def clear(folder: Path) -> None:
 
 
 def _clear_predictions(folder: Path) -> None:
-    """Logits, their labels and notes; folders that are empty after that."""
-    inner = sorted(folder.rglob("*"), key=lambda path: len(path.parts), reverse=True)  # what is inside comes first
+    """Delete logits, labels, set.json and temporary files, and then the folders that are empty."""
+    inner = sorted(folder.rglob("*"), key=lambda path: len(path.parts), reverse=True)  # the content before its folder
     for path in [*inner, folder]:
         if path.is_dir() and not path.is_symlink():
             if not any(path.iterdir()):
@@ -173,32 +231,40 @@ def _clear_predictions(folder: Path) -> None:
 def is_finished(folder: Path) -> bool:
     """Whether a run has trained all of its epochs: as many rows in metrics.csv as args.json asks for, and best.pt."""
     try:
-        epochs = cli.read_json(folder / ARGS)["epochs"]
+        epochs = read_json(folder / ARGS)["epochs"]
         return isinstance(epochs, int) and (folder / BEST).is_file() and trained_epochs(folder) >= epochs
-    except (OSError, cli.UserError, KeyError):
+    except (OSError, UserError, KeyError):
         return False
 
 
 def trained_epochs(folder: Path) -> int:
-    """Rows of metrics.csv, 0 where there is none or it cannot be read."""
+    """The number of epochs that a run has trained: the rows of metrics.csv, 0 if it cannot be read."""
     try:
-        return len(cli.read_rows(folder / METRICS))
+        return len(read_rows(folder / METRICS))
     except (OSError, ValueError, csv.Error):
         return 0
 
 
 def is_scored(folder: Path, built_set: Path, precision: str = "32") -> bool:
-    """Whether scores.csv holds all of this built set, of this version, made after the weights that are there.
-
-    Scores of the first release have no column `precision`: they count."""
+    """Whether scores.csv holds scores of all images of a built set, in its present version, that are not older than
+    the weights. A metric that was added to the project later is not noticed. precision: "32" or "bf16"; the scores have
+    to be computed in it."""
     try:
-        manifest = cli.read_json(built_set / "manifest.json")
+        manifest = read_json(built_set / "manifest.json")
         if (folder / SCORES).stat().st_mtime_ns < (folder / BEST).stat().st_mtime_ns:
             return False
-        return any(row["set"] == built_set.resolve().name and row["set_version"] == manifest["set_version"]
-                   and row["method"] == "softmax" and row["corruption"] == "pooled" and row["metric"] == "n"
-                   and float(row["value"]) == manifest["made_with"]["images"]
-                   and row.get("precision", precision) in (precision, "")
-                   for row in cli.read_rows(folder / SCORES))
-    except (OSError, ValueError, TypeError, KeyError, csv.Error, cli.UserError):
-        return False
+        images, set_version = manifest["made_with"]["images"], manifest["set_version"]
+        for row in read_rows(folder / SCORES):
+            of_this_set = row["set"] == built_set.resolve().name and row["set_version"] == set_version
+            is_image_count = (row["method"], row["corruption"], row["metric"]) == ("softmax", "pooled", "n")
+            if of_this_set and is_image_count and float(row["value"]) == images and has_precision(row, precision):
+                return True
+    except (OSError, ValueError, TypeError, KeyError, csv.Error, UserError):
+        pass  # damaged scores are computed again
+    return False
+
+
+def has_precision(row: Mapping[str, str], precision: str) -> bool:
+    """Whether a row of scores.csv was computed in a precision. Rows of the first release do not state their precision
+    and count as computed in the one that is asked for."""
+    return row.get("precision", "") in (precision, "")

@@ -1,46 +1,49 @@
 """The first thing a script does: make sure that a failing or interrupted import ends in one line.
 
-A script calls `guard()` before it imports anything that is not in Python's own library:
+A script calls `explain_failed_imports()` before it imports anything that is not in Python's own library:
 
     from support import start
 
     if __name__ == "__main__":  # before the imports that take seconds, or fail outside the environment
-        start.guard()
+        start.explain_failed_imports()
 
-For `python -m package.module` Python imports the package's `__init__.py` first; there the condition is
-`if sys.argv[:1] == ["-m"]:`, which holds only while Python looks for a module that it was asked to run.
+For `python -m package.module` Python imports the package's `__init__.py` first. So datasets/__init__.py calls it, too,
+under `if sys.argv[:1] == ["-m"]:`, which is true only while Python looks for the module that it was asked to run.
 
 Only Python's own library is imported here, and nothing that Python 3.9 does not know is used.
 """
 import os
 import shlex
 import sys
+from types import TracebackType
+from typing import List, Optional, Type
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NEEDED = (3, 11)
 
 
-def guard() -> None:
-    """End in one line and exit code 2 where this Python is too old or lacks a package, and in one line and exit code
-    130 on Ctrl-C while modules are imported. Every other exception keeps its traceback."""
+def explain_failed_imports() -> None:
+    """If this Python is too old or lacks a package, print one line and exit with code 2. From here on, Ctrl-C while
+    modules are imported prints one line and exits with code 130. Every other exception keeps its traceback."""
     if sys.version_info < NEEDED:
         version = ".".join(map(str, sys.version_info[:2]))
-        end("error: this is Python %s (%s), and 3.11 or newer is needed; %s" % (version, sys.executable, advice()), 2)
+        message = "error: this is Python %s (%s), and 3.11 or newer is needed; %s"
+        exit_with(message % (version, sys.executable, advice()), 2)
     sys.excepthook = report
 
 
-def report(kind, error, trace) -> None:
-    """In place of `sys.excepthook`."""
+def report(kind: Type[BaseException], error: BaseException, trace: Optional[TracebackType]) -> None:
+    """Replaces `sys.excepthook`: Python calls it with an exception that was not caught."""
     if was_interrupted(error):
-        end("interrupted; the same command goes on from here", 130)
+        exit_with("interrupted; start the same command again", 130)
     package = missing_package(error)
     if package:
-        end("error: this Python (%s) has no package %s; %s" % (sys.executable, package, advice()), 2)
+        exit_with("error: this Python (%s) has no package %s; %s" % (sys.executable, package, advice()), 2)
     sys.__excepthook__(kind, error, trace)
 
 
-def missing_package(error) -> str:
-    """The package that an import did not find, "" where it was something else or a module of this project."""
+def missing_package(error: BaseException) -> str:
+    """The package that is not installed, "" where the error is another one or a module of this project is missing."""
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return ""
     package = error.name.split(".")[0]
@@ -48,7 +51,7 @@ def missing_package(error) -> str:
     return "" if any(os.path.exists(path) for path in ours) else package
 
 
-def was_interrupted(error) -> bool:
+def was_interrupted(error: Optional[BaseException]) -> bool:
     """Whether Ctrl-C is behind an exception: some packages turn it into an ImportError of their own."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
@@ -75,13 +78,14 @@ def advice() -> str:
     return "install the packages once (%s), then: %s" % (setup, command)
 
 
-def join(words) -> str:
-    """Words as a shell reads them."""
+def join(words: List[str]) -> str:
+    """Words as one line that a shell splits into the same words."""
     return " ".join(shlex.quote(word) for word in words)
 
 
-def end(message, code) -> None:
-    """Say it and leave; no exit handler of a half-imported package runs."""
+def exit_with(message: str, code: int) -> None:
+    """Print a message to standard error and end the process at once. The exit handlers of packages are not called,
+    because a package may be imported only in part."""
     sys.stdout.flush()
     print(message, file=sys.stderr, flush=True)
     os._exit(code)

@@ -6,6 +6,7 @@ import torchvision
 from torch import nn
 
 import make_fer_c
+from make_fer_c import Args
 
 pytest_plugins = ["processes"]
 
@@ -62,7 +63,7 @@ def build_args(demo_root):
     """Arguments of a small build; `build_args(out=..., seed=1)` changes some."""
     def build(**changes):
         common = dict(dataset="demo", root=demo_root, data=OPTIONS, image_size=SIZE, workers=1)
-        return make_fer_c.Args(**common | changes)
+        return Args(**common | changes)
     return build
 
 

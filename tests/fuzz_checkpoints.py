@@ -17,6 +17,7 @@ import traceback
 import warnings
 import zipfile
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import torch
@@ -25,8 +26,9 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import models
-from cli import UserError
 from models import checkpoints, pretrained, weight_files
+from support.errors import UserError
+from training.state import Checkpoint
 
 NUMBERS = (0, 1, -1, 2, 7, 127, 128, 255, 256, 32767, 65535, 2**31 - 1, -2**31, 10**6)
 GLOBALS = (b"cposix\nsystem\n", b"cbuiltins\neval\n", b"cbuiltins\nbytearray\n", b"cutils.meters\nMeter\n",
@@ -221,8 +223,7 @@ def read_weights(path):
 def run(count, seed, folder):
     """Try `count` cases. Returns ({reader: Counter of "read", "refused", "past the header"}, list of failures)."""
     sound = bases()
-    fields = {"best.pt": ("model", "epoch", "scores"), "last.pt": ("model", "optimizer", "epoch", "step", "labels",
-                                                                   "next_labels", "sums", "history", "best")}
+    fields = {"best.pt": checkpoints.BEST_FIELDS, "last.pt": get_type_hints(Checkpoint)}
     counts, failures = collections.defaultdict(collections.Counter), []
     for recipe in RECIPES:  # torch makes folders of its own at the first use
         with torch.device("meta"):

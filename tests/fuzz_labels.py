@@ -27,8 +27,14 @@ import numpy as np
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from cli import UserError
-from datasets import SPLITS, affectnet, affwild, demo, ferplus, folders, keyed_rng, load_split, rafdb
+from datasets import affectnet, ferplus, load_split, rafdb
+from datasets.drawn import layouts as drawn
+from datasets.drawn.affectnet import COUNTS as AFFECTNET_COUNTS
+from datasets.drawn.folders import COUNTS as FOLDERS_COUNTS
+from datasets.drawn.faces import CLASSES, Face, image_labels
+from datasets.split import SPLITS
+from support.errors import UserError
+from support.random_streams import keyed_rng
 
 CELLS = [b"", b"0", b"-1", b"1", b"7", b"8", b"11", b"0.5", b"nan", b"inf", b"-inf", b"1e308", b"-1e-320", b"9" * 30,
          b"x", b"Sad", b"happiness", b"Training", b"PrivateTest", b"../x.jpg", b"/etc/passwd", b"C:\\x", b"\xff\xfe",
@@ -47,24 +53,23 @@ class Layout:
     options: list[dict]
 
 
-def faces(split: str, count: int) -> Iterator[demo.Face]:
+def faces(split: str, count: int) -> Iterator[Face]:
     """Stand-ins for drawn faces: their points and labels, 8 x 8 pixels of one colour for a picture."""
     for i in range(count):
-        person, label, point = demo._who_feels_what(0, split, i)
+        person, label, point = image_labels(0, split, i)
         image = np.full((8, 8, 3), 20 + 10 * (i % 20), np.uint8)
-        yield demo.Face(image, demo.CLASSES[label], *map(float, point), f"{split}-person-{person:04d}")
+        yield Face(image, CLASSES[label], *map(float, point), f"{split}-person-{person:04d}")
 
 
 def draw(folder: Path) -> dict[str, Layout]:
     """Every layout in a folder of its own, and FER+ in its other two forms."""
     layouts = {}
-    counts = [(module.COUNTS, dict(module.COUNTS)) for module in (affectnet, folders)]
+    counts = [(part, dict(part)) for part in (AFFECTNET_COUNTS, FOLDERS_COUNTS)]
     for current, _ in counts:
         current.update(train=96, test=16)  # as few as have validation images of each class
-    for module in (affectnet, affwild, rafdb, ferplus, folders):
-        for name, write in module.LAYOUTS.items():
-            write(folder / name, faces)
-            layouts[name] = Layout(module.__name__.rpartition(".")[2], folder / name, [], [{}])
+    for name, write in drawn.LAYOUTS.items():
+        write(folder / name, faces)
+        layouts[name] = Layout(write.__module__.rpartition(".")[2], folder / name, [], [{}])
     for current, usual in counts:
         current.update(usual)
     old = folder / "affectnet-old" / affectnet.LIST_PLACES[0]
@@ -88,9 +93,10 @@ def draw(folder: Path) -> dict[str, Layout]:
     shutil.copytree(folder / "ferplus", votes)
     for path in votes.glob("*/label.csv"):
         path.unlink()
-    layouts["ferplus votes"] = Layout("ferplus", votes, [votes / ferplus.BALLOTS], [{}])
+    layouts["ferplus votes"] = Layout("ferplus", votes, [votes / ferplus.VOTES_FILE], [{}])
     layouts["ferplus kaggle"] = Layout("ferplus", _kaggle(folder / "ferplus kaggle"), [], [{}])
-    layouts["ferplus kaggle"].files = [folder / "ferplus kaggle" / name for name in (ferplus.IMAGES, ferplus.BALLOTS)]
+    kaggle_files = (ferplus.PIXELS_FILE, ferplus.VOTES_FILE)
+    layouts["ferplus kaggle"].files = [folder / "ferplus kaggle" / name for name in kaggle_files]
     return layouts
 
 
@@ -103,8 +109,8 @@ def _kaggle(root):
         for k in range(8):
             images.append(f"0,{' '.join([str(k)] * 2304)},{usage}")
             votes.append(f"{usage},fer{len(votes):07d}.png,{','.join('9' if i == k else '0' for i in range(10))}")
-    (root / ferplus.IMAGES).write_text("\n".join(images) + "\n")
-    (root / ferplus.BALLOTS).write_text("\n".join(votes) + "\n")
+    (root / ferplus.PIXELS_FILE).write_text("\n".join(images) + "\n")
+    (root / ferplus.VOTES_FILE).write_text("\n".join(votes) + "\n")
     return root
 
 
@@ -117,7 +123,7 @@ def mutate(data: bytes, rng: np.random.Generator) -> bytes:
     return data
 
 
-def _some(values, rng):
+def _choice(values, rng):
     return values[int(rng.integers(len(values)))]
 
 
@@ -137,7 +143,7 @@ def _cut(data, rng):
 
 def _insert(data, rng):
     start = int(rng.integers(len(data) + 1))
-    return data[:start] + _some(INSERTS, rng) + data[start:]
+    return data[:start] + _choice(INSERTS, rng) + data[start:]
 
 
 def _line(data, rng):
@@ -157,14 +163,14 @@ def _cell(data, rng):
         k = int(rng.integers(len(lines)))
         separator = b"," if b"," in lines[k] else b" "
         cells = lines[k].split(separator)
-        cells[int(rng.integers(len(cells)))] = _some(CELLS, rng)
+        cells[int(rng.integers(len(cells)))] = _choice(CELLS, rng)
         lines[k] = separator.join(cells)
     return b"\n".join(lines)
 
 
 def _column(data, rng):
     """A column is doubled, lost or overwritten, in every line."""
-    content, how, place = _some(CELLS, rng), rng.integers(3), int(rng.integers(12))
+    content, how, place = _choice(CELLS, rng), rng.integers(3), int(rng.integers(12))
     lines = []
     for line in data.split(b"\n"):
         separator = b"," if b"," in line else b" "
@@ -181,7 +187,7 @@ def _ends(data, rng):
         lambda text: text.replace(b"\n", b"\r\n"), lambda text: text.replace(b"\n", b"\r"),
         lambda text: b"\xef\xbb\xbf" + text, lambda text: text.decode("latin-1").encode("utf-16"),
         lambda text: text.replace(b",", b";"), lambda text: text.replace(b",", b", "), lambda text: text.upper()]
-    return _some(changes, rng)(data)
+    return _choice(changes, rng)(data)
 
 
 MUTATIONS = [_bytes, _bytes, _cut, _insert, _line, _line, _cell, _cell, _cell, _column, _ends]
@@ -191,8 +197,8 @@ def change_folders(root: Path, rng: np.random.Generator) -> Callable[[], None]:
     """Rename a folder or file of a set of class folders, or add one; returns what undoes it."""
     places = sorted(path for path in root.rglob("*") if not path.name.startswith("."))
     depth = int(rng.integers(1, 4))
-    path = _some([place for place in places if len(place.relative_to(root).parts) == depth], rng)
-    name = _some(["Validation", "testing", "TRAIN", "0", "3", "Joy", "sadness", "x y", "é", "-x", ".hidden", "a.jpg",
+    path = _choice([place for place in places if len(place.relative_to(root).parts) == depth], rng)
+    name = _choice(["Validation", "testing", "TRAIN", "0", "3", "Joy", "sadness", "x y", "é", "-x", ".hidden", "a.jpg",
                   "\udcff", "n\nl", "x" * 200, "train", "images", "happy.png"], rng)
     goal = path.with_name(name)
     if goal.exists():
@@ -230,14 +236,14 @@ def load_all(layout: Layout, options: dict) -> str:
 def run_case(name: str, layout: Layout, seed: int, number: int) -> tuple[str, str]:
     """(outcome, file) of one case. What is changed is put back, and what the parsers wrote is removed."""
     rng = keyed_rng("fuzz labels", seed, name, number)
-    options = _some(layout.options, rng)
+    options = _choice(layout.options, rng)
     if not layout.files:
         undo = change_folders(layout.root, rng)
         try:
             return load_all(layout, options), "folders"
         finally:
             undo()
-    path = _some(layout.files, rng)
+    path = _choice(layout.files, rng)
     before = path.read_bytes()
     path.write_bytes(mutate(before, rng))
     try:
@@ -284,9 +290,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         outcomes, faults = fuzz(args.count, args.seed, Path(folder))
     print(f"{'':16}{'cases':>8}{'loaded':>8}{'partly':>8}{'row':>8}{'refused':>8}{'FAULT':>8}   past the headers")
-    for name, found in outcomes.items():
-        columns = "".join(f"{found[what]:8}" for what in ("loaded", "partly", "row", "refused", "FAULT"))
-        print(f"{name:16}{found.total():8}{columns}   {past_headers(found):.0%}")
+    for name, counts in outcomes.items():
+        columns = "".join(f"{counts[outcome]:8}" for outcome in ("loaded", "partly", "row", "refused", "FAULT"))
+        print(f"{name:16}{counts.total():8}{columns}   {past_headers(counts):.0%}")
     print(f"{args.count} cases, seed {args.seed}, {time.time() - start:.0f} s, {len(faults)} faults")
     for fault in faults[:10]:
         print(fault)

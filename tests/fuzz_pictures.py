@@ -18,9 +18,12 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cli import UserError  # noqa: E402
-from datasets import keyed_rng  # noqa: E402
-from datasets.images import FORMATS, read_image  # noqa: E402
+from datasets.images import FORMATS, read_image
+from support.errors import UserError
+from support.random_streams import keyed_rng
+ # noqa: E402
+ # noqa: E402
+ # noqa: E402
 
 LIMIT = 5  # seconds a case may take
 SIZE = 24  # pixels of the picture that is read
@@ -158,12 +161,12 @@ def edit_tags(data: bytearray, rng: np.random.Generator, other: bytes) -> bytear
         for _ in range(int(rng.integers(1, 4))):
             entry = place + 2 + 12 * int(rng.integers(12))
             if entry + 12 <= len(data):
-                what = rng.integers(4)
-                if what == 0:
+                kind = rng.integers(4)
+                if kind == 0:
                     struct.pack_into(order + "H", data, entry + 2, int(rng.integers(0, 20)))
-                elif what == 1:
+                elif kind == 1:
                     struct.pack_into(order + "L", data, entry + 4, int(2.0 ** rng.uniform(0, 32)) - 1)
-                elif what == 2:
+                elif kind == 2:
                     struct.pack_into(order + "L", data, entry + 8, int(2.0 ** rng.uniform(0, 32)) - 1)
                 else:
                     struct.pack_into(order + "H", data, entry, int(rng.choice((256, 257, 274, 282, 296, 34665, 700))))

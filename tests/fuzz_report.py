@@ -21,13 +21,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import cli  # noqa: E402
 import metrics  # noqa: E402
 import report  # noqa: E402
 from benchmarks.report import build_set, make_run  # noqa: E402
-from cli import UserError  # noqa: E402
-from datasets import keyed_rng  # noqa: E402
-from reporting import page  # noqa: E402
+from reporting import page_samples  # noqa: E402
+from support import cli  # noqa: E402
+from support.errors import UserError, first_line  # noqa: E402
+from support.random_streams import keyed_rng  # noqa: E402
 
 VALUES = (None, True, -1, 0, 1.5, 10**30, 1e308, float("nan"), float("inf"), "", "x", "../..", "\ud800", "<b>",
           "a" * 5000, [], [[]], {}, {"x": []}, ["a", "a"], "32-true", "bf16", "nan", "-0", "1e309", "0x1", "١")
@@ -63,7 +63,7 @@ def fuzz(folder: Path, count: int, seed: int) -> tuple[Counter, list[str]]:
         make_run(folder / "runs", built, script, loss, 0)
     with contextlib.ExitStack() as stack:
         for module, name, value in ((metrics, "ece_floor", lambda *_, **__: 0.1), (os, "fsync", lambda *_: None),
-                                    (page, "picture", lambda *_: "data:,")):
+                                    (page_samples, "picture", lambda *_: "data:,")):
             stack.callback(setattr, module, name, getattr(module, name))
             setattr(module, name, value)
         sound = table_of(folder / "runs")[0]
@@ -94,7 +94,7 @@ def one_case(folder: Path, rng: np.random.Generator, sound: set[str]) -> tuple[s
     except UserError as error:
         return file, f"stopped: {error}", "named"
     except Exception as error:  # what this script looks for
-        return file, f"{type(error).__name__}: {cli.first_line(error)}", "named"
+        return file, f"{type(error).__name__}: {first_line(error)}", "named"
     baseline = {line for line in sound if ",baseline," in line}
     if not baseline <= table:
         return file, "the numbers of sound runs changed", "named"

@@ -29,14 +29,16 @@ if __name__ == "__main__":  # started as a file
     sys.path[0] = str(Path(__file__).parent.parent)
 
 import evaluate
-import harness
 import make_fer_c
 import metrics
 import models
-from cli import UserError
-from datasets.fer_c import BuiltSet, open_set
+from building.built_set import BuiltSet, open_set
+from compute import devices
+from evaluation import inference, matching
+from make_fer_c import Args
 from models import checkpoints
 from support import run_folder
+from support.errors import UserError
 
 ARRAYS = ("predictions/Demo-C/clean.npy", "predictions/Demo-C/snow/3.npy", "predictions/Demo-C/labels.npy")
 TABLES = ("metrics.csv", "scores.csv")
@@ -65,11 +67,11 @@ class Bench:
     def __init__(self, folder: Path):
         self.run, self.set = folder / "runs/demo/baseline/ce/noise0/seed0", folder / "Demo-C"
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            make_fer_c.main(make_fer_c.Args(
+            make_fer_c.main(Args(
                 dataset="demo", root=folder / "demo", data=("train=128", "val=16", "test=4"), out=self.set,
                 image_size=16, workers=1))
         self.built: BuiltSet = open_set(self.set)
-        self.fabric = harness.connect("32-true")
+        self.fabric = devices.connect("32-true")
         self.predicted: list = []
         self.run.mkdir(parents=True)
         settings = {"script": "baseline", "dataset": "demo", "loss": "ce", "seed": 0, "noise": 0.0, "protocol": "paper",
@@ -108,10 +110,10 @@ class Bench:
 
         with contextlib.ExitStack() as stack:
             for place, name, value in (
-                    (models, "build_model", lambda recipe: Network()), (harness, "predict", predict),
-                    (harness, "connect", lambda precision: self.fabric), (metrics, "summary", summary),
+                    (models, "build_model", lambda recipe: Network()), (inference.compute_predict, "predict", predict),
+                    (devices, "connect", lambda precision: self.fabric), (metrics, "summary", summary),
                     (checkpoints, "read_fields", lambda *_: {"model": Network().state_dict()}),
-                    (evaluate, "open_set", lambda folder, verify: self.built)):
+                    (matching, "open_set", lambda folder, verify: self.built)):
                 stack.enter_context(mock.patch.object(place, name, value))
             yield
 
@@ -247,8 +249,8 @@ def case(bench: Bench, name: str, rng: np.random.Generator) -> tuple[str, bool]:
     args = json.loads(bench.files[Path("args.json")])
     if name == "args.json" and past:
         changed = json.loads(path.read_bytes())
-        run_folder.comparable(changed)
-        run_folder.varying([changed, args])
+        run_folder.comparable_settings(changed)
+        run_folder.varying_settings([changed, args])
         run_folder.same_settings(args, changed)
     outcome = scored(bench, name)
     if bench.state_outside() != bench.others:

@@ -2,11 +2,11 @@
 
   python tests/fuzz_sets.py --count 3000 --seed 0
 
-Every case changes one file and then opens the set (with and without hashes), reads images, verifies it, or takes the
-files of a shard as a merge does. Allowed are `cli.UserError`, and a result that is right: a changed table or image is
-never used where hashes are compared, and the entries of a merge equal those of the undamaged shard. Printed per file:
-cases refused, cases in which it made no difference, and cases past the header, in which the damaged file still has the
-form of its kind, so that the code behind the first check was reached.
+Every case changes one file. It then opens the set with and without hashes, reads images and verifies it, or takes the
+files of a shard as a merge does. Allowed are a `UserError` and a right result: a changed table or image is never used
+where hashes are compared, and the records of a merge equal those of the undamaged shard. Printed for each file are the
+cases that were refused, those in which the damage made no difference, and those "past the header", in which the damaged
+file still had the form of its kind, so that the code after the first check was reached.
 """
 import argparse
 import contextlib
@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,17 @@ if __name__ == "__main__":  # started as a file
     sys.path[0] = str(Path(__file__).parent.parent)
 
 import make_fer_c
-from cli import UserError
-from datasets import fer_c, fused
-from datasets.set_files import CELLS
+from building import verification
+from building.built_set import open_set
+from building.chunks import Job
+from building.journal import read_journal
+from building.plan import make_plan
+from building.shards import shard_folder, take_chunk
+from building.state import read_state, refuse_if_different
+from corruptions import CELLS
+from datasets import fused
+from make_fer_c import Args
+from support.errors import UserError
 
 TABLES = ("manifest.json", "labels.csv", "soft_labels.npy", "visibility.npy", "visibility_mean.csv", "gmm.json",
           "checksums.sha256")
@@ -40,22 +49,22 @@ class Sets:
     """A built set of eight images of 16 pixels and the two shards of another build of it."""
 
     def __init__(self, folder: Path):
-        def arguments(**changes):
+        def arguments(**changes: object) -> Args:
             common = dict(dataset="demo", root=folder / "demo", data=("train=128", "val=16", "test=8"), image_size=16,
                           workers=1)
-            return make_fer_c.Args(**common | changes)
+            return Args(**common | changes)
 
         self.out, self.scratch = folder / "Demo-C", folder / "scratch"
         make_fer_c.main(arguments(out=self.out))
         for i in (1, 2):
             make_fer_c.main(arguments(out=folder / "other", shard=f"{i}/2"))
-        self.shard = make_fer_c.shard_of(folder / "other", 1, 2)
-        self.plan = make_fer_c.make_plan(arguments(out=self.out))
+        self.shard = shard_folder(folder / "other", 1, 2)
+        self.plan = make_plan(arguments(out=self.out))
         self.chunk = self.plan.chunks[0]
         for name in ("journal", "set/clean", *(f"set/images/{name}/{severity}" for name, severity in CELLS)):
             (self.scratch / name).mkdir(parents=True)
-        self.job = fer_c.Job(self.plan.root, self.scratch, self.plan.made_with, True, (self.shard,))
-        self.entries = fer_c.read_journal(self.shard / "journal/0.json", self.job, self.chunk[1])
+        self.job = Job(self.plan.root, self.scratch, self.plan.made_with, True, (self.shard,))
+        self.records = read_journal(self.shard / "journal/0.json", self.job, self.chunk[1])
 
     def path(self, kind: str) -> Path:
         """The file of a kind."""
@@ -69,22 +78,22 @@ def mutated(data: bytes, rng: np.random.Generator, is_json: bool) -> bytes:
     """Other bytes of a file: damaged anywhere, or, of JSON, valid with one value changed, moved or left out."""
     if is_json and rng.random() < 0.6:
         return mutated_json(data, rng)
-    way = rng.integers(8)
+    kind = rng.integers(8)
     place = int(rng.integers(len(data)))
     if rng.random() < 0.5:
         place = min(int(rng.exponential(200)), len(data) - 1)  # near the beginning, where headers are
     piece = bytes(rng.integers(0, 256, int(rng.integers(1, 40)), dtype=np.uint8))
-    if way == 0:
+    if kind == 0:
         return data[:place]
-    if way == 1:
+    if kind == 1:
         return data[:place] + piece + data[place:]
-    if way == 2:
+    if kind == 2:
         return data[:place] + data[place + len(piece):]
-    if way == 3:
+    if kind == 3:
         return piece * int(rng.integers(0, 20))
-    if way == 4:
+    if kind == 4:
         return data + data[place:]
-    if way == 5:
+    if kind == 5:
         return data[:place] + bytes(len(piece)) + data[place + len(piece):]
     changed = bytearray(data)
     for _ in range(int(rng.integers(1, 6))):
@@ -92,7 +101,8 @@ def mutated(data: bytes, rng: np.random.Generator, is_json: bool) -> bytes:
     return bytes(changed)
 
 
-def mutated_json(data, rng):
+def mutated_json(data: bytes, rng: np.random.Generator) -> bytes:
+    """Valid JSON with one value changed, moved or left out."""
     value = json.loads(data)
     holder, key = None, None
     inner = value
@@ -101,10 +111,10 @@ def mutated_json(data, rng):
         keys = list(inner) if isinstance(inner, dict) else range(len(inner))
         key = keys[int(rng.integers(len(keys)))]
         inner = holder[key]
-    way = rng.integers(4)
-    if way == 0:
+    kind = rng.integers(4)
+    if kind == 0:
         del holder[key]
-    elif way == 1:
+    elif kind == 1:
         holder[key] = [holder[key]]
     else:
         holder[key] = VALUES[int(rng.integers(len(VALUES)))]
@@ -124,7 +134,7 @@ def is_past_header(kind: str, data: bytes, original: bytes) -> bool:
     return data[:length] == original[:length]
 
 
-def attempt(action) -> bool:
+def attempt(action: Callable[[], object]) -> bool:
     """Whether an action ends without `UserError`; any other exception is a fault and passes on."""
     try:
         action()
@@ -133,9 +143,9 @@ def attempt(action) -> bool:
     return True
 
 
-def read_all(sets: Sets, kind: str, verify: bool):
+def read_all(sets: Sets, kind: str, verify: bool) -> None:
     """Open the set and read the images that may be damaged."""
-    built = fer_c.open_set(sets.out, verify=verify)
+    built = open_set(sets.out, verify=verify)
     built.pixels(0)
     built.pixels(0, "snow", 3)
     built.pixels(1, "contrast", 5, in_memory=True)
@@ -143,11 +153,11 @@ def read_all(sets: Sets, kind: str, verify: bool):
         fused.read_gmm(sets.out / "gmm.json", built.classes)
 
 
-def take(sets: Sets):
-    """What a merge does with a shard; the entries have to be the right ones."""
-    make_fer_c.refuse_if_different(make_fer_c.read_state(sets.shard), sets.plan.state, sets.shard)
-    fer_c.take_chunk(sets.job, sets.chunk)
-    if fer_c.read_journal(sets.scratch / "journal/0.json", sets.job, sets.chunk[1]) != sets.entries:
+def take(sets: Sets) -> None:
+    """What a merge does with a shard. Raises AssertionError where the records are not the right ones."""
+    refuse_if_different(read_state(sets.shard), sets.plan.state, sets.shard)
+    take_chunk(sets.job, sets.chunk)
+    if read_journal(sets.scratch / "journal/0.json", sets.job, sets.chunk[1]) != sets.records:
         raise AssertionError("a merge took other values from a damaged shard")
 
 
@@ -172,7 +182,7 @@ def run_case(sets: Sets, kind: str, rng: np.random.Generator, counts: Counter, f
             counts[kind, "read without hashes"] += attempt(lambda: read_all(sets, kind, False))
             accepted = attempt(lambda: read_all(sets, kind, True))
             if full:
-                accepted = attempt(lambda: fer_c.verify(sets.out, 1)) or accepted
+                accepted = attempt(lambda: verification.verify(sets.out, 1)) or accepted
             if accepted and changed:
                 raise AssertionError("a changed file was used although hashes are compared")
         counts[kind, "opened unharmed" if accepted else "refused"] += 1
@@ -198,7 +208,7 @@ def fuzz(folder: Path, count: int, seed: int) -> Counter:
     return counts
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=1000, help="number of cases")
     parser.add_argument("--seed", type=int, default=0, help="of the mutations")
@@ -211,7 +221,7 @@ def main():
     print(f"{'file':20}{'cases':>8}{'refused':>10}{'unharmed':>10}{'past the header':>17}{'read without hashes':>21}")
     for kind in FILES:
         outcomes = ("refused", "opened unharmed", "past the header", "read without hashes")
-        refused, unharmed, past, unchecked = (counts[kind, what] for what in outcomes)
+        refused, unharmed, past, unchecked = (counts[kind, outcome] for outcome in outcomes)
         print(f"{kind:20}{refused + unharmed:8}{refused:10}{unharmed:10}{past:17}{unchecked:21}")
 
 

@@ -14,15 +14,15 @@ OF_PYTHON = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")  
 
 def all_processes() -> dict[int, tuple[int, int]]:
     """Process id -> (parent, session) of every process that is not over already."""
-    found = {}
+    processes = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, parent, _, session = path.read_text().rpartition(")")[2].split()[:4]
         except OSError:
             continue
         if state not in "ZX":
-            found[int(path.parent.name)] = int(parent), int(session)
-    return found
+            processes[int(path.parent.name)] = int(parent), int(session)
+    return processes
 
 
 def read(process: int, name: str) -> str:
@@ -36,13 +36,13 @@ def read(process: int, name: str) -> str:
 def left_behind(mark: str) -> dict[int, str]:
     """Process id -> command of the processes that this session began and that still run: its children, and all that
     inherited its mark."""
-    found = {}
+    leftovers = {}
     for process, (parent, _) in all_processes().items():
         if process != os.getpid() and (parent == os.getpid() or f"{MARK}={mark}" in read(process, "environ")):
             command = read(process, "cmdline")
             if not any(name in command for name in OF_PYTHON):
-                found[process] = command
-    return found
+                leftovers[process] = command
+    return leftovers
 
 
 def kill_all(processes: list[int]) -> None:
@@ -60,9 +60,9 @@ def nothing_is_left() -> Iterator[None]:
     os.environ[MARK] = mark
     yield
     del os.environ[MARK]
-    left = left_behind(mark)
-    kill_all(list(left))
-    assert not left, f"tests left processes behind (killed now): {left}"
+    leftovers = left_behind(mark)
+    kill_all(list(leftovers))
+    assert not leftovers, f"tests left processes behind (killed now): {leftovers}"
 
 
 @pytest.fixture

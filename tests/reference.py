@@ -1,8 +1,8 @@
-"""Slow float64 references of the 17 corruptions: the definitions and nothing else: scipy, loops, explicit copies.
+"""Slow float64 references of the 17 corruptions: their definitions, written with scipy, loops and explicit copies.
 
-Each is a function `(x, rng, *constants) -> x` named as its corruption; x: float64 (H, W, 3) in [0, 1], before the last
-step, `levels`. A random one draws the same fields as `corruptions` does, in the order given there.
-The tests compare with them, benchmarks/corruptions.py times them.
+Each is a function `(x, rng, *constants) -> x` with the name of its corruption. x: float64 (H, W, 3) in [0, 1]; the
+result is before the last step, `levels`. Random ones draw the same numbers as `corruptions` does, in the order given
+there. The tests compare with them, and benchmarks/corruptions.py times them.
 """
 import colorsys
 import io
@@ -116,9 +116,9 @@ def words(rng, *shape):
 
 
 def normals(rng, *shape):
-    share = words(rng, *shape)
-    further = share - (share >= .5) + .5 / 2 ** 32
-    return np.sign(further) * -special.ndtri(np.abs(further))
+    fraction = words(rng, *shape)
+    signed_tail = fraction - (fraction >= .5) + .5 / 2 ** 32
+    return np.sign(signed_tail) * -special.ndtri(np.abs(signed_tail))
 
 
 def gaussian_noise(x, rng, sd):

@@ -3,7 +3,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from datasets.set_files import TABLES, content_hash, line_name, listed, set_version, sha256
+from building.checksums import content_hash, line_name, read_lines
+from building.integrity import sha256
+from building.layout import TABLES
+from building.manifest import set_version
 
 
 def reseal(folder: Path, change: Callable[[dict], object] | None = None) -> None:
@@ -18,7 +21,7 @@ def reseal(folder: Path, change: Callable[[dict], object] | None = None) -> None
         manifest["set_version"] = set_version(manifest["made_with"])
     gone = {name for name in TABLES if not (folder / name).exists()}
     lines = [(sha256((folder / name).read_bytes()) if name in TABLES else value, name)
-             for value, name in listed(folder) if name != "manifest.json" and name not in gone]
+             for value, name in read_lines(folder) if name != "manifest.json" and name not in gone]
     manifest["content"] = content_hash(lines)
     text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
     lines = sorted([*lines, (sha256(text.encode()), "manifest.json")], key=line_name)

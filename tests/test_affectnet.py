@@ -12,11 +12,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import datasets
-from cli import UserError
-from datasets import SAFE_ID, affectnet, demo
+from datasets import affectnet
 from datasets.affectnet import CLASSES, HEADER, LIST_PLACES
+from datasets.drawn.affectnet import COUNTS, write_2021, write_old
+from datasets.drawn.faces import Face
+from datasets.split import COLUMNS, SAFE_ID
+from support.errors import UserError
 
 HEAD = ",".join(HEADER)
+WRITERS = {"affectnet-old": write_old, "affectnet-2021": write_2021}
 MARKS = ";".join(["1.5"] * 136)
 IMAGES = "Manually_Annotated/Manually_Annotated_Images"
 fuzz = partial(settings, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -52,8 +56,8 @@ def write_list(root, rows, name="validation.csv", place=LIST_PLACES[0], header=F
 
 
 def count(notes, why):
-    found = [value for key, value in notes.items() if key.startswith(why)]
-    return found[0] if found else 0
+    matching = [value for key, value in notes.items() if key.startswith(why)]
+    return matching[0] if matching else 0
 
 
 # ---- the old distribution
@@ -169,7 +173,7 @@ def test_a_box_that_misses_its_picture_is_left_out_and_counted(tmp_path, split, 
     data = affectnet.load(tmp_path, split, crop=crop)
     assert data.frame["id"].tolist() == ["1_inside", "1_whole", "1_edge"]
     assert data.notes[f"{BAD_BOX} (for example 1/beside.jpg)"] == 4
-    assert "picture_width" not in data.frame and len(data.frame.columns) == len(datasets.COLUMNS)
+    assert "picture_width" not in data.frame and len(data.frame.columns) == len(COLUMNS)
 
 
 def test_unreadable_pictures_are_left_to_the_decoder(tmp_path):
@@ -190,11 +194,11 @@ def test_sizes_are_kept_until_list_or_images_change(tmp_path, monkeypatch):
         return real(where, paths)
 
     monkeypatch.setattr(affectnet, "picture_sizes", sizes)
-    first, again = affectnet.load(root, "test"), affectnet.load(root, "test")
+    first, second = affectnet.load(root, "test"), affectnet.load(root, "test")
     assert asked == [7] and (root / ".fer-c-validation-sizes.csv").is_file() and "cache" not in first.notes
-    assert again.notes.pop("cache").startswith("sizes of pictures from the scan in the root, .fer-c-validation-sizes.")
-    pd.testing.assert_frame_equal(again.frame, first.frame)
-    assert again.notes == first.notes
+    assert second.notes.pop("cache").startswith("sizes of pictures from the scan in the root, .fer-c-validation-sizes.")
+    pd.testing.assert_frame_equal(second.frame, first.frame)
+    assert second.notes == first.notes
     affectnet.load(root, "test", crop="legacy")
     assert asked == [7]
     write_boxes(root, "validation.csv", BOXES | {"1/late.jpg": (0, 0, 9, 9)})  # a new picture: its folder has changed
@@ -407,11 +411,11 @@ def test_the_scan_is_kept_until_the_folder_changes(tmp_path, monkeypatch):
     assert "cache" not in first.notes and (root / ".fer-c-val_set.csv").is_file()
     with monkeypatch.context() as patch:
         patch.setattr(affectnet, "_read_number", lambda path: 1 / 0)
-        again = load(root)
-    pd.testing.assert_frame_equal(again.frame, first.frame)
-    assert again.notes.pop("cache") == ("annotations from the scan in the root, .fer-c-val_set.csv "
+        second = load(root)
+    pd.testing.assert_frame_equal(second.frame, first.frame)
+    assert second.notes.pop("cache") == ("annotations from the scan in the root, .fer-c-val_set.csv "
                                         "(delete it to have them read again)")
-    assert again.notes == first.notes
+    assert second.notes == first.notes
     write_new(root, {"30": ("2", "0", "0")})
     changed = load(root)
     assert len(changed.frame) == 10 and "cache" not in changed.notes
@@ -422,10 +426,10 @@ def test_the_scan_is_kept_until_the_folder_changes(tmp_path, monkeypatch):
 def test_a_root_that_cannot_be_written_keeps_its_scan_in_the_users_cache(tmp_path, monkeypatch):
     root = write_new(tmp_path / "root", ALL)
     (root / ".fer-c-val_set.csv").mkdir()  # tests may run as the superuser, whom no mode stops
-    first, again = load(root), load(root)
+    first, second = load(root), load(root)
     (kept,) = (tmp_path / "user cache/fer-c").iterdir()
-    assert "user's cache folder" in again.notes["cache"] and kept.name in again.notes["cache"]
-    pd.testing.assert_frame_equal(again.frame, first.frame)
+    assert "user's cache folder" in second.notes["cache"] and kept.name in second.notes["cache"]
+    pd.testing.assert_frame_equal(second.frame, first.frame)
     other = write_new(tmp_path / "other", {"0": ("0", "0", "0")})
     (other / ".fer-c-val_set.csv").mkdir()
     assert "cache" not in load(other).notes  # another root has another file
@@ -441,10 +445,10 @@ def test_a_root_that_cannot_be_written_keeps_its_scan_in_the_users_cache(tmp_pat
 ).map(b"".join)))
 def test_a_damaged_cache_is_read_as_none(tmp_path, data):
     (tmp_path / "scan.csv").write_bytes(b"# stamp\n" + data)
-    table = affectnet._read_cache(tmp_path / "scan.csv", "# stamp\n")
+    table = affectnet._read_scan(tmp_path / "scan.csv", "# stamp\n")
     assert table is None or list(table.columns) == ["name", "expression", "valence", "arousal"]
     assert table is None or all(str(name).isdecimal() for name in table["name"])
-    assert affectnet._read_cache(tmp_path / "scan.csv", "# another stamp\n") is None
+    assert affectnet._read_scan(tmp_path / "scan.csv", "# another stamp\n") is None
 
 
 def test_a_damaged_cache_is_written_anew(tmp_path):
@@ -538,19 +542,19 @@ def written(tmp_path_factory):
     def faces(split, number):
         for i in range(number):
             image = np.full((20, 20, 3), 40 + i % 200, np.uint8)
-            yield demo.Face(image, demo.CLASSES[i % 8], 1.2 if i == 0 else 0.3, -0.4, "nobody")
+            yield Face(image, CLASSES[i % 8], 1.2 if i == 0 else 0.3, -0.4, "nobody")
 
     root = tmp_path_factory.mktemp("layouts")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(affectnet.COUNTS, "train", 80)
-        patch.setitem(affectnet.COUNTS, "test", 16)
-        for name, write in affectnet.LAYOUTS.items():
+        patch.setitem(COUNTS, "train", 80)
+        patch.setitem(COUNTS, "test", 16)
+        for name, write in WRITERS.items():
             write(root / name, faces)
             write(root / "twice" / name, faces)
     return root
 
 
-@pytest.mark.parametrize("name", affectnet.LAYOUTS)
+@pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("split, each", [("train", 9), ("val", 1), ("test", 2)])
 def test_layouts_load_back(written, name, split, each):
     data = load(written / name, split)
@@ -589,7 +593,7 @@ def test_the_new_layout_has_its_quirks(written):
 
 
 def test_layouts_are_written_alike_every_time(written):
-    for name in affectnet.LAYOUTS:
+    for name in WRITERS:
         files = [path for path in sorted((written / "twice" / name).rglob("*")) if path.is_file()]
         assert len(files) > 100
         for path in files:

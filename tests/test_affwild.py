@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import datasets
-from cli import UserError
-from datasets import affwild, demo, load_split
-from datasets.affwild import CLASSES, _challenge, _chosen, _draw_videos
+from datasets import affwild, load_split
+from datasets.affwild import CLASSES, _challenge_number, _spread_rows, _draw_videos
+from datasets.drawn.affwild import write_layout
+from datasets.drawn.faces import CLASSES as DEMO_CLASSES, Face, faces
 from datasets.images import read_image
+from datasets.split import SPLITS
+from support.errors import UserError
 
 HEADER = "Neutral,Anger,Disgust,Fear,Happiness,Sadness,Surprise,Other"
 ALL = "0 1 2 3 4 5 6"  # in the order of the header
@@ -53,7 +56,7 @@ def write_small(root, **videos):
 
 def parts(root, **options):
     """{video: split} and the frames of all splits by video."""
-    frames = {split: load(root, split, **options).frame for split in datasets.SPLITS}
+    frames = {split: load(root, split, **options).frame for split in SPLITS}
     return {video: split for split, frame in frames.items() for video in frame["identity"]}, frames
 
 
@@ -62,10 +65,10 @@ def every(root, **options):
     return {row["id"]: row for frame in parts(root, **options)[1].values() for row in frame.to_dict("records")}
 
 
-def noted(root, what, **options):
+def noted(root, reason, **options):
     """How often something was dropped, over all splits."""
-    splits = [load(root, split, **options).notes for split in datasets.SPLITS]
-    return sum(count for notes in splits for key, count in notes.items() if key.startswith(what))
+    splits = [load(root, split, **options).notes for split in SPLITS]
+    return sum(count for notes in splits for key, count in notes.items() if key.startswith(reason))
 
 
 def names(rows):
@@ -104,13 +107,13 @@ def test_what_is_no_expression_is_dropped_and_counted(tmp_path):
     assert {key: CLASSES[row["expression"]] for key, row in rows.items() if key[0] == "a"} == {
         "a_00002": "Neutral", "a_00004": "Anger", "a_00008": "Fear", "a_00009": "Happy", "a_00011": "Surprise",
         "a_00012": "Sad"}
-    for what, number in (("frame labelled -1 (not annotated) (for example a.txt frame 1)", 1),
+    for reason, number in (("frame labelled -1 (not annotated) (for example a.txt frame 1)", 1),
                          ("frame of another expression (Other) (for example a.txt frame 3)", 1),
                          ("label that the header does not name (for example a.txt frame 5)", 2),  # 8 and -2
                          ("malformed line of expressions (for example a.txt frame 7)", 2),  # x and 5.5
                          ("labelled frame that is not on disk (for example a/00006.jpg)", 1),
                          ("image without a line of its own (for example a/00099.jpg)", 1)):
-        assert noted(root, what) == number
+        assert noted(root, reason) == number
 
 
 @pytest.mark.parametrize("form", ["{:05d}.png", "{:06d}.jpg", "{}.JPEG", "{:03d}.bmp"])
@@ -123,8 +126,8 @@ def test_frames_of_an_own_extraction(tmp_path, form):
     assert names(rows.values()) == names(before.values()) and len(rows) == 21
     assert {row["path"] for row in rows.values() if row["identity"] == "a"} == {
         f"cropped_aligned/a/{form.format(i)}" for i in range(1, 8)}
-    again = every(root, split_file=str(tmp_path / "list.csv"))
-    assert again.keys() == rows.keys()
+    second = every(root, split_file=str(tmp_path / "list.csv"))
+    assert second.keys() == rows.keys()
 
 
 def test_of_several_files_of_a_frame_the_releases_name_is_taken(tmp_path):
@@ -247,8 +250,8 @@ def test_editions_are_found_whatever_their_folders(tmp_path, expressions, va):
 def test_the_number_of_a_challenge():
     folders = ("annotations", "ABAW2 labels", ABAW3, "Fourth ABAW", "5th_ABAW_Annotations", "6th ABAW Annotations",
                "ABAW-7", "abaw_8/annotations")
-    assert [_challenge(folder) for folder in folders] == [0, 2, 3, 4, 5, 6, 7, 8]
-    assert _challenge("ABAW 2023") == 0
+    assert [_challenge_number(folder) for folder in folders] == [0, 2, 3, 4, 5, 6, 7, 8]
+    assert _challenge_number("ABAW 2023") == 0
 
 
 def test_the_newest_edition_is_taken_and_another_can_be(tmp_path):
@@ -316,19 +319,19 @@ def test_colliding_ids_are_refused(monkeypatch):
 
 def test_frames_are_evenly_spaced_and_those_with_valence_first():
     none = np.zeros(100, bool)
-    assert _chosen(none, 4).tolist() == [12, 37, 62, 87]
-    assert _chosen(none, 100).tolist() == _chosen(none, 240).tolist() == list(range(100))
-    some = none.copy()
-    some[[3, 50, 99]] = True
-    assert _chosen(some, 2).tolist() == [3, 99]
-    assert _chosen(some, 3).tolist() == [3, 50, 99]
-    assert _chosen(some, 5).tolist() == [3, 25, 50, 74, 99]
-    assert len(set(_chosen(some, 97))) == 97
+    assert _spread_rows(none, 4).tolist() == [12, 37, 62, 87]
+    assert _spread_rows(none, 100).tolist() == _spread_rows(none, 240).tolist() == list(range(100))
+    preferred = none.copy()
+    preferred[[3, 50, 99]] = True
+    assert _spread_rows(preferred, 2).tolist() == [3, 99]
+    assert _spread_rows(preferred, 3).tolist() == [3, 50, 99]
+    assert _spread_rows(preferred, 5).tolist() == [3, 25, 50, 74, 99]
+    assert len(set(_spread_rows(preferred, 97))) == 97
 
 
 def test_the_number_of_frames_is_an_option(tmp_path):
     root = write_small(tmp_path, a=f"{ALL} " * 3, b=f"{ALL} " * 3, c=f"{ALL} " * 3)
-    for split in datasets.SPLITS:
+    for split in SPLITS:
         frame = load(root, split, frames="7").frame
         assert [int(i[-5:]) for i in frame["id"]] == [2, 5, 8, 11, 14, 17, 20]
     write_labels(root, "a", "0,0 " * 14, "VA", "valence,arousal")
@@ -339,8 +342,8 @@ def test_the_number_of_frames_is_an_option(tmp_path):
 def test_twenty_test_and_eight_validation_videos_of_248():
     videos = [f"v{i}" for i in range(228)] + [f"p{i}{side}" for i in range(10) for side in ("_left", "_right")]
     drawn = _draw_videos(sorted(videos), 0)
-    shares = [list(drawn.values()).count(split) for split in datasets.SPLITS]
-    assert shares == [220, 8, 20]
+    counts_per_split = [list(drawn.values()).count(split) for split in SPLITS]
+    assert counts_per_split == [220, 8, 20]
     assert all(drawn[f"p{i}_left"] == drawn[f"p{i}_right"] for i in range(10))
     assert drawn != _draw_videos(sorted(videos), 1)
     fewer = _draw_videos(sorted(videos)[5:], 0)  # another edition: nearly the same videos
@@ -365,12 +368,12 @@ def test_the_seed_of_the_draw(tmp_path):
 
 def test_the_order_of_the_file_system_does_not_matter(tmp_path, monkeypatch):
     root = write_small(tmp_path, **dict.fromkeys("defghij", ALL))
-    first, scan, seen = load(root), os.scandir, []
+    first, scan, visited = load(root), os.scandir, []
 
     class Backwards:
         def __init__(self, folder):
             self.entries = sorted(scan(folder), key=lambda entry: entry.name)
-            seen.append(folder)
+            visited.append(folder)
 
         def __iter__(self):
             return self
@@ -387,9 +390,9 @@ def test_the_order_of_the_file_system_does_not_matter(tmp_path, monkeypatch):
             pass
 
     monkeypatch.setattr(os, "scandir", Backwards)
-    again = load(root)
-    assert again.frame.equals(first.frame) and list(again.notes.items()) == list(first.notes.items())
-    assert len(seen) > 10  # os.walk looks through it too
+    second = load(root)
+    assert second.frame.equals(first.frame) and list(second.notes.items()) == list(first.notes.items())
+    assert len(visited) > 10  # os.walk looks through it too
 
 
 # ---- the list of frames
@@ -404,9 +407,9 @@ def test_the_list_is_written_and_given_back(tmp_path):
     assert "cropped_aligned/a/00007.jpg,Surprise,,,a\n" in text
     shutil.rmtree(root / ABAW3)  # the list is enough
     for name in (str(root / "affwild_split.csv"), "affwild_split.csv"):  # also by its name in the root
-        _, again = parts(root, split_file=name)
-        for split in datasets.SPLITS:
-            assert again[split].equals(drawn[split])
+        _, second = parts(root, split_file=name)
+        for split in SPLITS:
+            assert second[split].equals(drawn[split])
     assert load(root, split_file="affwild_split.csv").notes["layout"] == (
         "Aff-Wild2, frames listed in affwild_split.csv (7 of train)")
 
@@ -538,7 +541,7 @@ def test_an_unreadable_folder_is_named(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(folder))
 
     monkeypatch.setattr(affwild.os, "scandir", refuse)
-    monkeypatch.setattr(affwild, "_survey", lambda root: ({"": {"EXPR": {"a": root}, "VA": {}}}, ["cropped_aligned"]))
+    monkeypatch.setattr(affwild, "_survey", lambda root: ({"": affwild.Edition({"a": root}, {})}, ["cropped_aligned"]))
     with pytest.raises(UserError, match="cropped_aligned: Permission denied"):
         load(root)
 
@@ -600,14 +603,14 @@ def test_a_list_never_breaks_on_any_bytes(fuzzed, header, data):
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory):
     out = tmp_path_factory.mktemp("layout")
-    affwild.LAYOUTS["affwild2"](out, demo.faces)
+    write_layout(out, faces)
     return out
 
 
 def test_validation_on_frames_of_the_training_videos(layout, tmp_path):
     """What the FER-C release did; the test videos stay the same."""
     written = str(tmp_path / "list.csv")
-    (_, whole), (_, frames) = (parts(layout, val_split=way, write_split=written) for way in ("identity", "frames"))
+    (_, whole), (_, frames) = (parts(layout, val_split=order, write_split=written) for order in ("identity", "frames"))
     assert frames["test"].equals(whole["test"])
     both = [set(one["train"]["path"]) | set(one["val"]["path"]) for one in (whole, frames)]
     assert both[0] == both[1] and not set(frames["train"]["path"]) & set(frames["val"]["path"])
@@ -630,10 +633,10 @@ def test_the_layout_reads_back(layout):
 
 
 def test_the_layout_has_the_quirks_of_the_release(layout):
-    for what, number in (("frame labelled -1", 12), ("frame of another expression (Other)", 32),
+    for reason, number in (("frame labelled -1", 12), ("frame of another expression (Other)", 32),
                          ("malformed line of expressions (for example video7.txt frame 6)", 1),
                          ("image without a line of its own (for example 15-24-1920x1080/00016.jpg)", 1)):
-        assert noted(layout, what) == number
+        assert noted(layout, reason) == number
     assert noted(layout, "labelled frame that is not on disk") >= 10
     rows = every(layout)
     assert "102-30-640x360_00030" in rows and "102-30-640x360_00031" not in rows  # a line more than frames
@@ -657,10 +660,10 @@ def test_the_layout_is_the_same_every_time(tmp_path):
 
     def faces(split, count):
         for i in range(count):
-            yield demo.Face(picture, demo.CLASSES[i % 8], 1.2, -0.1, f"{split}-{i // 8}")
+            yield Face(picture, DEMO_CLASSES[i % 8], 1.2, -0.1, f"{split}-{i // 8}")
 
     for name in "ab":
-        affwild.write_layout(tmp_path / name, faces)
+        write_layout(tmp_path / name, faces)
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
     assert len(files) == 296 + 12 + 11 + 2
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)

@@ -1,4 +1,5 @@
 """Built sets are not trusted: what changed after the build, what a shard says, where a set may go, what is removed."""
+import dataclasses
 import hashlib
 import json
 import os
@@ -14,11 +15,23 @@ import pytest
 
 import make_fer_c
 import soft_labels
-from cli import DamagedFile, UserError
+from building import build, forms as building_forms, plan, verification, worker
+from building.built_set import open_set
+from building.checksums import image_hashes, read_checksums, seal
+from building.forms import make_form
+from building.integrity import digest, sha256
+from building.layout import TABLES
+from building.manifest import set_version
+from building.options import command, rebuild_command
+from building.plan import make_plan
+from building.shards import shard_folder
+from building.tables import read_labels
+from corruptions import CELLS
+from datasets import fused
+from datasets.images import read_image
+from make_fer_c import Args, fill_defaults
+from support.errors import DamagedFile, UserError
 from conftest import SIZE
-from datasets import fer_c, fused, set_files
-from datasets.fer_c import open_set
-from datasets.set_files import CELLS, Checksums
 from sealing import reseal
 from test_make_fer_c import small_disk
 
@@ -103,7 +116,8 @@ def test_an_image_that_changed_is_refused_when_it_is_read(copy):
     right = data.pixels(1, "snow", 3)
     victim.write_bytes(other.read_bytes())
     clean.write_bytes(data.image_path(2).read_bytes())
-    for read in (lambda: data.pixels(1), lambda: data.pixels(1, "snow", 3), lambda: data.image(1, "contrast", 2)):
+    for read in (lambda: data.pixels(1), lambda: data.pixels(1, "snow", 3),
+                 lambda: data.pixels(1, "contrast", 2, in_memory=True)):
         with pytest.raises(DamagedFile, match=r"is not the file that was built .*make_fer_c.py --dataset demo"):
             read()
     unchecked = open_set(copy, verify=False)
@@ -120,7 +134,7 @@ def test_pixels_are_those_of_the_files_and_of_memory(built):
     data = open_set(built)
     for i in (0, 7, 15):
         for cell in ((), *CELLS[3::16]):
-            np.testing.assert_array_equal(data.pixels(i, *cell), fer_c.read_image(data.image_path(i, *cell), SIZE))
+            np.testing.assert_array_equal(data.pixels(i, *cell), read_image(data.image_path(i, *cell), SIZE))
             np.testing.assert_array_equal(data.pixels(i, *cell), data.pixels(i, *cell, in_memory=True))
 
 
@@ -138,7 +152,7 @@ def test_sets_travel_to_worker_processes(built):
         np.testing.assert_array_equal(pool.submit(read_in_worker, data).result(), read_in_worker(data))
 
 
-def test_what_follows_from_other_values_is_computed_again(tables):
+def test_derived_values_are_recomputed(tables):
     """Also where every hash fits."""
     reseal(tables)
     open_set(tables)
@@ -155,7 +169,7 @@ def test_what_follows_from_other_values_is_computed_again(tables):
 
     refused("set_version does not follow", lambda m: m.update(set_version="0" * 64))
     refused("set_version does not follow", lambda m: m.update(
-        set_version=set_files.set_version(m["made_with"] | {"seed": 5})))
+        set_version=set_version(m["made_with"] | {"seed": 5})))
     refused("rows", lambda m: m["made_with"].update(images=15))
     rows = good["labels.csv"].decode().splitlines(keepends=True)
     refused("ids are not those of the manifest", labels_csv="".join([rows[0], *rows[:0:-1]]).encode())
@@ -208,11 +222,11 @@ def test_the_list_of_a_large_set_is_read(tmp_path):
     ids = [f"image{i:05}" for i in range(4000)]
     data = np.random.default_rng(0).integers(0, 256, (86, 4000, 32), dtype=np.uint8)
     sums = {name: data[:, i].tobytes() for i, name in enumerate(ids)}
-    for name in set_files.TABLES[:4]:
+    for name in TABLES[:4]:
         (tmp_path / name).write_text(name)
-    fer_c.seal(tmp_path, {}, sums, "png")
-    found = Checksums(tmp_path, json.loads((tmp_path / "manifest.json").read_text())["content"]).of_images(ids, "png")
-    np.testing.assert_array_equal(found, data)
+    seal(tmp_path, {}, sums, "png")
+    content = json.loads((tmp_path / "manifest.json").read_text())["content"]
+    np.testing.assert_array_equal(image_hashes(read_checksums(tmp_path, content), ids, "png"), data)
 
 
 def test_ids_that_look_like_missing_values(built, tmp_path):
@@ -222,8 +236,8 @@ def test_ids_that_look_like_missing_values(built, tmp_path):
     new = ["NA", "nan", "null", "None", *names[4:]]
     (tmp_path / "labels.csv").write_text("\n".join(
         [table[0], *(f"{name},{line.partition(',')[2]}" for name, line in zip(new, table[1:], strict=True))]) + "\n")
-    manifest["made_with"]["ids"] = set_files.digest(new)
-    assert fer_c._read_labels(tmp_path / "labels.csv", manifest)[0]["id"].tolist() == new
+    manifest["made_with"]["ids"] = digest(new)
+    assert read_labels(tmp_path / "labels.csv", manifest)[0]["id"].tolist() == new
 
 
 def test_names_in_checksums_stay_in_the_set(tables):
@@ -231,7 +245,7 @@ def test_names_in_checksums_stay_in_the_set(tables):
         text = sums(tables)
         (tables / "checksums.sha256").write_text(f"{'0' * 64}  {name}\n{text}")
         with pytest.raises(DamagedFile, match="line 1 of checksums.sha256"):
-            make_fer_c.verify(tables, 1)
+            verification.verify(tables, 1)
         (tables / "checksums.sha256").write_text(text)
 
 
@@ -243,7 +257,7 @@ def test_cells_that_equal_the_clean_image_are_counted(built, few_whole, build_ar
     line = next(line for line in capsys.readouterr().out.splitlines() if "equal the clean one" in line)
     data, expected = open_set(tmp_path / "x"), []
     for name, severity in CELLS:
-        forms = [fer_c.make_form(data.pixels(i), data.frame["id"].iloc[i], name, severity, data.made_with)
+        forms = [make_form(data.pixels(i), data.frame["id"].iloc[i], name, severity, data.made_with)
                  for i in range(2)]
         equal = np.mean([np.array_equal(form, data.pixels(i)) for i, form in enumerate(forms)])
         if equal > 0.5:
@@ -266,15 +280,15 @@ def change_journals(shard, change):
         values = json.loads(path.read_text())
         for entry in values["images"].values():
             change(entry)
-        values["sha256"] = set_files.sha256(json.dumps(values["images"]).encode())
+        values["sha256"] = sha256(json.dumps(values["images"]).encode())
         path.write_text(json.dumps(values))
 
 
-def test_a_merge_measures_again(build_args, few, few_whole, tmp_path):
+def test_a_merge_measures_itself(build_args, few, few_whole, tmp_path):
     """Other differences in the journal, its hash filled in: other soft labels under the same version before."""
     folder = Path(shutil.copytree(few, tmp_path / "few"))
     for i in (1, 2):
-        change_journals(make_fer_c.shard_of(folder / "Demo-C", i, 2), lambda entry: entry.update(
+        change_journals(shard_folder(folder / "Demo-C", i, 2), lambda entry: entry.update(
             difference=[value * 0.9 for value in entry["difference"]], unchanged=[0, 1]))
     merge(build_args, folder)
     assert sums(folder / "Demo-C") == sums(few_whole)
@@ -290,17 +304,17 @@ def test_a_merge_measures_again(build_args, few, few_whole, tmp_path):
 ])
 def test_journals_are_taken_strictly(build_args, few, tmp_path, change):
     folder = Path(shutil.copytree(few, tmp_path / "few"))
-    change_journals(make_fer_c.shard_of(folder / "Demo-C", 1, 2), lambda entry: entry["sha256"] and change(entry))
+    change_journals(shard_folder(folder / "Demo-C", 1, 2), lambda entry: entry["sha256"] and change(entry))
     with pytest.raises(UserError, match=r"shard-1-of-2: journal.0.json is missing or not as built; remove .*--shard"):
         merge(build_args, folder)
     assert not (folder / "Demo-C").exists()
 
 
-def test_hashes_of_files_that_are_not_kept_are_made_again(build_args, tmp_path):
+def test_hashes_of_files_that_are_not_kept_are_recomputed(build_args, tmp_path):
     """--no-images: the journal's hashes are all there is of the corrupted images."""
     for i in (1, 2):
         make_fer_c.main(build_args(out=tmp_path / "Demo-C", limit=2, images=False, shard=f"{i}/2"))
-    shard = make_fer_c.shard_of(tmp_path / "Demo-C", 1, 2)
+    shard = shard_folder(tmp_path / "Demo-C", 1, 2)
     change_journals(shard, lambda entry: entry["sha256"] and entry["sha256"].__setitem__(7, "0" * 64))
     with pytest.raises(UserError, match="the hashes of the images of .* are not those of the images made here"):
         merge(build_args, tmp_path, images=False)
@@ -308,10 +322,10 @@ def test_hashes_of_files_that_are_not_kept_are_made_again(build_args, tmp_path):
 
 def test_a_clean_image_that_is_not_the_sources_is_refused(build_args, few, tmp_path):
     folder = Path(shutil.copytree(few, tmp_path / "few"))
-    shard = make_fer_c.shard_of(folder / "Demo-C", 1, 2)
+    shard = shard_folder(folder / "Demo-C", 1, 2)
     path = next((shard / "set/clean").iterdir())
     before = path.read_bytes()
-    data = fer_c.encode(np.zeros((SIZE, SIZE, 3), np.uint8), "png")
+    data = building_forms.encode(np.zeros((SIZE, SIZE, 3), np.uint8), "png")
     path.write_bytes(data)
 
     def change(entry):
@@ -331,17 +345,17 @@ def test_a_set_of_the_first_release_opens(tmp_path, capsys):
     data = open_set(folder / "Demo-C")
     assert data.verify and len(data.frame) == 2 and "unchanged" not in data.manifest
     np.testing.assert_array_equal(data.pixels(1, "defocus_blur", 2), data.pixels(1))  # the constants it was made with
-    fer_c.verify(folder / "Demo-C", 1)
+    verification.verify(folder / "Demo-C", 1)
     assert "files as built" in capsys.readouterr().out
     shard = folder / "begun.shard-1-of-2"
-    args = make_fer_c.Args("demo", data=("test=8", "train=128", "val=16"), image_size=16, limit=2, images=False,
+    args = Args("demo", data=("test=8", "train=128", "val=16"), image_size=16, limit=2, images=False,
                            workers=1, root=tmp_path / "demo", out=folder / "begun")
-    for again in (args, make_fer_c.dataclasses.replace(args, out=folder / "Demo-C"),
-                  make_fer_c.dataclasses.replace(args, shard="1/2")):
-        if again is args:
+    for other in (args, dataclasses.replace(args, out=folder / "Demo-C"),
+                  dataclasses.replace(args, shard="1/2")):
+        if other is args:
             shutil.copytree(shard, folder / "begun.partial")
         with pytest.raises(UserError, match="The constants of preset fer-c at 16 pixels have changed since"):
-            make_fer_c.main(again)
+            make_fer_c.main(other)
 
 
 def as_first_release(folder):
@@ -356,21 +370,21 @@ def as_first_release(folder):
 def test_shards_of_the_first_release_merge(build_args, few, few_whole, tmp_path):
     folder = Path(shutil.copytree(few, tmp_path / "few"))
     for i in (1, 2):
-        as_first_release(make_fer_c.shard_of(folder / "Demo-C", i, 2))
+        as_first_release(shard_folder(folder / "Demo-C", i, 2))
     merge(build_args, folder)
     assert sums(folder / "Demo-C") == sums(few_whole)
 
 
 def test_a_build_of_the_first_release_goes_on(build_args, few_whole, tmp_path, monkeypatch):
     """Its images are measured again, not made again."""
-    monkeypatch.setattr(make_fer_c, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(build, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         make_fer_c.main(build_args(out=tmp_path / "x", limit=2))
     monkeypatch.undo()
     as_first_release(tmp_path / "x.partial")
     made = []
-    encode = fer_c.encode
-    monkeypatch.setattr(fer_c, "encode", lambda *rest: made.append(rest) or encode(*rest))
+    encode = worker.encode
+    monkeypatch.setattr(worker, "encode", lambda *rest: made.append(rest) or encode(*rest))
     make_fer_c.main(build_args(out=tmp_path / "x", limit=2))
     assert sums(tmp_path / "x") == sums(few_whole) and not made
 
@@ -387,7 +401,8 @@ def test_constants_that_changed_are_explained(build_args, few_whole, tmp_path):
     data = open_set(folder)
     with pytest.raises(UserError, match="the constants of defocus_blur.* have changed since .see CHANGELOG.md"):
         make_fer_c.main(build_args(out=folder, limit=2))
-    np.testing.assert_array_equal(data.image(0, "defocus_blur", 2), data.pixels(0))  # its own constants, not today's
+    form = data.pixels(0, "defocus_blur", 2, in_memory=True)
+    np.testing.assert_array_equal(form, data.pixels(0))  # its own constants, not today's
 
 
 # ---- mixtures and options
@@ -439,7 +454,7 @@ def test_nothing_is_sealed_whose_labels_are_no_distributions(build_args, few_who
 
 def test_an_exponent_has_one_set_version(build_args, demo_root):
     """2.0 comes from a command line, 2 is the default."""
-    plans = [make_fer_c.make_plan(build_args(exponent=value, limit=2)) for value in (2, 2.0)]
+    plans = [make_plan(build_args(exponent=value, limit=2)) for value in (2, 2.0)]
     assert plans[0].facts["set_version"] == plans[1].facts["set_version"]
 
 
@@ -447,7 +462,7 @@ def test_an_exponent_has_one_set_version(build_args, demo_root):
 
 def test_foreign_files_stay(build_args, few, few_whole, tmp_path, capsys):
     folder = Path(shutil.copytree(few, tmp_path / "few"))
-    shard = make_fer_c.shard_of(folder / "Demo-C", 2, 2)
+    shard = shard_folder(folder / "Demo-C", 2, 2)
     for name in ("notes.txt", "set/clean/holiday.png", "journal/diary.json", "mine/a.txt"):
         (shard / name).parent.mkdir(exist_ok=True)
         (shard / name).write_text("x")
@@ -456,7 +471,7 @@ def test_foreign_files_stay(build_args, few, few_whole, tmp_path, capsys):
     assert sorted(str(path.relative_to(shard)) for path in shard.rglob("*") if path.is_file()) == [
         "journal/diary.json", "mine/a.txt", "notes.txt", "set/clean/holiday.png"]
     assert "shard-2-of-2 stays: it holds" in capsys.readouterr().out
-    assert not make_fer_c.shard_of(folder / "Demo-C", 1, 2).exists()
+    assert not shard_folder(folder / "Demo-C", 1, 2).exists()
     merge(build_args, folder)  # tidies again
     assert (shard / "notes.txt").exists()
 
@@ -469,7 +484,7 @@ def test_a_partial_folder_of_somebody_else_is_refused_before_the_first_image(bui
     assert [path.name for path in (tmp_path / "x.partial").iterdir()] == ["thesis.tex"]
 
 
-def test_a_partial_folder_beside_a_finished_set(built, build_args, copy, capsys):
+def test_a_partial_folder_next_to_a_finished_set(built, build_args, copy, capsys):
     partial = copy.with_name("Demo-C.partial")
     partial.mkdir()
     (partial / "notes.txt").write_text("x")
@@ -484,7 +499,7 @@ def no_image(monkeypatch):
     def refuse(*_):
         raise AssertionError("work began")
 
-    monkeypatch.setattr(make_fer_c, "make_plan", refuse)
+    monkeypatch.setattr(plan, "make_plan", refuse)
 
 
 def test_out_is_probed_before_the_first_image(build_args, tmp_path, monkeypatch):
@@ -542,18 +557,18 @@ def test_a_link_as_out_is_followed(build_args, few_whole, tmp_path, capsys):
 def test_commands_in_messages_work(build_args, few_whole, tmp_path):
     args = build_args(out=tmp_path / "a b", limit=2, images=False, seed=3, exponent=1.5, protocol="released",
                       corruptions="fer-c-released", visibility="l2-uint8")
-    words = shlex.split(make_fer_c.command(args, workers=2))
+    words = shlex.split(command(args, workers=2))
     assert words[0] == "make_fer_c.py" and "--dataset" in words and "--no-images" in words
-    parsed = make_fer_c.cli.parse(make_fer_c.Args, make_fer_c.settle, words[1:])
-    assert parsed == make_fer_c.dataclasses.replace(args, workers=2)
+    parsed = make_fer_c.cli.parse(Args, fill_defaults, words[1:])
+    assert parsed == dataclasses.replace(args, workers=2)
     made = open_set(few_whole).made_with
-    again = make_fer_c.cli.parse(make_fer_c.Args, make_fer_c.settle,
-                                 shlex.split(set_files.rebuild_command(few_whole, made))[1:])
+    parsed = make_fer_c.cli.parse(Args, fill_defaults,
+                                 shlex.split(rebuild_command(few_whole, made))[1:])
     root = build_args().root
-    assert make_fer_c.make_plan(make_fer_c.dataclasses.replace(again, root=root)).made_with == made
+    assert make_plan(dataclasses.replace(parsed, root=root)).made_with == made
 
 
-def test_differences_are_told_in_words(build_args, few_whole):
+def test_differences_are_in_words(build_args, few_whole):
     with pytest.raises(UserError) as caught:
         make_fer_c.main(build_args(out=few_whole, limit=3, corruptions="imagenet-c", format="jpg", beta=0.25))
     text = str(caught.value)
@@ -563,7 +578,7 @@ def test_differences_are_told_in_words(build_args, few_whole):
 
 
 def test_an_unfinished_set_names_the_command(few, tmp_path):
-    shutil.copytree(make_fer_c.shard_of(few / "Demo-C", 1, 2), tmp_path / "x.partial")
+    shutil.copytree(shard_folder(few / "Demo-C", 1, 2), tmp_path / "x.partial")
     with pytest.raises(UserError, match=r"start it again with its options, make_fer_c.py --dataset demo --out .*x"):
         open_set(tmp_path / "x")
     with pytest.raises(UserError, match=r"no manifest.json. Build it with make_fer_c.py --dataset NAME --out"):
@@ -573,7 +588,7 @@ def test_an_unfinished_set_names_the_command(few, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"[" * 100_000, b"\xff", b'{"files": "all"}'])
 def test_a_damaged_build_json_is_one_line(build_args, few, tmp_path, content):
     folder = Path(shutil.copytree(few, tmp_path / "few"))
-    shard = make_fer_c.shard_of(folder / "Demo-C", 1, 2)
+    shard = shard_folder(folder / "Demo-C", 1, 2)
     (shard / "build.json").write_bytes(content)
     for run in (lambda: merge(build_args, folder),
                 lambda: make_fer_c.main(build_args(out=folder / "Demo-C", limit=2, shard="1/2"))):

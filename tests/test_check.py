@@ -1,8 +1,5 @@
-"""The report on a data folder, the README's commands for every data set, and the cache of decoded pictures."""
-import glob
+"""The report on a data folder, and the cache of decoded pictures."""
 import json
-import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -12,24 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import cli
-import evaluate
-import make_fer_c
-import settings
-import train_baseline
-from cli import UserError
-from datasets import check, demo, images, keyed_rng
+from datasets import check, images, inspection
+from datasets.demo import Args, main
+from datasets.drawn import layouts
+from datasets.drawn.faces import CLASSES, Face, image_labels
 from datasets.images import open_cache, read_image
-
-README = (Path(__file__).parent.parent / "README.md").read_text()
+from support.errors import UserError
+from support.random_streams import keyed_rng
 
 
 def drawn(split, count):
     """Stand-ins for the drawn faces: their points, labels and identities, but noise for a picture."""
     for i in range(count):
-        person, label, point = demo._who_feels_what(0, split, i)
+        person, label, point = image_labels(0, split, i)
         image = keyed_rng("picture", split, i).integers(0, 256, (28, 28, 3), np.uint8).repeat(8, 0).repeat(8, 1)
-        yield demo.Face(image, demo.CLASSES[label], *map(float, point), f"{split}-person-{person:04d}")
+        yield Face(image, CLASSES[label], *map(float, point), f"{split}-person-{person:04d}")
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +31,8 @@ def folder(tmp_path_factory):
     """The layout of FER+."""
     out = tmp_path_factory.mktemp("check") / "ferplus"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "faces", drawn)
-        demo.main(demo.Args("ferplus", out))
+        patch.setattr(layouts, "faces", drawn)
+        main(Args("ferplus", out))
     return out
 
 
@@ -60,10 +54,10 @@ def test_counts_stand_below_their_names_and_val_repeats_nothing():
     notes = {"cache": "kept", "listed but not on disk (a.jpg)": 1}
     facts = {"images": 3, "layout": "as released", "labels": "one class each", "identities": 0, "ranges": {},
              "counts": {"Sad": 1, "Anger": 2}}
-    found = {"dataset": "any", "root": "here", "official": {"train+val": (2, 9), "test": (1, 2)}, "duplicates": {},
+    content = {"dataset": "any", "root": "here", "official": {"train+val": (2, 9), "test": (1, 2)}, "duplicates": {},
              "usable": True, "splits": {"train": facts | {"noticed": notes}, "val": facts | {"noticed": notes},
                                         "test": facts | {"noticed": {"face box without area (for example b)": 2}}}}
-    text = "\n".join(check.lines_of(found))
+    text = "\n".join(inspection.report_lines(content))
     assert "val: 3 images; as released; labels: one class each\n  left out: as in train\n" in text
     assert text.count("(a.jpg): 1") == text.count("without area (for example b): 2") == 1
     assert "train+val: 6 images here, 11 officially (-5)" in text and "test: 3 images here, 3 officially\n" in text
@@ -75,9 +69,9 @@ def test_counts_stand_below_their_names_and_val_repeats_nothing():
 
 def test_json_says_the_same(folder, capsys):
     code, text = report(folder, capsys, json=True)
-    found = json.loads(text)
-    train = found["splits"]["train"]
-    assert code == 0 and found["usable"] and train["images"] == 318 == sum(train["counts"].values())
+    content = json.loads(text)
+    train = content["splits"]["train"]
+    assert code == 0 and content["usable"] and train["images"] == 318 == sum(train["counts"].values())
 
 
 def test_broken_missing_and_doubled_pictures_are_named(folder, capsys, tmp_path):
@@ -126,14 +120,14 @@ def test_a_problem_of_some_splits_names_them_once(folder, tmp_path, capsys):
 def test_json_of_failures_is_json(folder, capsys, change):
     args = {"dataset": "ferplus", "root": folder, "json": True} | change
     assert check.main(check.Args(**args)) == 2
-    found = json.loads(capsys.readouterr().out)
-    assert found["usable"] is False and len(found["problems"]) == 1
+    content = json.loads(capsys.readouterr().out)
+    assert content["usable"] is False and len(content["problems"]) == 1
 
 
 def test_many_problems_are_counted(capsys):
-    found = {"dataset": "any", "root": "here", "splits": {}, "official": {}, "duplicates": {}, "usable": False,
+    content = {"dataset": "any", "root": "here", "splits": {}, "official": {}, "duplicates": {}, "usable": False,
              "problems": [f"p{i}" for i in range(25)]}
-    text = "\n".join(check.lines_of(found, "Do this."))
+    text = "\n".join(inspection.report_lines(content, "Do this."))
     assert "problem: p19\nand 5 more: --json lists all\nnot usable: 25 problems. Do this." in text
 
 
@@ -148,13 +142,13 @@ def test_check_runs_as_a_script(tmp_path, where):
 
 def test_layouts_go_to_new_folders_only(folder, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="not empty"):
-        demo.main(demo.Args("ferplus", folder))
-    monkeypatch.setattr(demo, "faces", drawn)
+        main(Args("ferplus", folder))
+    monkeypatch.setattr(layouts, "faces", drawn)
     for layout in ("raf-ml", "rafdb"):  # one beside the other
-        demo.main(demo.Args(layout, tmp_path / "rafdb"))
+        main(Args(layout, tmp_path / "rafdb"))
     assert sorted(path.name for path in (tmp_path / "rafdb").iterdir()) == ["RAF-ML", "basic"]
     with pytest.raises(UserError, match="not empty"):
-        demo.main(demo.Args("raf-ml", tmp_path / "rafdb"))
+        main(Args("raf-ml", tmp_path / "rafdb"))
 
 
 def test_a_layout_appears_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -162,70 +156,15 @@ def test_a_layout_appears_whole_or_not_at_all(tmp_path, monkeypatch):
         yield from drawn(split, 5)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(demo, "faces", fail)
+    monkeypatch.setattr(layouts, "faces", fail)
     with pytest.raises(UserError, match="No space left"):
-        demo.main(demo.Args("ferplus", tmp_path / "ferplus"))
+        main(Args("ferplus", tmp_path / "ferplus"))
     assert not list(tmp_path.iterdir())
 
 
 def test_unknown_layouts_list_the_known(folder):
     with pytest.raises(UserError, match="known: .*ferplus"):
-        demo.main(demo.Args("ferminus", folder))
-
-
-# ---- what the README says, as typed, in small
-
-COMMANDS = {  # what runs a command, what makes its defaults, what is added to it
-    "datasets.demo": (demo, None, ""), "datasets.check": (check, None, ""),
-    "make_fer_c.py": (make_fer_c, make_fer_c.settle, "--limit 2 --image-size 32 --workers 1"),
-    "train_baseline.py": (train_baseline, settings.recipe(train_baseline.RELEASED),
-                          "--epochs 1 --weights none --image-size 32 --batch-size 64 --workers 0"),
-    "evaluate.py": (evaluate, None, "--workers 0"),
-}
-
-
-def blocks():
-    """{heading: lines of its commands} of the section "With your data"."""
-    section = README.split("## With your data")[1].split("\n## ")[0]
-    parts = [part.split("\n", 1) for part in section.split("\n### ")[1:]]
-    return {heading: re.findall(r"^python .*", text, re.M) for heading, text in parts}
-
-
-def run(line, folder):
-    """A line of the README in this process, its folder for trials replaced. Returns what its main returns."""
-    line = line.replace(" try/", f" {folder}/").replace("${FERC_DATA:-data}", str(folder))
-    words = shlex.split(line.replace("${FERC_RUNS:-runs}", "runs"), comments=True)
-    words = [found for word in words for found in (glob.glob(word) if word.endswith("*") else [word])]
-    name, *words = words[2:] if words[1] == "-m" else words[1:]
-    module, settle, more = COMMANDS[name]
-    return module.main(cli.parse(module.Args, settle, [*words, *more.split()]))
-
-
-def test_every_set_has_its_commands():
-    assert {heading: len(lines) for heading, lines in blocks().items()} == {
-        "AffectNet": 5, "AffWild (Aff-Wild2)": 5, "RAF-DB": 6, "FER+": 5, "A folder per class": 5, "Demo": 4}
-
-
-@pytest.mark.parametrize("heading, layout", [("AffectNet", "affectnet-2021")] + [
-    pytest.param(heading, "", marks=pytest.mark.slow)
-    for heading in ("AffectNet", "RAF-DB", "FER+", "A folder per class")])
-def test_the_readmes_commands_work(heading, layout, tmp_path, monkeypatch, capsys, small):
-    """Layout, check, build, training and scoring of a set; after AffectNet the same of AffWild with its mixture."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FERC_DATA", str(tmp_path))
-    monkeypatch.setattr(demo, "faces", drawn)
-    monkeypatch.setattr(make_fer_c, "CALIBRATION_IMAGES", 2)
-    lines = blocks()[heading] + (blocks()["AffWild (Aff-Wild2)"] if layout else [])
-    for line in lines:
-        if layout and "--layout affectnet-old" in line:
-            line = line.replace("affectnet-old", layout)
-        assert not run(line, tmp_path), line
-    assert "usable" in capsys.readouterr().out
-    runs = sorted(path.relative_to(tmp_path).parts[1] for path in tmp_path.glob("runs/*/baseline/*/*/*/scores.csv"))
-    assert len(runs) == 1 + bool(layout)
-    if layout:
-        manifest = json.loads((tmp_path / "AffWild-C/manifest.json").read_text())
-        assert manifest["notes"]["mixture"].startswith("given")
+        main(Args("ferminus", folder))
 
 
 # ---- the cache

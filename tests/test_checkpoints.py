@@ -4,18 +4,28 @@ import errno
 import os
 import resource
 import zipfile
+from typing import get_type_hints
 
 import pytest
 import torch
 from torch import nn
 
-import cli
-import fuzz_checkpoints
+
 from models import checkpoints
+import support.files
+from support.errors import DamagedFile
+from training.state import Checkpoint
+import fuzz_checkpoints
 
 STATE = {"model": {"a.weight": torch.arange(600.0).view(20, 30), "a.bias": torch.ones(3)}, "epoch": 3, "best": 0.5,
          "labels": torch.arange(8), "history": [{"epoch": 0}], "scores": {"ece": 0.1}, "sums": {}, "step": 0,
          "optimizer": {"state": {}, "param_groups": []}, "next_labels": torch.arange(8)}
+
+KINDS = get_type_hints(Checkpoint) | checkpoints.BEST_FIELDS
+
+
+def kinds(names):
+    return {name: KINDS[name] for name in names}
 
 
 @pytest.fixture
@@ -25,16 +35,16 @@ def path(tmp_path):
 
 
 def test_the_fields_that_are_asked_for(path):
-    fields = checkpoints.read_fields(path, ["model", "epoch"])
+    fields = checkpoints.read_fields(path, kinds(["model", "epoch"]))
     assert fields.keys() == {"model", "epoch"} and fields["epoch"] == 3  # nothing else of the file gets in
     assert torch.equal(fields["model"]["a.weight"], STATE["model"]["a.weight"])
-    assert checkpoints.read_fields(path, STATE).keys() == STATE.keys()
-    assert checkpoints.read_fields(str(path), iter(["step"])) == {"step": 0}
+    assert checkpoints.read_fields(path, kinds(STATE)).keys() == STATE.keys()
+    assert checkpoints.read_fields(str(path), kinds(["step"])) == {"step": 0}
 
 
 def refusal(path, fields=("model", "epoch")):
-    with pytest.raises(cli.DamagedFile) as caught:
-        checkpoints.read_fields(path, fields)
+    with pytest.raises(DamagedFile) as caught:
+        checkpoints.read_fields(path, kinds(fields))
     text = str(caught.value)
     assert str(path) in text and "\n" not in text and "\x1b" not in text and "weights_only" not in text
     return text
@@ -81,7 +91,7 @@ def test_what_the_project_never_writes(path, content):
 
 def test_what_is_no_file(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
-        checkpoints.read_fields(tmp_path / "best.pt", ["model"])
+        checkpoints.read_fields(tmp_path / "best.pt", kinds(["model"]))
     assert caught.value.filename == str(tmp_path / "best.pt") or caught.value.filename == tmp_path / "best.pt"
     os.mkfifo(tmp_path / "fifo")
     assert "is no regular file" in refusal(tmp_path / "fifo")
@@ -93,7 +103,8 @@ def test_what_is_no_file(tmp_path):
 @pytest.mark.parametrize("numbers", [3, 500_000])  # in the file's buffer until the end, and beyond it
 def test_a_full_disk_is_said_with_the_files_name(path, monkeypatch, numbers):
     before = path.read_bytes()
-    monkeypatch.setattr(cli, "open", lambda name, *given, **more: builtins.open("/dev/full", "wb"), raising=False)
+    monkeypatch.setattr(support.files, "open", lambda name, *given, **more: builtins.open("/dev/full", "wb"),
+                        raising=False)
     with pytest.raises(OSError) as caught:
         checkpoints.write(path, {"model": {"a": torch.zeros(numbers)}})
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))

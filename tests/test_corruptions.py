@@ -21,9 +21,9 @@ from PIL import Image
 from scipy import ndimage, special, stats
 
 import corruptions
-import reference
-from cli import UserError
 from corruptions import CORRUPTIONS, PRESETS, constants, corrupt
+from support.errors import UserError
+import reference
 from reference import levels
 
 NAMES = ("gaussian_noise shot_noise impulse_noise speckle_noise motion_blur defocus_blur glass_blur zoom_blur "
@@ -151,7 +151,7 @@ def test_lengths_of_fer_c_shrink_nowhere():
         assert (corrupt(image, "defocus_blur", 2, stream(0)) != image).mean() > .05
 
 
-def test_preset_descriptions_say_what_they_do_with_bright_drops():
+def test_preset_descriptions_explain_bright_drops():
     for name, words in (("fer-c", "stay white"), ("imagenet-c", "stay white"), ("fer-c-released", "wrap around")):
         assert words in PRESETS[name].description and "spatter" in PRESETS[name].description
 
@@ -172,7 +172,7 @@ def test_drops_brighter_than_white_wrap_in_the_released_preset_only():
     assert all("wrap" not in constants(preset, 224)["spatter"][2] for preset in ("fer-c", "imagenet-c"))
 
 
-def test_constants_of_a_set_give_the_images_of_its_preset():
+def test_constants_of_a_set_give_the_images_of_the_preset():
     image = photo(64, 64)
     for name in NAMES:
         row = constants("fer-c-released", 64)[name][2]
@@ -277,7 +277,7 @@ def test_motion_blur_is_imagemagicks():
 
 
 def test_normals_known_answers():
-    """Of a word plus .5, the sign is the normal's, the size over 2**32 the share that lies further out."""
+    """A word plus .5 has the sign of the normal value; its size over 2**32 is the probability of the tail beyond."""
     def normals(words):
         out = np.empty(len(words), np.float32)
         corruptions._compiled(corruptions._to_normals)(np.array(words, np.int32), *corruptions._normal_table(), out)
@@ -312,7 +312,7 @@ def grey(level=128, size=224):
 @pytest.mark.parametrize(("name", "spread"), [
     ("gaussian_noise", lambda x, sd: sd), ("speckle_noise", lambda x, sd: x * sd),
     ("shot_noise", lambda x, photons: math.sqrt(x / photons))])
-def test_noise_has_the_mean_and_variance_of_its_definition(name, spread):
+def test_noise_has_the_mean_and_variance_of_the_definition(name, spread):
     for preset, severity in CASES:
         row = settings_of(name, severity, preset, grey())
         sd = 255 * spread(128 / 255, **row)
@@ -381,7 +381,7 @@ def test_motion_angles():
 # --- what they must never do ---
 
 
-def test_refuses_what_it_cannot_mean():
+def test_refuses_meaningless_arguments():
     image, rng = photo(64, 64), stream(0)
     for wrong in (image.astype(np.float32), image.tolist(), None, image.astype(np.int16)):
         with pytest.raises(TypeError, match="uint8"):
@@ -527,7 +527,7 @@ def test_any_image(height, width, name, severity, preset, key, kind):
     assert np.array_equal(image, before)
 
 
-def test_benchmark_prints_its_table(capsys):
+def test_benchmark_prints_a_table(capsys):
     from benchmarks import corruptions as benchmark
 
     threads = cv2.getNumThreads()

@@ -11,11 +11,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import datasets
-from cli import UserError
-from datasets import frame_of, images, keyed_rng, load_split, note, note_all, note_missing, parse_options
+from datasets import images, load_split, parse_options
 from datasets.ferplus import CLASSES
 from datasets.images import inside, read_image
 from datasets.label_noise import add_noise
+from datasets.split import COLUMNS, make_frame, hold_out, count_note, count_note_for_names, note_missing_files
+from datasets.text_files import read_table, read_text
+from support.errors import UserError
+from support.random_streams import keyed_rng
+from training.options import LossOptions, MachineOptions, TrainingOptions
 
 REAL = datasets.default_root("ferplus")
 
@@ -44,17 +48,17 @@ def test_unknown_names_list_the_known(demo_root):
 
 def test_hold_out_takes_a_tenth_of_every_class_at_most_250():
     labels = np.repeat(range(4), (3000, 100, 9, 40))
-    held = datasets.hold_out(labels, 4)
+    held = hold_out(labels, 4)
     assert np.bincount(labels[held], minlength=4).tolist() == [250, 10, 0, 4]
-    np.testing.assert_array_equal(held, datasets.hold_out(labels, 4))
+    np.testing.assert_array_equal(held, hold_out(labels, 4))
 
 
 def test_notes_count_and_carry_an_example():
     notes = {}
-    for what, example, number in (("row", "a", 2), ("row of b", "c", 1), ("row", "d", 1), ("name", "\udcff", 1)):
-        note(notes, what, example, number)
-    note_all(notes, "box", np.array(["x", "y"], object))
-    note_all(notes, "nothing", [])
+    for reason, example, number in (("row", "a", 2), ("row of b", "c", 1), ("row", "d", 1), ("name", "\udcff", 1)):
+        count_note(notes, reason, example, number)
+    count_note_for_names(notes, "box", np.array(["x", "y"], object))
+    count_note_for_names(notes, "nothing", [])
     assert notes == {"row (for example a)": 3, "row of b (for example c)": 1, "name (for example \\udcff)": 1,
                      "box (for example x)": 2}
 
@@ -63,7 +67,7 @@ def test_notes_count_and_carry_an_example():
                                          (11, "for example n0")])
 def test_up_to_ten_missing_files_are_all_named(count, text):
     notes = {}
-    note_missing(notes, [f"n{i}" for i in range(count)])
+    note_missing_files(notes, [f"n{i}" for i in range(count)])
     assert notes == ({f"listed but not on disk ({text})": count} if count else {})
 
 
@@ -73,8 +77,8 @@ def test_on_disk_looks_for_files_below_the_root(tmp_path, monkeypatch):
         (tmp_path / "root" / name).touch()
     (tmp_path / "secret.jpg").touch()
     paths = ["a/x.jpg", "a/b", "a/b/y.jpg", "z.jpg", "a/x.JPG", "no/x.jpg", "a/x.jpg/x", "a/\0/x", "a/b/../x.jpg", ""]
-    there = images.on_disk(tmp_path / "root", paths)
-    assert there.tolist() == [True, False, True, True, False, False, False, False, True, False]
+    present = images.on_disk(tmp_path / "root", paths)
+    assert present.tolist() == [True, False, True, True, False, False, False, False, True, False]
     assert images.on_disk(tmp_path / "root", []).shape == (0,)
     with pytest.raises(UserError, match="leads out of the data folder"):
         images.on_disk(tmp_path / "root", ["../secret.jpg"])
@@ -88,8 +92,8 @@ def test_on_disk_looks_for_files_below_the_root(tmp_path, monkeypatch):
 
 
 def test_frames_have_every_column():
-    frame = frame_of(id=["a"], path=["a.jpg"], expression=np.array([2]))
-    assert tuple(frame.columns) == datasets.COLUMNS and frame["identity"].tolist() == [""]
+    frame = make_frame(id=["a"], path=["a.jpg"], expression=np.array([2]))
+    assert tuple(frame.columns) == COLUMNS and frame["identity"].tolist() == [""]
     assert frame[["left", "top", "right", "bottom", "valence", "arousal"]].isna().all(axis=None)
     assert frame[["left", "arousal"]].dtypes.tolist() == [np.float64] * 2
 
@@ -100,9 +104,9 @@ def test_a_class_without_a_training_image_is_an_error(tmp_path):
 
 
 def test_recipes_name_settings_and_sets():
-    import settings as training_settings
+    pass
 
-    groups = (training_settings.Run, training_settings.Loss, training_settings.Machine)
+    groups = (TrainingOptions, LossOptions, MachineOptions)
     fields = {"released"} | {name for group in groups for name in group.__annotations__}
     assert set(datasets.RECIPES) == set(datasets.DATASETS) == set(datasets.TITLES)
     assert all(set(recipe) <= fields for recipe in datasets.RECIPES.values())
@@ -188,7 +192,7 @@ def test_ferplus_names_what_it_leaves_out(tmp_path):
     notes = load_split("ferplus", root, "test").notes
     assert notes["listed but not on disk (fer0000001.png)"] == 1
     assert notes['malformed row (for example fer0000009.png,(0, 0, 48, 48),a,b)'] == 1
-    assert sum(count for what, count in notes.items() if what.startswith("row without an image name")) == 1
+    assert sum(count for reason, count in notes.items() if reason.startswith("row without an image name")) == 1
 
 
 def test_ferplus_from_kaggles_csv(tmp_path):
@@ -299,9 +303,9 @@ def test_pictures_and_votes_in_different_orders_are_refused(tmp_path):
 
 def test_rows_without_a_known_usage_are_counted_every_time(tmp_path):
     root = write_kaggle(tmp_path, usages=(*USAGES, "Trainning", "", "training"), voted=(*USAGES, *["Training"] * 3))
-    what = ("row whose Usage is none of Training, PublicTest, PrivateTest, left out (for example Trainning in row 4 of "
-            "fer2013.csv)")
-    assert [load_split("ferplus", root, split).notes[what] for split in ("test", "val", "test")] == [2, 2, 2]
+    reason = ("row whose Usage is none of Training, PublicTest, PrivateTest, left out (for example Trainning in row 4 "
+              "of fer2013.csv)")
+    assert [load_split("ferplus", root, split).notes[reason] for split in ("test", "val", "test")] == [2, 2, 2]
     names = [path.name for path in (root / "FER2013Train").glob("*.png")]
     assert sorted(names) == ["fer0000000.png", "fer0000005.png"]  # in small letters is as good
     (root / "FER2013Test/label.csv").unlink()  # the votes alone
@@ -361,19 +365,19 @@ def test_label_files_of_unknown_make(tmp_path):
     path = tmp_path / "a.txt"
     for data, text in ((b"\xef\xbb\xbfa\xe9\0b", "a\ufffdb"), ("\ufeffä".encode("utf-16-le"), "ä"), (b"", "")):
         path.write_bytes(data)
-        assert datasets.read_text(path) == text
+        assert read_text(path) == text
     path.write_bytes(b'a, b\r\n\r\nc,"d\re"\r')
-    assert datasets.read_table(path) == [(1, ["a", "b"]), (3, ["c", "d\ne"])]
+    assert read_table(path) == [(1, ["a", "b"]), (3, ["c", "d\ne"])]
     path.write_text("a\n" + "x" * 200_000)
     with pytest.raises(UserError, match="a.txt line 2: not a CSV file .field larger than field limit"):
-        datasets.read_table(path)
+        read_table(path)
     path.unlink()
     with pytest.raises(UserError, match="no such file"):
-        datasets.read_text(path)
+        read_text(path)
     os.mkfifo(path)  # nobody writes: opening it would wait for ever
     for other in (path, tmp_path):
         with pytest.raises(UserError, match="is no regular file"):
-            datasets.read_text(other)
+            read_text(other)
 
 
 @pytest.mark.parametrize("prepare, message", [
@@ -426,9 +430,9 @@ def test_damaged_label_files_give_rows_or_a_user_error(tmp_path, each):
 
     outcomes, faults = fuzz_labels.fuzz(10 * each, 1, tmp_path)
     assert not faults, faults[0]
-    assert len(outcomes) == 10 and all(found.total() == each for found in outcomes.values())
+    assert len(outcomes) == 10 and all(counts.total() == each for counts in outcomes.values())
     if each > 1:
-        assert all(fuzz_labels.past_headers(found) >= 0.25 for found in outcomes.values()), outcomes
+        assert all(fuzz_labels.past_headers(counts) >= 0.25 for counts in outcomes.values()), outcomes
 
 
 # ---- pictures

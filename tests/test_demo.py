@@ -8,14 +8,20 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from cli import UserError
-from datasets import COLUMNS, RECIPES, demo, keyed_rng, load_split
+from datasets import RECIPES, demo, load_split
+from datasets.drawn.faces import (
+    CLASSES, CLASS_COVARIANCES, CLASS_MEANS, PER_IDENTITY, draw_face, draw_point, true_posterior)
+from datasets.demo import Args, main
+from datasets.drawn.layouts import LAYOUTS
+from datasets.split import COLUMNS
+from support.errors import UserError
+from support.random_streams import keyed_rng
 
 SMALL = {"train": "16", "val": "8", "test": "8"}
 
 
 def face(va, who="a", scene="b"):
-    return demo.draw_face(va, keyed_rng(who), keyed_rng(scene))
+    return draw_face(va, keyed_rng(who), keyed_rng(scene))
 
 
 def files(root):
@@ -34,7 +40,7 @@ def test_split_is_complete(drawn):
     for split, data in splits.items():
         frame = data.frame
         assert tuple(frame.columns) == COLUMNS and len(frame) == int(SMALL[split])
-        assert data.classes == demo.CLASSES and data.distribution is None and data.notes == {}
+        assert data.classes == CLASSES and data.distribution is None and data.notes == {}
         assert frame[["left", "top", "right", "bottom"]].isna().all(axis=None)
         assert frame["expression"].dtype == np.int64
         assert frame["valence"].dtype == frame["arousal"].dtype == np.float64
@@ -62,8 +68,8 @@ def test_every_identity_shows_each_class_once(drawn):
 def test_same_bytes_again_and_a_larger_set_begins_with_the_smaller(drawn, tmp_path):
     root, splits = drawn
     small = load_split("demo", tmp_path, "train", train=8)
-    again, large = files(tmp_path), files(root)
-    assert len(again) == 8 and all(large[name] == again[name] for name in again)
+    second, large = files(tmp_path), files(root)
+    assert len(second) == 8 and all(large[name] == second[name] for name in second)
     assert small.frame.equals(splits["train"].frame.iloc[:8])
 
 
@@ -107,15 +113,15 @@ def test_unknown_option(tmp_path):
 
 def test_posterior_is_bayes_rule():
     va = np.random.default_rng(0).uniform(-1.2, 1.2, (200, 2))
-    pairs = zip(demo.CLASS_MEANS, demo.CLASS_COVARIANCES, strict=True)
+    pairs = zip(CLASS_MEANS, CLASS_COVARIANCES, strict=True)
     density = np.stack([multivariate_normal(mean, cov).pdf(va) for mean, cov in pairs], 1)
-    posterior = demo.true_posterior(va)
+    posterior = true_posterior(va)
     assert posterior.shape == (200, 8) and posterior.dtype == np.float64
     np.testing.assert_allclose(posterior, density / density.sum(1, keepdims=True), rtol=1e-9, atol=1e-300)
 
 
 def test_posterior_is_finite_far_away():
-    posterior = demo.true_posterior([(50, -80), (1e6, 1e6), (0, 0)])
+    posterior = true_posterior([(50, -80), (1e6, 1e6), (0, 0)])
     assert np.isfinite(posterior).all()
     np.testing.assert_allclose(posterior.sum(1), 1)
 
@@ -123,17 +129,17 @@ def test_posterior_is_finite_far_away():
 def test_points_follow_their_class():
     rng = keyed_rng("test")
     label = np.repeat(np.arange(8), 2000)
-    va = np.stack([demo.draw_point(rng, k) for k in label])
+    va = np.stack([draw_point(rng, k) for k in label])
     for k in range(8):
-        np.testing.assert_allclose(va[label == k].mean(0), demo.CLASS_MEANS[k], atol=0.015)
-        np.testing.assert_allclose(np.cov(va[label == k].T), demo.CLASS_COVARIANCES[k], atol=0.004)
+        np.testing.assert_allclose(va[label == k].mean(0), CLASS_MEANS[k], atol=0.015)
+        np.testing.assert_allclose(np.cov(va[label == k].T), CLASS_COVARIANCES[k], atol=0.004)
     assert (np.abs(va) > 1).any(1).mean() < 0.01
-    assert 0.75 < (demo.true_posterior(va).argmax(1) == label).mean() < 0.85  # ambiguous, but not hopeless
+    assert 0.75 < (true_posterior(va).argmax(1) == label).mean() < 0.85  # ambiguous, but not hopeless
 
 
 def test_expression_moves_the_mouth_and_nothing_else_does():
-    neutral, again, happy = face((0, 0)), face((0, 0)), face(demo.CLASS_MEANS[1])
-    assert (neutral == again).all()
+    neutral, second, happy = face((0, 0)), face((0, 0)), face(CLASS_MEANS[1])
+    assert (neutral == second).all()
     moved = np.abs(neutral.astype(int) - happy).mean(2)
     assert moved[140:185, 80:145].mean() > 8
     assert moved[:20].max() == 0  # hair, light, background and camera stay
@@ -156,7 +162,7 @@ def test_every_style_and_extreme_draws():
 
 
 def write_layout(layout, out):
-    demo.main(demo.Args(layout, out))
+    main(Args(layout, out))
 
 
 @pytest.fixture
@@ -166,7 +172,7 @@ def little(monkeypatch):
         (root / "Image").mkdir(parents=True)
         (root / "Image/one.png").write_bytes(next(iter(faces("train", 1))).image.tobytes())
         (root / "list.txt").write_text("one")
-    monkeypatch.setattr("datasets.ferplus.LAYOUTS", {"ferplus": write})
+    monkeypatch.setitem(LAYOUTS, "ferplus", write)
 
 
 def test_a_layout_goes_into_a_new_or_an_empty_folder(little, tmp_path, monkeypatch):
@@ -199,7 +205,7 @@ def test_a_layout_leaves_what_is_there_alone(little, tmp_path, monkeypatch):
     def fail(root, faces):
         (root / "half").mkdir()
         raise OSError(28, "No space left on device")
-    monkeypatch.setattr("datasets.ferplus.LAYOUTS", {"ferplus": fail})
+    monkeypatch.setitem(LAYOUTS, "ferplus", fail)
     for name in ("new", "empty"):
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(UserError, match=f"cannot write .*{name}: No space left"):
@@ -210,7 +216,7 @@ def test_a_layout_leaves_what_is_there_alone(little, tmp_path, monkeypatch):
 def test_raf_ml_goes_beside_raf_db(tmp_path, monkeypatch):
     writers = {name: lambda root, faces, part=part: (root / part).mkdir()
                for name, part in (("rafdb", "basic"), ("raf-ml", "RAF-ML"))}
-    monkeypatch.setattr("datasets.rafdb.LAYOUTS", writers)
+    monkeypatch.setattr("datasets.drawn.layouts.LAYOUTS", writers)
     write_layout("rafdb", tmp_path)
     write_layout("raf-ml", tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["RAF-ML", "basic"]
@@ -221,7 +227,7 @@ def test_raf_ml_goes_beside_raf_db(tmp_path, monkeypatch):
 def test_the_demo_is_of_the_size_that_the_corruptions_were_made_for():
     """64 px, at least 56 test images, of several people."""
     assert RECIPES["demo"]["image_size"] == 64
-    assert demo.DEFAULTS["test"] >= 56 and demo.DEFAULTS["test"] // demo.PER_IDENTITY >= 7
+    assert demo.DEFAULTS["test"] >= 56 and demo.DEFAULTS["test"] // PER_IDENTITY >= 7
 
 
 def test_importing_leaves_the_global_generator_alone():

@@ -10,10 +10,11 @@ import torch
 
 import evaluate
 import make_fer_c
-from cli import UserError
-from conftest import SIZE
-from datasets.fer_c import CELLS, open_set
+from building.built_set import open_set
+from corruptions import CELLS
 from models.resnet import ResNet18
+from support.errors import UserError
+from conftest import SIZE
 from sealing import reseal
 
 
@@ -63,7 +64,7 @@ def test_predictions_from_files_are_not_made_again_in_memory(new_run, build_args
     make_fer_c.main(build_args(out=tmp_path / "Demo-C", limit=2))
     run = new_run("run")
     before = score(run, tmp_path / "Demo-C")
-    monkeypatch.setattr(evaluate.harness, "predict", None)
+    monkeypatch.setattr("compute.predict.predict", None)
     assert score(run, tmp_path / "Demo-C", on_the_fly=True) == before
 
 

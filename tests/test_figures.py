@@ -24,12 +24,18 @@ from test_report import texts_of
 
 import metrics
 import report
-from cli import UserError
+import reporting.report
+from building.built_set import open_set
 from corruptions import CORRUPTIONS
-from datasets.fer_c import CELLS, open_set
-from reporting import figures, pictures, predictions, style
-from reporting.runs import COLUMNS, DOMAINS, LOSSES, Row, blocks_of, in_block, read_runs, tidy
+from corruptions import CELLS
+from evaluation.scores import FIRST_RELEASE_COLUMNS
+from reporting import catalogue, figures, pictures, plots, predictions, series, style
+from reporting.cell_numbers import CellNumbers
+from reporting.rows import COMPARED_LOSSES, Row
+from reporting.runs import read_runs
+from reporting.scores import DOMAINS, blocks_of, in_block, scores_as_table
 from reporting.survey import read_survey, surveyed
+from support.errors import UserError
 
 LONG = "an_algorithm_with_a_long_$name$"
 SET_FIGURES = {"figure1_severities", "figure2_gallery", "figure3_pipeline", "figure4_visibility", "figure7_measures",
@@ -56,13 +62,13 @@ def add_run(runs, built, script, loss, seed, without=()):
         path.parent.mkdir(parents=True, exist_ok=True)
         logits = (3 * np.eye(8)[labels] + 2 * rng.normal(size=(len(labels), 8))).astype(np.float32)
         np.save(path, logits)
-        values = metrics.summary(metrics.softmax(logits), labels, None if cell is None else data.targets(*cell)) | {
-            "n": len(labels)}
+        soft = None if cell is None else data.soft_labels_of(*cell)
+        values = metrics.summary(metrics.softmax(logits), labels, soft) | {"n": len(labels)}
         every += [values] if cell else []
         if cell not in without:
             rows += [(*(cell or ("clean", "")), name, value) for name, value in values.items()]
     rows += [("mean", "", *item) for item in pd.DataFrame(every).mean().items()]
-    pd.DataFrame([(built.name, version, "softmax", *row) for row in rows], columns=COLUMNS).to_csv(
+    pd.DataFrame([(built.name, version, "softmax", *row) for row in rows], columns=FIRST_RELEASE_COLUMNS).to_csv(
         folder / "scores.csv", index=False)
     np.save(out / "labels.npy", labels)
     (out / "set.json").write_text(json.dumps({"set_version": version, "classes": data.classes, "limit": None,
@@ -88,9 +94,9 @@ def runs(built, tmp_path_factory):
 def read(runs):
     """(scores of the only block, block, what its predictions show)"""
     found = read_runs(runs)[0]
-    scores = tidy(found)
+    scores = scores_as_table(found)
     (block,) = blocks_of(scores)
-    return in_block(scores, block), block, predictions.examine(block, found, scores)
+    return in_block(scores, block), block, predictions.summarise_predictions(block, found, scores)
 
 
 @pytest.fixture
@@ -100,14 +106,14 @@ def copy(runs, built, tmp_path, monkeypatch):
     shutil.copytree(built, tmp_path / "Demo-C", copy_function=os.link)
     for path in (tmp_path / "runs").glob("*/predictions/*/set.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"folder": str(tmp_path / "Demo-C")}))
-    for module in (figures, pictures):
+    for module in (catalogue, pictures):
         for name in vars(module):
             if name.startswith("draw_"):
                 monkeypatch.setattr(module, name, lambda *_: None)
     monkeypatch.setattr(predictions.metrics, "ece_floor", lambda *_, **__: 0.1)
     saved = set()
     monkeypatch.setattr(figures, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))  # it shares `saved`
-    monkeypatch.setattr(figures, "save", lambda figure, stem, formats: saved.add(stem.name.partition("_n16_")[2]))
+    monkeypatch.setattr(figures, "save", lambda figure, stem, formats: saved.add(stem.name))
     return tmp_path, saved
 
 
@@ -137,23 +143,23 @@ def by_hand(folder, metric):
 
 def test_recall_and_f1_of_a_small_confusion():
     counts = np.array([[[3, 1, 0], [2, 2, 0], [0, 0, 0]]] * 6)  # the third class: no image, never predicted
-    recall, f1 = figures.recall_and_f1(counts)
+    recall, f1 = plots.recall_and_f1(counts)
     np.testing.assert_allclose(recall[0], [3 / 4, 2 / 4, np.nan])
     np.testing.assert_allclose(f1[0], [6 / 9, 4 / 7, np.nan])
 
 
 def test_names_of_classes_are_cut_and_stay_apart():
-    assert style.short(["Neutral", "Happy"]) == ["Neu", "Hap"]
-    assert style.short(["Happily", "Happens"]) == ["1 Ha", "2 Ha"]
-    assert style.short(["$a", "b\nc"]) == [r"\$a", "b c"]
-    assert style.unit("ece") == ("ECE, %", 100) and style.unit("nll") == ("NLL, nats", 1)
+    assert style.short_class_names(["Neutral", "Happy"]) == ["Neu", "Hap"]
+    assert style.short_class_names(["Happily", "Happens"]) == ["1 Ha", "2 Ha"]
+    assert style.short_class_names(["$a", "b\nc"]) == [r"\$a", "b c"]
+    assert style.axis_of_metric("ece") == ("ECE, %", 100) and style.axis_of_metric("nll") == ("NLL, nats", 1)
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.sampled_from(["ce", "maxent+mbls", "focal", "a", "b"])), unique=True,
                 min_size=1))
 def test_pages_hold_every_row_once_and_are_not_too_large(pairs):
     rows = [Row(f"x{name}", loss, 0.0) for name, loss in pairs]
-    pages = figures.pages_of(rows)
+    pages = catalogue.pages_of(rows)
     assert sorted(row for page in pages for row in page) == sorted(rows)
     for page in pages:
         assert page and len({row.algorithm for row in page}) <= 5 and len({row.loss for row in page}) <= 3
@@ -168,7 +174,7 @@ def test_confusions_are_scikit_learns(runs, built, read):
     guesses += [[np.load(folder / f"predictions/Demo-C/{name}/{severity}.npy").argmax(1) for name in CORRUPTIONS]
                 for severity in range(1, 6)]
     counts = read[2].confusions[Row("baseline", "maxent+mbls", 0.0)]
-    recall, f1 = figures.recall_and_f1(counts)
+    recall, f1 = plots.recall_and_f1(counts)
     for severity, some in enumerate(guesses):
         true, said = np.tile(labels, len(some)), np.concatenate(some)
         np.testing.assert_array_equal(counts[severity], confusion_matrix(true, said, labels=range(8)))
@@ -179,8 +185,14 @@ def test_confusions_are_scikit_learns(runs, built, read):
     assert both.sum() == 2 * counts.sum() == 2 * 86 * 16  # seeds are added
 
 
+def numbers_of(panel):
+    """The texts in the squares of a heat map, in the order in which they are written."""
+    written = [artist for artist in panel.artists if isinstance(artist, CellNumbers)]
+    return [number.text for artist in written for number in artist.numbers]
+
+
 def test_heat_maps_show_scores_csv(runs, read):
-    tables = predictions.by_cell(read[0], "ece")
+    tables = series.by_cell(read[0], "ece")
     folders = [path.parent for path in sorted(runs.glob("*/args.json"))]
     by_file = [by_hand(folder, "ece") for folder in folders]
     mean = {cell: (by_file[0][cell] + by_file[1][cell]) / 2 for cell in by_file[0]}
@@ -190,26 +202,28 @@ def test_heat_maps_show_scores_csv(runs, read):
             assert tables[Row("baseline", "ce", 0.0)][c, severity - 1] == pytest.approx(mean[cell])
             missing = (name, severity) == ("snow", 3)
             assert np.isnan(tables[Row(LONG, "ce", 0.0)][c, severity - 1]) == missing
-    figure = figures.draw_heat(tables, "ece", "title")
+    figure = plots.draw_heat(tables, "ece", "title")
     panel = figure.axes[0]
-    numbers = [text.get_text() for text in panel.texts]
-    assert numbers == [f"{100 * value:.0f}" for value in tables[Row("baseline", "ce", 0.0)].ravel()]
+    numbers = numbers_of(panel)
+    cells = tables[Row("baseline", "ce", 0.0)]
+    assert numbers[:85] == [f"{100 * value:.0f}" for value in cells.ravel()]
+    assert numbers[85:] == [f"{100 * value:.0f}" for value in cells.mean(axis=0)]  # the last row
     assert panel.get_title() == "baseline\nuncalibrated"
-    assert [text.get_text() for text in figure.axes[1].texts].count("—") == 1  # the missing cell
+    assert numbers_of(figure.axes[1]).count("—") == 2  # the missing cell, and its mean
     assert [text.get_text() for text in figure.axes[3].texts] == ["—"]  # the missing run
 
 
 def test_a_cell_that_one_seed_lacks_is_missing(read):
     scores = read[0]
     less = scores[~((scores["seed"] == 1) & (scores["corruption"] == "contrast") & (scores["severity"] == 2))]
-    table = predictions.by_cell(less, "kse")[Row("baseline", "ce", 0.0)]
+    table = series.by_cell(less, "kse")[Row("baseline", "ce", 0.0)]
     assert np.argwhere(np.isnan(table)).tolist() == [[list(CORRUPTIONS).index("contrast"), 1]]
 
 
 def test_kse_over_f1_has_every_cell_and_their_mean(runs, read):
-    wanted = figures.figures_of_scores(*read[::2], "title", ["ece"])
-    draw, pairs, _ = wanted["figure5_kse_f1"]
-    figure = draw(pairs, "title")
+    wanted = catalogue.of_scores(*read[::2], "title", ["ece"])
+    draw, data = wanted["figure5_kse_f1"]
+    figure = draw(*data)
     points, large = figure.axes[0].get_lines()[-2:]  # calibrated: one run
     folder = sorted(runs.iterdir())[2]
     f1, kse = (by_hand(folder, metric) for metric in ("macro_f1", "kse"))
@@ -220,7 +234,7 @@ def test_kse_over_f1_has_every_cell_and_their_mean(runs, read):
 
 
 def test_nll_bars_are_means_over_seeds(runs, read):
-    figure = figures.draw_nll(figures.figures_of_scores(*read[::2], "title", ["ece"])["figure6_nll"][1], "title")
+    figure = plots.draw_nll(catalogue.of_scores(*read[::2], "title", ["ece"])["figure6_nll"].data[0], "title")
     nll = [by_hand(folder, "nll") for folder in sorted(runs.iterdir())]
     for panel, key in zip(figure.axes, ("clean", "mean"), strict=True):
         wanted = [np.mean([nll[0][key, ""], nll[1][key, ""]]), nll[2][key, ""]]
@@ -282,14 +296,16 @@ def test_pipeline_of_a_set_without_a_mixture(built, tmp_path):
 def test_pictures_and_labels_are_those_of_the_set(built, image):
     data = open_set(built)
     i = pictures.choose_image(data, image)
-    assert i == (3 if image else np.argmax(metrics.entropy(data.label)))
+    assert i == (3 if image else np.argmax(metrics.entropy(data.labels_before_softening)))
     figure = pictures.draw_severities(data, "title", i, "spatter")
     for severity in range(6):
         folder = f"images/spatter/{severity}" if severity else "clean"
         picture, bars = figure.axes[severity], figure.axes[6 + severity]
         with Image.open(built / folder / f"{data.frame['id'][i]}.png") as file:
             np.testing.assert_array_equal(picture.get_images()[0].get_array(), np.asarray(file))
-        target = data.soft_labels[list(CORRUPTIONS).index("spatter"), severity - 1, i] if severity else data.label[i]
+        target = data.labels_before_softening[i]
+        if severity:
+            target = data.soft_labels[list(CORRUPTIONS).index("spatter"), severity - 1, i]
         np.testing.assert_allclose(heights(bars), target)
     with pytest.raises(UserError, match="no image 'x'"):
         pictures.choose_image(data, "x")
@@ -300,7 +316,7 @@ def test_labels_by_the_sets_own_measure_are_the_sets_own(built, monkeypatch):
     monkeypatch.setattr(pictures, "SAMPLE", 16)
     of_cell = pictures.label_by(data, 5, "l2")
     for cell in CELLS[::7]:
-        np.testing.assert_allclose(of_cell(cell), data.targets(*cell)[5], atol=1e-6)
+        np.testing.assert_allclose(of_cell(cell), data.soft_labels_of(*cell)[5], atol=1e-6)
     monkeypatch.setattr(pictures, "SAMPLE", 1)
     assert of_cell(CELLS[4]).tolist() != pictures.label_by(data, 5, "ssim")(CELLS[4]).tolist()
 
@@ -339,13 +355,13 @@ def check_texts(figure, free_ticks=False):
 @pytest.mark.parametrize("count", [1, 7])
 def test_plots_hold_any_number_of_algorithms_with_long_names(count):
     rng = np.random.default_rng(0)
-    keys = [(f"{i}_{LONG}_{i}", loss) for i in range(count) for loss in LOSSES]
+    keys = [(f"{i}_{LONG}_{i}", loss) for i in range(count) for loss in COMPARED_LOSSES]
     title = "A name of thirty characters..., N = 123456\ndemo data: shows function, not findings"
-    check_texts(figures.draw_kse({key: rng.random((2, 85)) for key in keys[1:]}, title), free_ticks=True)
+    check_texts(plots.draw_kse({key: rng.random((2, 85)) for key in keys[1:]}, title), free_ticks=True)
     nll = {(*key, domain): 3 * rng.random(2) for key in keys for domain in DOMAINS}
-    check_texts(figures.draw_nll(nll, title), free_ticks=True)
-    (*_, rows) = figures.pages_of([Row(*key, 0.0) for key in keys])
-    check_texts(figures.draw_heat({row: rng.random((17, 5)) for row in rows}, "macro_f1", title), free_ticks=True)
+    check_texts(plots.draw_nll(nll, title), free_ticks=True)
+    (*_, rows) = catalogue.pages_of([Row(*key, 0.0) for key in keys])
+    check_texts(plots.draw_heat({row: rng.random((17, 5)) for row in rows}, "macro_f1", title), free_ticks=True)
 
 
 @pytest.mark.parametrize("classes", [["Happily_$surprised$ and more"] * 8, ["Neutral", "Sad"]])
@@ -353,7 +369,7 @@ def test_confusions_hold_classes_with_long_names(classes):
     classes = [f"{name}{k}" for k, name in enumerate(classes)]
     counts = np.random.default_rng(0).integers(0, 9, (6, len(classes), len(classes)))
     counts[:, 1] = 0  # a class without an image
-    check_texts(figures.draw_classes({"ce": counts, "focal": counts}, classes, "x: y\nz\nzz"))
+    check_texts(plots.draw_classes({"ce": counts, "focal": counts}, classes, "x: y\nz\nzz"))
 
 
 FEW = ("figure1_severities", "figure3_pipeline", "figure4_visibility")
@@ -364,8 +380,9 @@ def test_pictures_hold_classes_with_long_names(built, names):
     data = open_set(built)
     data = dataclasses.replace(data, manifest=data.manifest | {
         "classes": [f"Happily_$surprised$ {k}" for k in range(8)]})
-    plots, photographs = figures.figures_of_set(data, "Name, N = 16\ndemo data", report.Args())
-    for draw, *values in ((plots | photographs)[name] for name in sorted(names)):
+    without_images, photographs = catalogue.of_set(
+        data, "Name, N = 16\ndemo data", catalogue.FigureOptions())
+    for draw, values in ((without_images | photographs)[name] for name in sorted(names)):
         check_texts(draw(*values), draw is pictures.draw_visibility)
 
 
@@ -389,7 +406,7 @@ def test_survey_by_name_of_class_and_as_shares(built, tmp_path):
     assert first[3].tolist() == [0.25, 0.75, 0, 0, 0, 0, 0, 0] and second[3].tolist() == [0] * 7 + [1]
     figure = pictures.draw_survey(data, "title", read_survey(file))
     check_texts(figure)
-    proposed = [data.targets("contrast", 5)[3], data.targets("snow", 1)[1]]
+    proposed = [data.soft_labels_of("contrast", 5)[3], data.soft_labels_of("snow", 1)[1]]
     assert heights(figure.axes[4]) == pytest.approx([*proposed[0], *first[3]])
     away = np.mean([np.abs(p - s).sum() / 2 for p, s in zip(proposed, (first[3], second[3]), strict=True)])
     assert f"2 surveyed ones, 2 shown; total variation distance {away:.2f} on average" in figure.get_suptitle()
@@ -445,15 +462,15 @@ def test_shares_of_any_votes(tmp_path_factory, votes):
 def test_every_figure_of_the_demo_is_written(runs):
     old = runs / "report/figures" / "demo_Demo-C_gone.png"
     text = run_report(runs, heatmap=("kse",))
-    stems = {path.name.partition("_n16_")[2] for path in (runs / "report/figures").glob("*_*")}
+    stems = {path.name for path in (runs / "report/figures").glob("*_n16/*") if path.suffix != ".json"}
     wanted = SET_FIGURES | PLOTS - {"heatmap_ece", "heatmap_macro_f1"} | {"heatmap_kse"}
-    assert stems == {f"{name}.{kind}" for name in wanted for kind in ("png", "svg")}
+    assert stems == {f"{name}.{kind}" for name in wanted for kind in ("png", "svg", "pdf")}
     assert "not drawn" not in text and not old.exists()
-    for path in (runs / "report/figures").glob("*.png"):
+    for path in (runs / "report/figures").glob("*/*.png"):
         with Image.open(path) as image:
             assert image.size[0] in (990, 2070) and image.info["dpi"][0] == pytest.approx(300, abs=1)
             assert not {"Software", "Date", "Creation Time"} & set(image.info)
-    for path in (runs / "report/figures").glob("*.svg"):
+    for path in (runs / "report/figures").glob("*/*.svg"):
         text = path.read_text(encoding="utf-8")
         assert text.rstrip().endswith("</svg>") and "<dc:date>" not in text and "Matplotlib" not in text
 
@@ -462,8 +479,8 @@ def test_pictures_have_the_same_bytes_again(built, tmp_path):
     data = open_set(built)
     for name in ("one", "two"):
         figure = pictures.draw_pipeline(data, "title", 3, ("contrast", 4))
-        style.save(figure, tmp_path / name, ["png", "svg"])
-    for kind in ("png", "svg"):
+        style.save(figure, tmp_path / name, ["png", "svg", "pdf"])
+    for kind in ("png", "svg", "pdf"):
         assert (tmp_path / f"one.{kind}").read_bytes() == (tmp_path / f"two.{kind}").read_bytes()
 
 
@@ -490,7 +507,7 @@ def test_a_set_that_lies_elsewhere(copy):
     folder, saved = copy
     (folder / "Demo-C").rename(folder / "moved")
     text = run_report(folder / "runs")
-    assert f"not drawn: {', '.join(figures.OF_SET)}: " in text and saved == PLOTS
+    assert f"not drawn: {', '.join(catalogue.OF_SET)}: " in text and saved == PLOTS
     assert "no reliability diagram of the corrupted images" in text and "--set DIR" in text
     text = run_report(folder / "runs", set=(folder / "none", folder / "moved"))
     assert saved == PLOTS | SET_FIGURES and "not drawn" not in text and "no reliability" not in text
@@ -504,7 +521,7 @@ def test_what_fails_is_named_and_the_rest_goes_on(copy, monkeypatch):
         monkeypatch.setattr(pictures, name, draw)
     survey = write_survey(folder / "s.csv", "other,contrast,5,3,1,0,0,0,0,0,0")
     old = folder / "runs/report/figures" / f"demo_Demo-C_{open_set(folder / 'Demo-C').manifest['set_version'][:8]}"
-    old = old.with_name(f"{old.name}_paper_32px_n16_classes_gone.png")
+    old = old.with_name(f"{old.name}_paper_32px_n16") / "classes_gone.png"
     old.parent.mkdir(parents=True)
     old.touch()
     text = run_report(folder / "runs", survey=survey)
@@ -517,18 +534,18 @@ def test_of_a_damaged_set_nothing_is_drawn(copy):
     folder, saved = copy
     (folder / "Demo-C/visibility.npy").unlink()
     text = run_report(folder / "runs")
-    assert f"not drawn: {', '.join(figures.OF_SET)}: " in text and "visibility.npy" in text
+    assert f"not drawn: {', '.join(catalogue.OF_SET)}: " in text and "visibility.npy" in text
     assert saved == PLOTS
 
 
 def test_the_readme_shows_some(copy, monkeypatch):
     folder, saved = copy
     monkeypatch.setattr(figures, "save", lambda figure, stem, formats: saved.add((stem, *formats)))
-    monkeypatch.setattr(report, "README_FIGURES", folder / "figures")
+    monkeypatch.setattr(reporting.report, "README_FIGURES", folder / "figures")
     run_report(folder / "runs", readme_figures=True)
-    assert saved == {(folder / "figures" / f"demo_{name}", "png") for name in figures.README_SHOWS}
+    assert saved == {(folder / "figures" / f"demo_{name}", "png") for name in catalogue.README_FIGURES}
     readme = Path(report.__file__).with_name("README.md").read_text()
-    assert all(f"(figures/demo_{name}.png)" in readme for name in figures.README_SHOWS)
+    assert all(f"(figures/demo_{name}.png)" in readme for name in catalogue.README_FIGURES)
 
 
 @pytest.mark.parametrize("options, message", [

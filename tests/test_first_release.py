@@ -15,15 +15,17 @@ import pytest
 import evaluate
 import make_fer_c
 import report
-import settings
-import train_baseline
 import train_SCN
-from datasets.fer_c import CELLS, open_set, verify
+import train_baseline
+from building.built_set import open_set
+from building.verification import verify
+from corruptions import CELLS
 from support import run_folder
+from training.options import MachineOptions, TrainingOptions
 
 pytestmark = pytest.mark.usefixtures("small")
 HERE = Path(__file__).parent / "fixtures/first_release"
-MACHINE = settings.Machine(precision="32", workers=0)
+MACHINE = MachineOptions(precision="32", workers=0)
 DATA = ("train=128", "val=8", "test=3")
 FINISHED, STOPPED = "runs/demo/baseline/ce/noise0/seed0", "runs/demo/SCN/maxent+mbls/noise0/seed0"
 
@@ -38,7 +40,7 @@ def old(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["Demo-C", "Demo-C-memory"])
-def test_its_sets_open(old, name):
+def test_sets_open(old, name):
     built = open_set(old / name)
     assert len(built.frame) == 3 and built.soft_labels.shape == (17, 5, 3, 8)
     assert built.pixels(2).shape == (32, 32, 3)
@@ -47,7 +49,7 @@ def test_its_sets_open(old, name):
     verify(built.folder, 1)
 
 
-def test_its_shards_merge(old, demo_root, capsys):
+def test_shards_merge(old, demo_root, capsys):
     make_fer_c.main(make_fer_c.Args("demo", root=demo_root, data=DATA, image_size=32, corruptions="imagenet-c",
                                     images=False, workers=1, out=old / "Shards-C", merge=True))
     merged, whole = open_set(old / "Shards-C"), open_set(old / "Demo-C-memory")
@@ -56,7 +58,7 @@ def test_its_shards_merge(old, demo_root, capsys):
     assert not list(old.glob("Shards-C.shard*"))
 
 
-def test_its_finished_run_is_scored_again(old):
+def test_a_finished_run_is_rescored(old):
     run = old / FINISHED
     before = pd.read_csv(run / "scores.csv")
     logits = {path: path.stat().st_mtime_ns for path in run.rglob("predictions/**/*.npy")}
@@ -70,19 +72,19 @@ def test_its_finished_run_is_scored_again(old):
     evaluate.main(evaluate.Args(run, set=(old / "Demo-C-memory",), on_the_fly=True, machine=MACHINE))
 
 
-def test_its_stopped_run_goes_on(old, demo_root, capsys):
-    args = train_SCN.Args(settings.Run("demo", root=demo_root, data=DATA, image_size=32, epochs=2, batch_size=32,
+def test_a_stopped_run_goes_on(old, demo_root, capsys):
+    args = train_SCN.Args(TrainingOptions("demo", root=demo_root, data=DATA, image_size=32, epochs=2, batch_size=32,
                                        weights="none", calib=True, runs=old / "runs"), machine=MACHINE)
     train_SCN.main(args)
-    said = capsys.readouterr().out
-    assert f"{old / STOPPED}: going on at epoch 2, step 2" in said
+    printed = capsys.readouterr().out
+    assert f"{old / STOPPED}: going on at epoch 2, step 2" in printed
     assert run_folder.is_finished(old / STOPPED) and not (old / STOPPED / "last.pt").exists()
     assert "differs" in (old / STOPPED / "args.json").read_text()
 
 
-def test_its_runs_are_reported_beside_new_ones(old, demo_root, capsys):
+def test_runs_are_reported_with_new_ones(old, demo_root, capsys):
     """Two seeds of one row, although only the second says what its recipe was."""
-    new = train_baseline.Args(settings.Run("demo", root=demo_root, data=DATA, image_size=32, epochs=2, batch_size=32,
+    new = train_baseline.Args(TrainingOptions("demo", root=demo_root, data=DATA, image_size=32, epochs=2, batch_size=32,
                                            weights="none", seed=1, runs=old / "runs"), machine=MACHINE)
     train_baseline.main(new)
     (folder,) = (old / FINISHED).parent.glob("seed1-*")

@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import datasets
-from cli import UserError
-from datasets import SAFE_ID, demo, folders, load_split
+from datasets import folders, load_split
+from datasets.drawn.faces import CLASSES, Face
+from datasets.drawn.folders import write_layout
 from datasets.images import read_image
+from datasets.split import SAFE_ID, SPLITS
+from support.errors import UserError
 
 ODD = "日本 é;,'\"$.jpg"
 
@@ -34,13 +37,13 @@ def small(train=("happy", "sad"), test=("happy", "sad"), number=10, above=""):
     return names + [f"{above}test/{name}/x.png" for name in test]
 
 
-def noted(data, what):
-    return next((count for key, count in data.notes.items() if key.startswith(what)), 0)
+def noted(data, reason):
+    return next((count for key, count in data.notes.items() if key.startswith(reason)), 0)
 
 
 def test_known_answer(tmp_path):
     root = write(tmp_path, small(("Surprised", "happiness", "01_Neutral"), ("happy", "neutral", "SURPRISE")))
-    train, val, test = (load(root, split) for split in datasets.SPLITS)
+    train, val, test = (load(root, split) for split in SPLITS)
     assert train.classes == val.classes == test.classes == ("Neutral", "Happy", "Surprise")
     assert np.bincount(train.frame["expression"]).tolist() == [9, 9, 9]
     assert np.bincount(val.frame["expression"]).tolist() == [1, 1, 1]
@@ -58,7 +61,7 @@ def test_known_answer(tmp_path):
 def test_names_of_splits(tmp_path, train, val, test, above):
     root = write(tmp_path, [f"{above}{split}/{name}/{i}.JPG" for split in (train, val, test)
                             for name in ("happy", "sad") for i in range(12)] + ["__MACOSX/train/x", "README.txt"])
-    for split in datasets.SPLITS:  # with a folder val, nothing is held out of train
+    for split in SPLITS:  # with a folder val, nothing is held out of train
         assert len(load(root, split).frame) == 24
 
 
@@ -92,7 +95,7 @@ def test_without_a_test_folder_val_can_serve(tmp_path):
                             for i in range(10)])
     with pytest.raises(UserError, match="no folder test .*found: train, val. --data test=val scores on the validation"):
         load(root, "test")
-    assert [len(load(root, split, test="val").frame) for split in datasets.SPLITS] == [18, 2, 20]
+    assert [len(load(root, split, test="val").frame) for split in SPLITS] == [18, 2, 20]
     assert load(root, "test", test="val").frame["path"].iloc[0] == "val/fear/0.jpg"
     assert load(root, "val", test="val").frame["path"].iloc[0].startswith("train/")
     write(root, ["test/sad/x.jpg"])
@@ -215,15 +218,15 @@ def test_a_class_too_small_for_validation(tmp_path):
 
 def stand_ins(split, count):
     for i in range(count):
-        yield demo.Face(np.full((20, 20, 3), 40 + i % 200, np.uint8), demo.CLASSES[i % 8], 0.3, -0.4, "nobody")
+        yield Face(np.full((20, 20, 3), 40 + i % 200, np.uint8), CLASSES[i % 8], 0.3, -0.4, "nobody")
 
 
 def test_the_layout_reads_back(tmp_path):
     for name in "ab":
-        folders.write_layout(tmp_path / name, stand_ins)
+        write_layout(tmp_path / name, stand_ins)
     files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()]
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
-    sizes = {split: load(tmp_path / "a", split) for split in datasets.SPLITS}
+    sizes = {split: load(tmp_path / "a", split) for split in SPLITS}
     assert {split: len(data.frame) for split, data in sizes.items()} == {"train": 217, "val": 24, "test": 81}
     assert all(data.classes == folders.ORDER for data in sizes.values())
     assert noted(sizes["test"], "file that is no picture") == 1

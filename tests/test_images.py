@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from cli import UserError
 from datasets import image_cache, images
 from datasets.images import box_fits, decode, open_cache, picture_sizes, read_image
+from support.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 TURNED = 6  # the orientation of these pictures: the top is stored at the left
@@ -457,9 +457,9 @@ def test_a_damaged_cache_is_mended(tmp_path, pictures, capfd, damage):
     notice = [line for line in capfd.readouterr().err.splitlines() if line.startswith("--cache")]
     assert len(notice) == 1 and str(cache.file) in notice[0]
     np.testing.assert_array_equal(pixels_of(cache), expected_of(pictures))
-    again = opened(tmp_path, pictures)
-    again.read = None  # nothing is left to decode
-    assert_right(again, pictures)
+    second = opened(tmp_path, pictures)
+    second.read = None  # nothing is left to decode
+    assert_right(second, pictures)
     assert "--cache" not in capfd.readouterr().err
 
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 
 import losses
+from training.options import ARGUMENTS, CONSTANTS, LossOptions
 
 Z4 = torch.tensor([[2, 0.5, -1, 0], [-1, 3, 12, 0.5], [0.2, 0.1, 0, -0.1]])
 T4 = torch.tensor([0, 1, 3])
@@ -148,8 +149,8 @@ def test_poly_weights_both_terms_and_takes_soft_targets():
 
 def test_penalty_per_sample():
     y4, y8 = F.one_hot(T4, 4).float(), F.one_hot(T8, 8).float()
-    assert losses.build("maxent", 4).penalty(Z4.softmax(1), y4).tolist() == close([0.982543, 0, 0.012535])
-    assert losses.build("maxent", 8).penalty(Z8.softmax(1), y8).tolist() == close([2.166845, 0, 0.130285])
+    assert losses.MaxEnt(4).penalty(Z4.softmax(1), y4).tolist() == close([0.982543, 0, 0.012535])
+    assert losses.MaxEnt(8).penalty(Z8.softmax(1), y8).tolist() == close([2.166845, 0, 0.130285])
 
 
 @pytest.mark.parametrize("detach, last", [(False, [0.025982, 0.007540, -0.009221, -0.024301]),
@@ -208,7 +209,7 @@ def test_saturated_predictions(num_classes, hot, height, penalty, detach):
     logits[0, hot] = height
     logits[1, 1] = 2
     logits.requires_grad_()
-    loss = losses.build("maxent", num_classes, detach_multiplier=detach)
+    loss = losses.MaxEnt(num_classes, detach_multiplier=detach)
     per_sample = loss.penalty(logits.softmax(1), F.one_hot(torch.tensor([hot, 0]), num_classes).float())
     assert per_sample[0].item() == pytest.approx(penalty, abs=1e-5)
     per_sample.sum().backward()
@@ -424,6 +425,20 @@ def test_options():
         losses.build("ce", 4, gamma=2)
     with pytest.raises(ValueError, match="focal has no option gama; its options: gamma"):
         losses.build("focal", 4, gama=2)
+
+
+def test_the_table_of_constants_is_that_of_the_losses():
+    """The losses in their order, with all their options but those that no command line has."""
+    assert list(CONSTANTS) == list(losses.LOSSES)
+    for name, constants in CONSTANTS.items():
+        arguments = {ARGUMENTS.get(constant, constant) for constant in constants}
+        assert len(arguments) == len(constants)
+        assert arguments == set(losses.options(name)) - {"epsilon", "beta"}
+    assert set().union(*CONSTANTS.values()) == set(vars(LossOptions()))
+    assert ARGUMENTS.keys() <= vars(LossOptions()).keys()
+    assert LossOptions(mbls_weight=.1).arguments("mbls", None) == {"margin": 8.0, "weight": .1, "reduction": "sum"}
+    assert LossOptions(maxent_prior="data").arguments("maxent-aaai", [1.0])["prior"] == [1.0]
+    assert LossOptions().arguments("maxent-aaai", [1.0])["prior"] is None
 
 
 def test_too_few_classes():

@@ -1,4 +1,5 @@
 """The build: what a set holds, the same bytes by every way to them, and clear refusals."""
+import hashlib
 import json
 import os
 import re
@@ -18,12 +19,20 @@ from PIL import Image
 
 import make_fer_c
 import soft_labels
-from cli import UserError
-from conftest import OPTIONS, SIZE
-from corruptions import CORRUPTIONS, corrupt
-from datasets import fer_c, fused, keyed_rng, load_split
-from datasets.fer_c import CELLS, open_set
+from building import build, state, verification, worker
+from building.built_set import open_set
+from building.forms import encode
+from building.journal import write_file
+from make_fer_c import Args, fill_defaults
+from building.state import is_built
+from building.worker import make_chunk
+from corruptions import CELLS, CORRUPTIONS, corrupt
+from datasets import fused, load_split, parse_options
 from datasets.images import read_image
+from support.files import lock, write_whole
+from support.errors import UserError
+from support.random_streams import keyed_rng
+from conftest import OPTIONS, SIZE
 
 ROOT = Path(__file__).parent.parent
 
@@ -56,7 +65,7 @@ def test_labels_recomputed_from_the_files(built, demo_root):
     gmm = soft_labels.fit_gmm(train[["valence", "arousal"]].to_numpy(), train["expression"].to_numpy(), 8)
     posterior = gmm.posterior(data.frame[["valence", "arousal"]].to_numpy())
     label = 0.5 * np.eye(8)[data.frame["expression"]] + 0.5 * posterior
-    np.testing.assert_allclose(data.label, label, atol=1e-12)
+    np.testing.assert_allclose(data.labels_before_softening, label, atol=1e-12)
     distance = np.empty((17, 5, 16))
     for cell, (name, severity) in enumerate(CELLS):
         for i in range(16):
@@ -107,7 +116,7 @@ def test_two_workers_give_the_same_bytes(built, build_args, tmp_path):
 
 def test_interrupted_build_ends_with_the_same_bytes(built, build_args, tmp_path, monkeypatch):
     """Stop in the middle of a chunk, damage a finished file and a journal entry, go on."""
-    out, write, written = tmp_path / "Demo-C", fer_c.write_file, []
+    out, write, written = tmp_path / "Demo-C", write_file, []
 
     def stopping(*arguments):
         if len(written) == 500:
@@ -115,7 +124,7 @@ def test_interrupted_build_ends_with_the_same_bytes(built, build_args, tmp_path,
         written.append(arguments[0])
         return write(*arguments)
 
-    monkeypatch.setattr(fer_c, "write_file", stopping)
+    monkeypatch.setattr(worker, "write_file", stopping)
     with pytest.raises(KeyboardInterrupt):
         make_fer_c.main(build_args(out=out))
     assert not out.exists()
@@ -123,32 +132,32 @@ def test_interrupted_build_ends_with_the_same_bytes(built, build_args, tmp_path,
         open_set(out)
     assert len(list((tmp_path / "Demo-C.partial/journal").iterdir())) == 1
     written[5].write_bytes(b"torn")
-    monkeypatch.setattr(fer_c, "write_file", write)
+    monkeypatch.setattr(worker, "write_file", write)
     make_fer_c.main(build_args(out=out))
     assert sums(out) == sums(built)
     assert not (tmp_path / "Demo-C.partial").exists()
 
 
 @pytest.mark.slow
-def test_finished_chunks_are_not_made_again(build_args, tmp_path, monkeypatch):
-    make, seen = make_fer_c.make_chunk, []
+def test_finished_chunks_are_not_made_twice(build_args, tmp_path, monkeypatch):
+    make, chunks = make_chunk, []
 
     def counting(recipe, chunk):
-        if len(seen) == 2:
+        if len(chunks) == 2:
             raise KeyboardInterrupt
-        seen.append(chunk[0])
+        chunks.append(chunk[0])
         return make(recipe, chunk)
 
-    monkeypatch.setattr(make_fer_c, "make_chunk", counting)
+    monkeypatch.setattr(build, "make_chunk", counting)
     with pytest.raises(KeyboardInterrupt):
         make_fer_c.main(build_args(out=tmp_path / "x"))
-    monkeypatch.setattr(make_fer_c, "make_chunk", lambda recipe, chunk: (seen.append(chunk[0]), make(recipe, chunk)))
+    monkeypatch.setattr(build, "make_chunk", lambda recipe, chunk: (chunks.append(chunk[0]), make(recipe, chunk)))
     make_fer_c.main(build_args(out=tmp_path / "x"))
-    assert seen == [0, 1, 2, 3]
+    assert chunks == [0, 1, 2, 3]
 
 
 @pytest.mark.slow
-def test_kill_9_and_start_again(built, demo_root, tmp_path):
+def test_kill_9_and_restart(built, demo_root, tmp_path):
     out = tmp_path / "Demo-C"
     process = subprocess.Popen(command(demo_root, out), cwd=ROOT, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL, start_new_session=True)
@@ -176,7 +185,7 @@ def test_limit_keeps_the_worst_difference_and_the_pixels(built, build_args, tmp_
 # ---- settings
 
 @pytest.mark.slow
-def test_settings_change_what_they_say(built, build_args, tmp_path):
+def test_settings_change_the_set(built, build_args, tmp_path):
     changes = dict(seed=1, beta=0.75, exponent=1, visibility="ssim", corruptions="imagenet-c", visibility_per="mean",
                    format="jpg")
     versions = {open_set(built).manifest["set_version"]}
@@ -191,9 +200,9 @@ def test_settings_change_what_they_say(built, build_args, tmp_path):
     assert len(list((tmp_path / "webp").rglob("*.webp"))) == 85
 
 
-def test_protocol_and_recipe_fill_in_what_is_not_typed():
+def test_protocol_and_recipe_give_defaults():
     def settled(line):
-        return make_fer_c.cli.parse(make_fer_c.Args, make_fer_c.settle, line.split())
+        return make_fer_c.cli.parse(Args, fill_defaults, line.split())
 
     assert settled("--dataset ferplus").image_size == 224 and settled("--dataset demo").image_size == 64
     assert settled("--dataset demo --image-size 64").image_size == 64
@@ -201,7 +210,7 @@ def test_protocol_and_recipe_fill_in_what_is_not_typed():
     assert (released.corruptions, released.visibility, released.data) == ("fer-c-released", "l2-uint8", ("a=1", "b=2"))
     assert settled("--dataset ferplus --protocol released --visibility psnr").visibility == "psnr"
     legacy = settled("--dataset affectnet --protocol released --data classes=7")
-    assert make_fer_c.parse_options(legacy.data) == {"crop": "legacy", "classes": "7"}
+    assert parse_options(legacy.data) == {"crop": "legacy", "classes": "7"}
 
 
 def test_other_settings_on_a_set_are_refused(built, build_args, capsys):
@@ -215,7 +224,7 @@ def test_other_settings_on_a_set_are_refused(built, build_args, capsys):
 
 
 def test_other_settings_on_an_unfinished_set_are_refused(build_args, tmp_path, monkeypatch):
-    monkeypatch.setattr(make_fer_c, "make_chunk", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(build, "make_chunk", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         make_fer_c.main(build_args(out=tmp_path / "x"))
     with pytest.raises(UserError, match="exponent: 2 there, 3 asked for"):
@@ -250,7 +259,8 @@ def test_mixture_of_another_set(built, build_args, tmp_path, monkeypatch, capsys
     (tmp_path / "gmm.json").write_text(json.dumps(shuffled))
     make_fer_c.main(build_args(out=tmp_path / "same", gmm=tmp_path / "gmm.json", limit=4))
     make_fer_c.main(build_args(out=tmp_path / "own", limit=4))
-    np.testing.assert_allclose(open_set(tmp_path / "same").label, open_set(tmp_path / "own").label, atol=1e-9)
+    np.testing.assert_allclose(open_set(tmp_path / "same").labels_before_softening,
+                               open_set(tmp_path / "own").labels_before_softening, atol=1e-9)
     assert "given, sha256" in open_set(tmp_path / "same").manifest["notes"]["mixture"]
     capsys.readouterr()
     monkeypatch.setattr(fused, "GMM_FROM", {"demo": "ferplus"})
@@ -296,36 +306,36 @@ def test_unreadable_source_is_skipped_on_request(demo_root, build_args, tmp_path
 def test_a_source_that_changes_between_starts_is_refused(demo_root, build_args, tmp_path, monkeypatch):
     root = tmp_path / "demo"
     shutil.copytree(demo_root, root)
-    make = make_fer_c.make_chunk
-    monkeypatch.setattr(make_fer_c, "make_chunk", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    make = make_chunk
+    monkeypatch.setattr(build, "make_chunk", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         make_fer_c.main(build_args(root=root, out=tmp_path / "x"))
-    monkeypatch.setattr(make_fer_c, "make_chunk", make)
+    monkeypatch.setattr(build, "make_chunk", make)
     Image.new("RGB", (224, 224)).save(sorted(root.rglob("test-*.png"))[0])
     with pytest.raises(UserError, match="sources"):
         make_fer_c.main(build_args(root=root, out=tmp_path / "x"))
 
 
 def test_a_second_build_in_the_same_folder_is_refused(build_args, tmp_path):
-    with make_fer_c.cli.lock(tmp_path / "x.partial", "building"):
+    with lock(tmp_path / "x.partial", "building"):
         with pytest.raises(UserError, match="another process is building .*x.partial"):
             make_fer_c.main(build_args(out=tmp_path / "x"))
 
 
 @pytest.mark.slow
-def test_what_a_killed_build_left_half_written_is_removed(built, build_args, tmp_path, monkeypatch):
+def test_half_written_files_of_a_killed_build_are_removed(built, build_args, tmp_path, monkeypatch):
     """A kill while a table is written, and one between the last rename and the clean-up."""
-    out, finish = tmp_path / "Demo-C", make_fer_c.finish
+    out, finish = tmp_path / "Demo-C", build.finish
 
     def die(plan, work, *rest):
         finish(plan, work, *rest)
         (work / "set/.soft_labels.npy.1234.tmp").write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(make_fer_c, "finish", die)
+    monkeypatch.setattr(build, "finish", die)
     with pytest.raises(KeyboardInterrupt):
         make_fer_c.main(build_args(out=out))
-    monkeypatch.setattr(make_fer_c, "finish", finish)
+    monkeypatch.setattr(build, "finish", finish)
     make_fer_c.main(build_args(out=out))
     make_fer_c.main(build_args(out=out, verify=True))
     assert sums(out) == sums(built)
@@ -353,7 +363,7 @@ def test_workers_go_with_their_builder(demo_root, tmp_path):
 
 @pytest.mark.slow
 def test_a_full_disk_is_one_line_and_resumable(built, build_args, tmp_path, monkeypatch):
-    write, count = fer_c.write_file, []
+    write, count = write_file, []
 
     def full(*arguments):
         count.append(1)
@@ -361,15 +371,15 @@ def test_a_full_disk_is_one_line_and_resumable(built, build_args, tmp_path, monk
             raise OSError(28, "No space left on device", "somewhere.png")
         return write(*arguments)
 
-    monkeypatch.setattr(fer_c, "write_file", full)
+    monkeypatch.setattr(worker, "write_file", full)
     with pytest.raises(UserError, match="cannot write somewhere.png: No space left on device; what is done is kept"):
         make_fer_c.main(build_args(out=tmp_path / "x"))
-    monkeypatch.setattr(fer_c, "write_file", write)
+    monkeypatch.setattr(worker, "write_file", write)
     make_fer_c.main(build_args(out=tmp_path / "x"))
     assert sums(tmp_path / "x") == sums(built)
 
 
-def test_verify_names_what_is_wrong(built, build_args, tmp_path, capsys):
+def test_verify_names_the_faults(built, build_args, tmp_path, capsys):
     out = tmp_path / "Demo-C"
     shutil.copytree(built, out)
     make_fer_c.main(build_args(out=out, verify=True))
@@ -381,14 +391,14 @@ def test_verify_names_what_is_wrong(built, build_args, tmp_path, capsys):
     with pytest.raises(UserError, match="3 files are not as built"):
         make_fer_c.main(build_args(out=out, verify=True))
     printed = capsys.readouterr().out
-    for what, path in (("missing", files[0]), ("changed", files[1]), ("extra", out / "images/snow/notes.txt")):
-        assert f"{what}: {path.relative_to(out)}" in printed
+    for fault, path in (("missing", files[0]), ("changed", files[1]), ("extra", out / "images/snow/notes.txt")):
+        assert f"{fault}: {path.relative_to(out)}" in printed
     shutil.copytree(built, tmp_path / "forged")  # a changed file whose new checksum was filled in
     image = next((tmp_path / "forged").rglob("*.png"))
     image.write_bytes(files[2].read_bytes())
     lines = sums(tmp_path / "forged").splitlines()
     name = str(image.relative_to(tmp_path / "forged"))
-    new = make_fer_c.hashlib.sha256(image.read_bytes()).hexdigest()
+    new = hashlib.sha256(image.read_bytes()).hexdigest()
     (tmp_path / "forged/checksums.sha256").write_text(
         "\n".join(f"{new}  {name}" if line.endswith(name) else line for line in lines) + "\n")
     with pytest.raises(UserError, match="not as built"):
@@ -439,9 +449,9 @@ def test_sets_without_valence_and_arousal_take_the_annotators_labels(tmp_path):
     from test_datasets import write_ferplus
 
     root = write_ferplus(tmp_path / "ferplus")
-    make_fer_c.main(make_fer_c.Args("ferplus", root=root, out=tmp_path / "x", image_size=SIZE, workers=1))
+    make_fer_c.main(Args("ferplus", root=root, out=tmp_path / "x", image_size=SIZE, workers=1))
     data = open_set(tmp_path / "x")
-    np.testing.assert_allclose(data.label[0], [0.5, 0, 0, 0.5, 0, 0, 0, 0])
+    np.testing.assert_allclose(data.labels_before_softening[0], [0.5, 0, 0, 0.5, 0, 0, 0, 0])
     assert not (tmp_path / "x/gmm.json").exists()
 
 
@@ -463,7 +473,7 @@ def test_sets_without_images_are_the_same_set(built, build_args, tmp_path, capsy
     assert not data.has_images and open_set(built).has_images
     data.check_images()
     for cell in ((), *CELLS[::9]):
-        np.testing.assert_array_equal(data.image(5, *cell), read(open_set(built).image_path(5, *cell)))
+        np.testing.assert_array_equal(data.pixels(5, *cell, in_memory=True), read(open_set(built).image_path(5, *cell)))
     make_fer_c.main(build_args(out=out, images=False, gallery=tmp_path / "gallery.png"))
     text = (out / "images.sha256").read_text()
     (out / "images.sha256").write_text(text.replace(text[:64], "0" * 64))
@@ -477,19 +487,20 @@ def test_lossy_images_in_memory_are_those_of_the_files(build_args, tmp_path, kin
     data = open_set(tmp_path / "x")
     data.check_images()
     for cell in ((), *CELLS):
-        np.testing.assert_array_equal(data.image(0, *cell), read_image(data.image_path(0, *cell), SIZE))
+        in_memory = data.pixels(0, *cell, in_memory=True)
+        np.testing.assert_array_equal(in_memory, read_image(data.image_path(0, *cell), SIZE))
 
 
 def test_jpeg_keeps_the_noise_of_colours(built):
     """Colour at half resolution, its default, would change this image by more than ten grey levels on average."""
     noise = keyed_rng("noise").integers(100, 156, (64, 64, 3), dtype=np.uint8)
-    again = cv2.imdecode(np.frombuffer(fer_c.encode(noise, "jpg", 95), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-    assert cv2.absdiff(np.ascontiguousarray(again), noise).mean() < 5
+    decoded = cv2.imdecode(np.frombuffer(encode(noise, "jpg", 95), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert cv2.absdiff(np.ascontiguousarray(decoded), noise).mean() < 5
 
 
 @pytest.mark.parametrize("change", [
     lambda made: made.update(seed=1), lambda made: made["constants"]["snow"][0].update(mix=0.5)])
-def test_a_machine_that_makes_other_images_is_told_so(built, change):
+def test_a_machine_that_makes_other_images_is_refused(built, change):
     data = open_set(built)
     data.check_images()
     change(data.made_with)
@@ -497,9 +508,9 @@ def test_a_machine_that_makes_other_images_is_told_so(built, change):
         data.check_images()
 
 
-# ---- shares
+# ---- shards
 
-def test_shares_give_the_same_bytes(built, build_args, tmp_path):
+def test_shards_give_the_same_bytes(built, build_args, tmp_path):
     out = tmp_path / "Demo-C"
     for i in (3, 1, 2):
         make_fer_c.main(build_args(out=out, shard=f"{i}/3", workers=1 + i % 2))
@@ -512,8 +523,8 @@ def test_shares_give_the_same_bytes(built, build_args, tmp_path):
 
 
 @pytest.mark.slow
-def test_shares_of_a_part_know_the_worst_of_all(build_args, tmp_path):
-    """Images only measured for D_worst are dealt out too; there may be no images/, and shares without any image."""
+def test_shards_of_a_part_know_the_worst_of_all(build_args, tmp_path):
+    """Images only measured for D_worst are dealt out too; there may be no images/, and shards without any image."""
     make_fer_c.main(build_args(out=tmp_path / "one", limit=2, images=False))
     for i in range(1, 6):
         make_fer_c.main(build_args(out=tmp_path / "two", limit=2, images=False, shard=f"{i}/5"))
@@ -522,56 +533,56 @@ def test_shares_of_a_part_know_the_worst_of_all(build_args, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def two_shares(build_args, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shares")
+def two_shards(build_args, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
     for i in (1, 2):
         make_fer_c.main(build_args(out=folder / "Demo-C", shard=f"{i}/2"))
     return folder
 
 
 @pytest.fixture
-def shares(two_shares, tmp_path):
-    return Path(shutil.copytree(two_shares, tmp_path / "shares"))
+def shards(two_shards, tmp_path):
+    return Path(shutil.copytree(two_shards, tmp_path / "shards"))
 
 
-def test_shares_that_are_missing_or_mixed_are_named(build_args, shares):
+def test_shards_that_are_missing_or_mixed_are_named(build_args, shards):
     def merge(**changes):
-        make_fer_c.main(build_args(out=shares / "Demo-C", merge=True, **changes))
+        make_fer_c.main(build_args(out=shards / "Demo-C", merge=True, **changes))
 
     with pytest.raises(UserError, match="Demo-C.shard-1-of-2 was made with other settings .*seed: 0 there, 1 asked"):
         merge(seed=1)
     with pytest.raises(UserError, match="shard-1-of-2 .*files: all there, no images/ asked"):
         merge(images=False)
-    (shares / "Demo-C.shard-2-of-2").rename(shares / "Demo-C.shard-2-of-2.partial")
+    (shards / "Demo-C.shard-2-of-2").rename(shards / "Demo-C.shard-2-of-2.partial")
     with pytest.raises(UserError, match=r"1 of 2 shards are missing: 2/2 \(begun\)"):
         merge()
-    (shares / "Demo-C.shard-2-of-2.partial").rename(shares / "Demo-C.shard-2-of-3")
+    (shards / "Demo-C.shard-2-of-2.partial").rename(shards / "Demo-C.shard-2-of-3")
     with pytest.raises(UserError, match=r"several divisions \(n = 2, 3\)"):
         merge()
-    shutil.rmtree(shares / "Demo-C.shard-2-of-3")
-    shutil.rmtree(shares / "Demo-C.shard-1-of-2")
+    shutil.rmtree(shards / "Demo-C.shard-2-of-3")
+    shutil.rmtree(shards / "Demo-C.shard-1-of-2")
     with pytest.raises(UserError, match="--merge found no shards"):
         merge()
-    assert not list(shares.iterdir())
+    assert not list(shards.iterdir())
 
 
-def test_damaged_shares_are_named_and_mended(built, build_args, shares):
-    share = shares / "Demo-C.shard-2-of-2"
-    image, entry = sorted(share.rglob("*.png"))[40], next((share / "journal").iterdir())
+def test_damaged_shards_are_named_and_mended(built, build_args, shards):
+    shard = shards / "Demo-C.shard-2-of-2"
+    image, entry = sorted(shard.rglob("*.png"))[40], next((shard / "journal").iterdir())
     good = {path: path.read_bytes() for path in (image, entry)}
     for path, content in ((image, good[image][:100]), (image, None), (entry, b"{"), (entry, None)):
         path.unlink() if content is None else path.write_bytes(content)
-        with pytest.raises(UserError, match=f"{path.name} is missing or not as built; remove {share} and build it"):
-            make_fer_c.main(build_args(out=shares / "Demo-C", merge=True))
-        assert not (shares / "Demo-C").exists()
+        with pytest.raises(UserError, match=f"{path.name} is missing or not as built; remove {shard} and build it"):
+            make_fer_c.main(build_args(out=shards / "Demo-C", merge=True))
+        assert not (shards / "Demo-C").exists()
         path.write_bytes(good[path])
-    shutil.rmtree(share)
-    make_fer_c.main(build_args(out=shares / "Demo-C", shard="2/2"))
-    make_fer_c.main(build_args(out=shares / "Demo-C", merge=True))
-    assert sums(shares / "Demo-C") == sums(built)
+    shutil.rmtree(shard)
+    make_fer_c.main(build_args(out=shards / "Demo-C", shard="2/2"))
+    make_fer_c.main(build_args(out=shards / "Demo-C", merge=True))
+    assert sums(shards / "Demo-C") == sums(built)
 
 
-def test_an_interrupted_merge_goes_on(built, build_args, shares, monkeypatch):
+def test_an_interrupted_merge_goes_on(built, build_args, shards, monkeypatch):
     """Also where files cannot be linked, as between file systems."""
     copy, copied = shutil.copyfile, []
 
@@ -584,38 +595,38 @@ def test_an_interrupted_merge_goes_on(built, build_args, shares, monkeypatch):
     monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(18, "Invalid cross-device link")))
     monkeypatch.setattr(shutil, "copyfile", stopping)
     with pytest.raises(KeyboardInterrupt):
-        make_fer_c.main(build_args(out=shares / "Demo-C", merge=True))
-    assert not (shares / "Demo-C").exists()
+        make_fer_c.main(build_args(out=shards / "Demo-C", merge=True))
+    assert not (shards / "Demo-C").exists()
     monkeypatch.setattr(shutil, "copyfile", copy)
-    make_fer_c.main(build_args(out=shares / "Demo-C", merge=True))
-    assert sums(shares / "Demo-C") == sums(built)
+    make_fer_c.main(build_args(out=shards / "Demo-C", merge=True))
+    assert sums(shards / "Demo-C") == sums(built)
 
 
-def test_a_merge_that_died_while_removing_shares_is_tidied(built, build_args, shares, capsys):
-    shutil.copytree(built, shares / "Demo-C")
-    (shares / "Demo-C.shard-1-of-2/build.json").unlink()
-    (shares / "Demo-C.shard-3-of-4").mkdir()
-    (shares / "Demo-C.shard-3-of-4/build.json").write_text("{}")  # of another set
-    make_fer_c.main(build_args(out=shares / "Demo-C", merge=True))
+def test_a_merge_that_died_while_removing_shards_is_tidied(built, build_args, shards, capsys):
+    shutil.copytree(built, shards / "Demo-C")
+    (shards / "Demo-C.shard-1-of-2/build.json").unlink()
+    (shards / "Demo-C.shard-3-of-4").mkdir()
+    (shards / "Demo-C.shard-3-of-4/build.json").write_text("{}")  # of another set
+    make_fer_c.main(build_args(out=shards / "Demo-C", merge=True))
     assert "already built" in capsys.readouterr().out
-    assert sorted(path.name for path in shares.iterdir()) == ["Demo-C", "Demo-C.shard-3-of-4"]
+    assert sorted(path.name for path in shards.iterdir()) == ["Demo-C", "Demo-C.shard-3-of-4"]
 
 
-def test_a_share_goes_on_and_is_not_built_twice(build_args, tmp_path, monkeypatch, capsys):
-    make, seen = make_fer_c.make_chunk, []
+def test_a_shard_goes_on_and_is_not_built_twice(build_args, tmp_path, monkeypatch, capsys):
+    make, chunks = make_chunk, []
 
     def counting(job, chunk):
-        seen.append(chunk[0])
-        if len(seen) == 2:
+        chunks.append(chunk[0])
+        if len(chunks) == 2:
             raise KeyboardInterrupt
         make(job, chunk)
 
-    monkeypatch.setattr(make_fer_c, "make_chunk", counting)
+    monkeypatch.setattr(build, "make_chunk", counting)
     with pytest.raises(KeyboardInterrupt):
         make_fer_c.main(build_args(out=tmp_path / "x", shard="1/2"))
     make_fer_c.main(build_args(out=tmp_path / "x", shard="1/2"))
     make_fer_c.main(build_args(out=tmp_path / "x", shard="1/2"))
-    assert seen == [0, 2, 2] and "is already built" in capsys.readouterr().out
+    assert chunks == [0, 2, 2] and "is already built" in capsys.readouterr().out
     with pytest.raises(UserError, match="shard-1-of-2 was made with other settings .*seed"):
         make_fer_c.main(build_args(out=tmp_path / "x", shard="1/2", seed=3))
 
@@ -625,7 +636,7 @@ def test_a_share_goes_on_and_is_not_built_twice(build_args, tmp_path, monkeypatc
     (dict(shard="1/2", merge=True), "nothing else"), (dict(shard="1/2", verify=True), "nothing else"),
     (dict(merge=True), "no shards"),
 ])
-def test_nonsense_about_shares_is_refused(build_args, tmp_path, changes, message):
+def test_nonsense_about_shards_is_refused(build_args, tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         make_fer_c.main(build_args(out=tmp_path / "x", **changes))
     assert not list(tmp_path.iterdir())
@@ -636,17 +647,17 @@ def test_nonsense_about_shares_is_refused(build_args, tmp_path, changes, message
 def test_dry_run_counts_and_writes_nothing(built, build_args, demo_root, tmp_path, capsys):
     before = sorted(demo_root.rglob("*"))
 
-    def said(**changes):
+    def estimated(**changes):
         make_fer_c.main(build_args(out=tmp_path / "deep/x", dry_run=True, **changes))
         line = capsys.readouterr().out
         assert not list(tmp_path.iterdir()) and sorted(demo_root.rglob("*")) == before
         return int(re.search(r": (\d+) images x 85 forms", line)[1]), float(re.search(r"about (\S+) GB", line)[1]) * 1e9
 
-    count, size = said()
+    count, size = estimated()
     real = sum(path.stat().st_size for path in built.rglob("*") if path.is_file())
     assert count == 16 and 0.8 < size / real < 1.25
-    assert said(shard="1/4")[0] == 4 and said(limit=3)[0] == 3
-    assert said(images=False)[1] < size / 10 and said(format="jpg", quality=20)[1] < size / 2
+    assert estimated(shard="1/4")[0] == 4 and estimated(limit=3)[0] == 3
+    assert estimated(images=False)[1] < size / 10 and estimated(format="jpg", quality=20)[1] < size / 2
 
 
 def test_dry_run_says_when_the_disk_is_too_small(build_args, tmp_path, monkeypatch, capsys):
@@ -693,18 +704,20 @@ def test_a_disk_that_is_really_full(built, build_args, tmp_path):
 
 @pytest.mark.parametrize("table", ["soft_labels.npy", "checksums.sha256", "manifest.json"])
 def test_a_disk_that_is_full_at_the_end(built, build_args, tmp_path, monkeypatch, table):
-    write = make_fer_c.cli.write_whole
+    write = write_whole
 
     def full(path, *rest):
         if Path(path).name == table:
             raise OSError(28, "No space left on device", str(path))
         write(path, *rest)
 
-    monkeypatch.setattr(make_fer_c.cli, "write_whole", full)
+    for module in ("support.files", "building.tables", "building.checksums"):
+        monkeypatch.setattr(f"{module}.write_whole", full)
     with pytest.raises(UserError, match=f"cannot write .*{table}: No space left on device"):
         make_fer_c.main(build_args(out=tmp_path / "x", limit=2))
     assert not (tmp_path / "x").exists()
-    monkeypatch.setattr(make_fer_c.cli, "write_whole", write)
+    for module in ("support.files", "building.tables", "building.checksums"):
+        monkeypatch.setattr(f"{module}.write_whole", write)
     make_fer_c.main(build_args(out=tmp_path / "x", limit=2))
     make_fer_c.main(build_args(out=tmp_path / "x", limit=2, verify=True))
 
@@ -718,7 +731,7 @@ def test_a_read_only_target(build_args, tmp_path):
 
 
 def test_a_source_that_changes_during_the_build(demo_root, build_args, tmp_path, monkeypatch):
-    root, make = tmp_path / "demo", make_fer_c.make_chunk
+    root, make = tmp_path / "demo", make_chunk
     shutil.copytree(demo_root, root)
     victim = sorted(root.rglob("test-*.png"))[0]
 
@@ -726,7 +739,7 @@ def test_a_source_that_changes_during_the_build(demo_root, build_args, tmp_path,
         Image.new("RGB", (224, 224)).save(victim)
         make(job, chunk)
 
-    monkeypatch.setattr(make_fer_c, "make_chunk", changing)
+    monkeypatch.setattr(build, "make_chunk", changing)
     with pytest.raises(UserError, match=f"{victim.name} has changed since the build began"):
         make_fer_c.main(build_args(root=root, out=tmp_path / "x"))
     assert not (tmp_path / "x").exists() and not list((tmp_path / "x.partial/journal").iterdir())
@@ -735,47 +748,47 @@ def test_a_source_that_changes_during_the_build(demo_root, build_args, tmp_path,
 @pytest.mark.slow
 def test_clocks_do_not_matter(built, build_args, tmp_path, monkeypatch):
     """Interrupted, then gone on with when the clock stands in 1970 and every file seems to be of the year 2100."""
-    make, seen = make_fer_c.make_chunk, []
+    make, chunks = make_chunk, []
 
     def stopping(job, chunk):
-        if len(seen) == 2:
+        if len(chunks) == 2:
             raise KeyboardInterrupt
         make(job, chunk)
-        seen.append(chunk[0])
+        chunks.append(chunk[0])
 
-    monkeypatch.setattr(make_fer_c, "make_chunk", stopping)
+    monkeypatch.setattr(build, "make_chunk", stopping)
     with pytest.raises(KeyboardInterrupt):
         make_fer_c.main(build_args(out=tmp_path / "Demo-C"))
     for path in (tmp_path / "Demo-C.partial").rglob("*"):
         os.utime(path, (4102444800, 4102444800))
-    monkeypatch.setattr(make_fer_c, "make_chunk", lambda job, chunk: (seen.append(chunk[0]), make(job, chunk)))
+    monkeypatch.setattr(build, "make_chunk", lambda job, chunk: (chunks.append(chunk[0]), make(job, chunk)))
     monkeypatch.setattr(time, "time", iter(range(10**6, 0, -1)).__next__)  # it even runs backwards
     make_fer_c.main(build_args(out=tmp_path / "Demo-C"))
-    assert seen == [0, 1, 2, 3] and sums(tmp_path / "Demo-C") == sums(built)
+    assert chunks == [0, 1, 2, 3] and sums(tmp_path / "Demo-C") == sums(built)
 
 
 def children(pid):
     """{pid: command line} of a process's children."""
-    found = {}
+    processes = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             if stat.read_text().rpartition(") ")[2].split()[1] == str(pid):
-                found[int(stat.parent.name)] = (stat.parent / "cmdline").read_text()
+                processes[int(stat.parent.name)] = (stat.parent / "cmdline").read_text()
         except OSError:
             continue
-    return found
+    return processes
 
 
 def die(job, chunk):
     """Stands in for make_chunk in a worker process."""
-    fer_c.make_chunk(job, chunk)
+    make_chunk(job, chunk)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.slow  # the fast suite has one that is killed
 def test_a_worker_that_dies(built, build_args, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(make_fer_c, "make_chunk", die)
+        patch.setattr(build, "make_chunk", die)
         with pytest.raises(UserError, match="a worker process died .* what is done is kept in .*Demo-C.partial"):
             make_fer_c.main(build_args(out=tmp_path / "Demo-C", workers=2))
     assert not (tmp_path / "Demo-C").exists() and list((tmp_path / "Demo-C.partial/journal").iterdir())
@@ -807,17 +820,17 @@ def test_two_builds_started_at_once(built, demo_root, tmp_path):
     out = tmp_path / "Demo-C"
     both = [subprocess.Popen(command(demo_root, out, workers=1), cwd=ROOT, text=True, stdout=subprocess.PIPE,
                              stderr=subprocess.PIPE) for _ in range(2)]
-    said = ["".join(process.communicate()) for process in both]
+    outputs = ["".join(process.communicate()) for process in both]
     codes = sorted(process.returncode for process in both)
-    assert codes == [0, 2] and any("another process is building" in text for text in said) or (
-        codes == [0, 0] and any("already built" in text for text in said)), said
+    assert codes == [0, 2] and any("another process is building" in text for text in outputs) or (
+        codes == [0, 0] and any("already built" in text for text in outputs)), outputs
     assert sums(out) == sums(built)
 
 
 @pytest.mark.slow
 def test_a_set_that_another_process_finished_meanwhile(built, build_args, tmp_path, monkeypatch, capsys):
     """Between this one's first look and its lock."""
-    built_already, asked = make_fer_c.is_built, []
+    built_already, asked = is_built, []
 
     def late(plan, out):
         asked.append(out)
@@ -825,7 +838,8 @@ def test_a_set_that_another_process_finished_meanwhile(built, build_args, tmp_pa
             shutil.copytree(built, out)
         return built_already(plan, out)
 
-    monkeypatch.setattr(make_fer_c, "is_built", late)
+    for module in (state, build):
+        monkeypatch.setattr(module, "is_built", late)
     make_fer_c.main(build_args(out=tmp_path / "Demo-C"))
     assert "is already built" in capsys.readouterr().out and sums(tmp_path / "Demo-C") == sums(built)
     assert [path.name for path in tmp_path.iterdir()] == ["Demo-C"]
@@ -845,7 +859,7 @@ def test_twenty_kills(built, demo_root, tmp_path):
             kills += 1
         process.wait()
         if out.exists():
-            make_fer_c.verify(out, 1)
+            verification.verify(out, 1)
             shutil.rmtree(out)
     assert kills >= 10
     assert subprocess.run(command(demo_root, out), cwd=ROOT, capture_output=True).returncode == 0

@@ -476,3 +476,13 @@ def test_batches_of_the_release():
     for batch in (0, -1, 2.5, True, "4"):
         with pytest.raises(ValueError, match="a batch holds a whole number of images"):
             metrics.summary(P, LABELS, released_batch=batch)
+
+
+def test_every_number_of_summary_is_in_the_table():
+    """METRICS names exactly what `summary` gives, and no two have the same label."""
+    assert metrics.METRICS.keys() == metrics.summary(P, LABELS, S).keys()
+    assert all(name == metric.name for name, metric in metrics.METRICS.items())
+    assert len({metric.label for metric in metrics.METRICS.values()}) == len(metrics.METRICS)
+    assert {name for name, metric in metrics.METRICS.items() if not metric.percent} == {"nll", "nll_released", "kl"}
+    assert {name for name, metric in metrics.METRICS.items() if metric.higher_is_better} == {
+        "accuracy", "macro_f1", "macro_f1_released"}

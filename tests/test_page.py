@@ -18,15 +18,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import cli
-import evaluate
 import metrics
 import report
-from cli import UserError
-from datasets import keyed_rng
-from datasets.fer_c import CELLS, open_set
+import reporting.report
+from building.built_set import open_set
+from corruptions import CELLS
 from datasets.images import read_image
-from reporting import page
+from evaluation.predictions import predictions_file, prepare_predictions
+from evaluation.scores import score
+from reporting import page, page_data, page_samples
+from support.errors import UserError
+from support.files import write_rows
+from support.random_streams import keyed_rng
 from sealing import reseal
 from test_figures import of_another
 from test_report import NoFigures
@@ -43,14 +46,14 @@ def make_run(runs, built, script, loss, seed, noise=0.0, **others):
     (folder / "args.json").write_text(json.dumps(args))
     (folder / "metrics.csv").write_text("epoch\n0\n")
     out = folder / "predictions" / built.folder.name
-    evaluate.open_predictions(out, built, None, "weights", "32-true")
+    prepare_predictions(out, built, None, "weights", "32-true")
     truth = np.eye(len(built.classes))[built.frame["expression"]]
     for cell in (None, *CELLS):
         rng = keyed_rng("test_page", script, loss, seed, *(cell or ()))
-        path = evaluate.predictions_file(out, cell)
+        path = predictions_file(out, cell)
         path.parent.mkdir(exist_ok=True)
         np.save(path, (3 * truth * rng.random(truth.shape) + rng.normal(size=truth.shape)).astype(np.float32))
-    cli.write_rows(folder / "scores.csv", evaluate.score(built, out, None))
+    write_rows(folder / "scores.csv", score(built, out, None))
     return folder
 
 
@@ -58,7 +61,7 @@ def make_page(runs, **options):
     """(the HTML, the data in it)"""
     path = runs.parent / "page.html"
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
-        patch.setattr(report, "Drawing", NoFigures)
+        patch.setattr(reporting.report, "Drawing", NoFigures)
         patch.setattr(metrics, "ece_floor", lambda *_, **__: 0.1)
         assert report.main(report.Args(runs, html=path, **options)) == 0
     assert f"page: {path} (" in out.getvalue()
@@ -104,7 +107,7 @@ def example(built, tmp_path_factory):
 @pytest.fixture
 def copy(example, tmp_path, monkeypatch):
     """Two runs of the example, to damage, without what takes long."""
-    monkeypatch.setattr(page, "SAMPLES", 2)
+    monkeypatch.setattr(page_samples, "SAMPLES", 2)
     for name in ("baseline-ce-0.0-0", "baseline-maxent+mbls-0.0-0"):
         shutil.copytree(example[0] / name, tmp_path / "runs" / name)
     return tmp_path / "runs"
@@ -154,7 +157,7 @@ def test_rows_are_means_over_seeds(example):
         [statistics.mean(values), statistics.stdev(values)])
     assert rows["SCN", "ce", 0]["seeds"] == 1 and rows["SCN", "ce", 0]["nll_clean"][1] is None
     missing = rows["SCN", "maxent+mbls", 0]
-    assert missing["seeds"] == 0 and {missing[f"{name}_clean"] for name in page.METRICS} == {None}
+    assert missing["seeds"] == 0 and {missing[f"{name}_clean"] for name in page_data.SHOWN_METRICS} == {None}
     assert any("train_SCN.py" in line for line in data["missing"])
 
 
@@ -166,8 +169,9 @@ def test_samples_are_those_of_the_set(example, built):
     assert block["demo"] and sorted(explorer["labels"]) == list(range(8))
     assert [demo.frame["expression"][i] for i in chosen] == explorer["labels"]
     place = 1 + CELLS.index(("snow", 4))
-    np.testing.assert_allclose(np.array(explorer["targets"][place]) / 1000, demo.targets("snow", 4)[chosen], atol=6e-4)
-    np.testing.assert_allclose(np.array(explorer["targets"][0]) / 1000, demo.label[chosen], atol=6e-4)
+    np.testing.assert_allclose(np.array(explorer["targets"][place]) / 1000, demo.soft_labels_of("snow", 4)[chosen],
+                               atol=6e-4)
+    np.testing.assert_allclose(np.array(explorer["targets"][0]) / 1000, demo.labels_before_softening[chosen], atol=6e-4)
     for index, run in enumerate(data["runs"]):
         logits = np.load(runs.parent / run["folder"] / "predictions/Demo-C/snow/4.npy")[chosen]
         np.testing.assert_allclose(np.array(explorer["predictions"][str(index)][place]) / 1000,
@@ -211,7 +215,7 @@ def test_a_set_without_images_gives_the_same_pictures(copy, built):
 
 def test_pictures_of_others_only_on_request(copy, monkeypatch):
     """Whatever the runs were trained on: what a set was built from decides."""
-    monkeypatch.setattr(page, "open_set", of_another("ferplus"))
+    monkeypatch.setattr(page_samples, "open_set", of_another("ferplus"))
     text, data = make_page(copy)
     assert "data:image/webp" not in text and "--with-images" in " ".join(data["missing"])
     explorer = data["blocks"][0]["explorer"]
@@ -459,7 +463,7 @@ def test_the_explorer_by_mouse_and_keyboard(opened, example):
         for at, column in enumerate(columns, 1):
             np.testing.assert_allclose([float(row[at]) for row in bars], np.array(column) / 10, atol=0.51)
         accuracy = run["values"]["accuracy"][place]
-        assert opened.texts("#cell-scores tbody tr:first-child td")[0] == f"{100 * accuracy:.1f}"
+        assert opened.texts("#cell-scores tbody tr:first-child td")[2] == f"{100 * accuracy:.1f}"
 
     opened.find("#grid button[aria-label^='Snow, severity 4']").click()
     assert opened.texts("#place") == ["Snow, severity 4"]
@@ -472,7 +476,7 @@ def test_the_explorer_by_mouse_and_keyboard(opened, example):
         name = f"{place[0].capitalize().replace('_', ' ')}, severity {place[1]}" if place[1] else "Clean"
         assert opened.texts("#place") == [name]
         is_shown(*place)
-        assert opened.run("return document.activeElement.ariaLabel").startswith(f"{name}: accuracy ")
+        assert opened.run("return document.activeElement.ariaLabel").startswith(f"{name}: NLL ")
     before = opened.texts(".sample:first-child tbody td:nth-child(3)")
     opened.choose("Model A", "SCN, ce, seed 0")
     assert opened.texts(".sample:first-child tbody td:nth-child(3)") != before

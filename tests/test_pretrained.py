@@ -16,11 +16,11 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from cli import UserError
 from models import pretrained
 from models.dmue import DMUE
 from models.resnet import ResNet18
 from models.swinv2 import TimmModel
+from support.errors import UserError
 
 SEQUENTIAL = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
 
@@ -110,9 +110,9 @@ def test_weights_out_of_reach_are_said(small, monkeypatch, build):
     def offline(*arguments, **options):
         raise OSError("no route to host")
 
-    monkeypatch.setattr("models.resnet.ResNet18_Weights.IMAGENET1K_V1.get_state_dict", offline, raising=False)
+    monkeypatch.setattr("torchvision.models.ResNet18_Weights.IMAGENET1K_V1.get_state_dict", offline, raising=False)
     model = build()
-    monkeypatch.setattr("models.swinv2.timm.create_model", offline)
+    monkeypatch.setattr("timm.create_model", offline)
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", offline)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
     with pytest.raises(UserError, match=r"cannot be fetched \(no route to host\). Use --weights none .*--weights PATH"):

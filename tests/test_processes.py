@@ -15,7 +15,7 @@ def test_children_and_their_children_are_found(start):
     orphan = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
     time.sleep(0.2)
     try:
-        found = processes.left_behind(os.environ[processes.MARK])
-        assert "sleep 60" in found[child.pid] and "sleep 61" in found[orphan] and os.getpid() not in found
+        leftovers = processes.left_behind(os.environ[processes.MARK])
+        assert "sleep 60" in leftovers[child.pid] and "sleep 61" in leftovers[orphan] and os.getpid() not in leftovers
     finally:
         processes.kill_all([orphan])

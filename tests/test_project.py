@@ -1,24 +1,41 @@
-"""Rules of the house: imports do nothing, light modules stay light, fences hold, commands explain themselves."""
+"""Rules of the house: imports go down and do nothing, light modules stay light, fences hold, names are nouns, commands
+explain themselves, set-up installs once."""
 import ast
+import dataclasses
+import functools
+import graphlib
 import importlib
 import os
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+import tyro
 
-import cli
+from support import cli
+from support.errors import UserError
+from support.files import final_name, read_rows, temporary_path, write_rows, write_text, write_whole
 
 ROOT = Path(__file__).parent.parent
+# An import goes to a lower floor or stays in its folder. Folders of one floor never import each other.
+FLOORS = {"support": 0, "datasets": 1, "building": 2, "models": 3, "compute": 3, "training": 4, "evaluation": 4,
+          "reporting": 5, "sweeping": 5}
+COMMANDS = 6  # the scripts at the root, which nothing imports
+MATHEMATICS = ("corruptions", "soft_labels", "losses", "metrics")  # on no floor: all may import them
 SCRIPTS = sorted(path.name for path in ROOT.glob("train_*.py"))
 MODULES = sorted(path.stem for path in ROOT.glob("*.py")) + sorted(
-    f"{path.parent.name}.{path.stem}" for folder in ("datasets", "models", "reporting", "support")
-    for path in (ROOT / folder).glob("[!_]*.py"))
-LIGHT = ["make_fer_c", "report", "sweep", "corruptions", "soft_labels", "metrics", "settings", "cli"] + [
-    name for name in MODULES if name.startswith(("datasets.", "reporting.", "support."))]
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for folder in FLOORS for path in (ROOT / folder).rglob("[!_]*.py"))
+LIGHT = ["make_fer_c", "report", "sweep", "corruptions", "soft_labels", "metrics", "training.options",
+         *(f"evaluation.{name}" for name in (
+             "matching", "predictions", "scores", "scores_file", "summary", "trained_run"))] + [
+    name for name in MODULES if name.startswith(("datasets.", "building.", "reporting.", "support.", "sweeping."))]
+HEAVY = {"torch", "torchvision", "timm", "lightning_fabric", "tensorboard"}
 
 WATCH = """
 import os, random, signal, sys, warnings
@@ -47,9 +64,115 @@ def test_importing_does_nothing():
 
 
 def test_light_modules_never_import_torch():
-    done = python(f"import sys, {', '.join(LIGHT)}; sys.exit('torch' in sys.modules)")
+    light = [*LIGHT, "evaluate"]  # which imports torch once its command line is read
+    done = python(f"import sys, {', '.join(light)}; sys.exit('torch' in sys.modules)")
     assert done.returncode == 0, done.stderr
 
+
+# ---- floors
+
+def module_files():
+    """{name of a module: its file} of the house: packages by their own name, nothing of tests/ and benchmarks/."""
+    files = [*ROOT.glob("*.py"), *(path for folder in FLOORS for path in (ROOT / folder).rglob("*.py"))]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+
+
+def imports_of(path, modules):
+    """What a file imports, also inside functions, and also as a string (for importlib): modules of the house by their
+    names, of other packages the package."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            members = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= members & modules.keys() or {node.module}
+            if not members <= modules.keys():
+                names.add(node.module)
+        elif isinstance(node, ast.Constant) and "." in str(node.value) and node.value in modules:
+            names.add(node.value)
+    return {name if name in modules else name.split(".")[0] for name in names}
+
+
+@functools.cache
+def import_graph():
+    modules = module_files()
+    return {name: imports_of(path, modules) - {name} for name, path in modules.items()}
+
+
+def floor_of(module):
+    return FLOORS.get(module.split(".")[0], COMMANDS)
+
+
+def test_imports_go_down():
+    graph, wrong = import_graph(), []
+    for module, imported in graph.items():
+        for other in imported & graph.keys():
+            if module in MATHEMATICS:
+                allowed = floor_of(other) == FLOORS["support"]
+            elif other in MATHEMATICS or other.split(".")[0] == module.split(".")[0]:
+                allowed = True
+            else:
+                allowed = floor_of(other) < floor_of(module)
+            if not allowed:
+                wrong.append(f"{module} imports {other}")
+    assert not wrong
+
+
+def test_no_circle_of_imports():
+    graph = import_graph()
+    order = graphlib.TopologicalSorter({module: imported & graph.keys() for module, imported in graph.items()})
+    order.prepare()  # raises CycleError with the circle
+
+
+def test_light_modules_never_import_torch_inside_functions_either():
+    graph, wrong = import_graph(), []
+    for module in LIGHT:
+        reached, waiting = set(), [module]
+        while waiting:
+            name = waiting.pop()
+            if name not in reached:
+                reached.add(name)
+                waiting += graph.get(name, ())
+        if reached & HEAVY:
+            wrong.append(module)
+    assert not wrong
+
+
+def test_the_graph_knows_imports_in_functions_and_in_strings():
+    graph = import_graph()
+    assert {"datasets.rafdb", "datasets.split", "support.errors"} <= graph["datasets"]
+    assert "torch" in graph["losses"] and "support.cli" in graph["sweep"]
+
+
+# ---- names
+
+FILLERS = set("some found what way ways said seen alike beside its there again told share shares".split())
+
+
+def names_in(path):
+    """(line, name) of everything that a file names: variables, attributes, arguments, functions, classes."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.attr
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.lineno, node.name
+
+
+@pytest.mark.parametrize("folder", [*FLOORS, "."])
+def test_names_are_nouns(folder):
+    files = ROOT.glob("*.py") if folder == "." else (ROOT / folder).rglob("*.py")
+    fillers = [f"{path.relative_to(ROOT)}:{line}: {name}" for path in files for line, name in names_in(path)
+               if set(name.lower().split("_")) & FILLERS]
+    assert not fillers
+
+
+# ---- the training scripts
 
 def shared(script):
     """The script without its docstring and its fenced parts."""
@@ -77,10 +200,10 @@ def test_scripts_are_equal_outside_their_fences():
         assert shared(script) == first, script
 
 
-def test_only_the_harness_imports_fabric():
+def test_only_the_devices_import_fabric():
     imports = re.compile(r"^\s*(import|from) lightning", re.MULTILINE)
-    files = [path for folder in (".", "datasets", "models") for path in (ROOT / folder).glob("*.py")]
-    assert [path.name for path in files if imports.search(path.read_text())] == ["harness.py"]
+    files = [*ROOT.glob("*.py"), *(path for folder in FLOORS for path in (ROOT / folder).rglob("*.py"))]
+    assert [path.name for path in files if imports.search(path.read_text())] == ["devices.py"]
 
 
 LATER = ("train_DMUE.py", "train_SCN.py", "train_RUL.py", "train_swinv2.py")  # a start takes seconds
@@ -102,9 +225,118 @@ def test_commands_explain_themselves_and_refuse_in_one_line(script, tmp_path, ca
     assert len(errors) == 1 and errors[0].startswith("error: "), done.stderr
 
 
-def test_exit_codes(monkeypatch, capsys):
-    from dataclasses import dataclass
+# ---- help pages and command lines
 
+@dataclass
+class Losses:
+    """Constants of the losses"""
+
+    gamma: Annotated[float, cli.Between(0)] = 2.0
+    """focal exponent (paper: 1)"""
+
+
+@dataclass
+class Small:
+    dataset: Annotated[str, cli.OneOf({"demo": 1, "rafdb": 2})]
+    """data set to train on"""
+    epochs: Annotated[int, cli.Between(1)] = 20
+    """epochs of training"""
+    root: Path | None = None
+    """folder of the data set (default: data/<dataset>)"""
+    data: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """option of the data set; may be given several times"""
+    sizes: Annotated[tuple[int, ...], cli.Rare] = (1, 2)
+    """sides of the images (pixels)"""
+    images: bool = True
+    """do not write images"""
+    fresh: Annotated[bool, cli.Rare] = False
+    """start over"""
+    loss: Annotated[Losses, cli.Rare] = dataclasses.field(default_factory=Losses)
+
+
+def fill_small_defaults(args):
+    return Small(args.dataset, epochs={"demo": 3, "rafdb": 50}[args.dataset])
+
+
+def help_text(capsys, *words, Args=Small, fill_defaults=fill_small_defaults):
+    with pytest.raises(SystemExit) as ended:
+        cli.parse(Args, fill_defaults, words)
+    assert not ended.value.code
+    return capsys.readouterr().out
+
+
+def test_help_shows_what_one_sets_and_help_all_the_rest(capsys):
+    page = help_text(capsys, "--help")
+    assert "--dataset {demo,rafdb}" in page and "--help-all shows 3 more options." in page and "--no-images" in page
+    assert page.splitlines()[0].endswith("--dataset DATASET [options]")
+    for rare in ("--sizes", "--fresh", "--gamma", "Constants of the losses"):
+        assert rare not in page and rare in help_text(capsys, "--help-all")
+    assert help_text(capsys, "-h") == page and "more options" not in help_text(capsys, "--help-all")
+
+
+def test_a_default_is_shown_once_and_is_that_of_the_data_set(capsys):
+    page = " ".join(help_text(capsys, "--help-all").split())
+    for text in ("epochs of training (default: 20)", "(default: data/<dataset>) --data", "(paper: 1; default: 2)",
+                 "(pixels; default: 1 2)", "start over", "data set to train on (required)"):
+        assert text in page
+    assert "default: None" not in page and "default: False" not in page and "default: True" not in page
+    for name, epochs in (("demo", 3), ("rafdb", 50)):
+        assert f"(default: {epochs})" in help_text(capsys, "--dataset", name, "--help")
+    assert "(default: 20)" in help_text(capsys, "--dataset", "demo", "--no-such-option", "--help")
+
+
+@pytest.mark.parametrize("name", ["make_fer_c", "report", "sweep", "datasets.check", "datasets.demo"])
+def test_help_fits_eighty_columns(name, capsys):
+    module = importlib.import_module(name)
+    for flag in ("--help", "--help-all"):
+        page = help_text(capsys, flag, Args=module.Args, fill_defaults=None)
+        assert max(map(len, page.splitlines())) < 80
+        for option in cli.declared_options(module.Args):
+            assert option.text, f"{name}: {option.flag} has no help text"
+
+
+# What takes seconds to import and is not needed to parse a command line. A training script is flat: it imports torch.
+SLOW_IMPORTS = {"lightning_fabric", "tensorboard", "timm", "matplotlib", "sklearn", "skimage", "numba", "torch._dynamo"}
+
+
+@pytest.mark.parametrize("command, more", [
+    *((command, {"torch", "scipy", "numpy", "pandas", "cv2", "PIL"}) for command in (
+        "sweep.py", "make_fer_c.py", "report.py", "evaluate.py", "-m datasets.check", "datasets/check.py")),
+    ("train_baseline.py", {"pandas"}),
+    *(pytest.param(script, {"pandas"}, marks=pytest.mark.slow) for script in LATER)])
+def test_help_waits_for_no_slow_import(command, more):
+    done = subprocess.run([sys.executable, "-X", "importtime", *command.split(), "--help"], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("usage: python")
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "tyro" in imported and not imported & (SLOW_IMPORTS | more)
+
+
+def test_values_that_are_not_declared_are_refused():
+    for words, message in ((["--dataset", "none"], "--dataset has to be one of demo, rafdb, not 'none'"),
+                           (["--dataset", "demo", "--gamma", "-1"], "--gamma has to be at least 0, not -1"),
+                           (["--dataset", "demo", "--gamma", "nan"], "--gamma is a number, not nan")):
+        with pytest.raises(UserError, match=message):
+            cli.check_values(cli.parse(Small, argv=words))
+
+
+def test_a_command_line_gives_the_options_back():
+    usual = Small("demo")
+    assert cli.command_line("x.py", usual, usual) == ["x.py"]
+    options = Small("a b", epochs=3, data=("a=1", "b=2 3"), sizes=(4,), images=False, fresh=True, loss=Losses(gamma=.5))
+    words = cli.command_line("x.py", options, usual)
+    assert words == ["x.py", "--dataset", "a b", "--epochs", "3", "--data", "a=1", "--data", "b=2 3", "--sizes", "4",
+                     "--no-images", "--fresh", "--gamma", "0.5"]
+    assert cli.parse(Small, argv=words[1:]) == options
+    assert cli.command_line("x.py", usual, usual, always=["dataset"]) == ["x.py", "--dataset", "demo"]
+    assert cli.command_line("x.py", usual, options)[-4:] == ["--images", "--no-fresh", "--gamma", "2.0"]
+    more = Small("demo", data=("a=1", "b=2"))
+    assert cli.command_line("x.py", more, Small("demo", data=("a=1",))) == ["x.py", "--data", "b=2"]
+    with pytest.raises(ValueError, match="--root"):
+        cli.command_line("x.py", usual, Small("demo", root=Path("a")))
+
+
+def test_exit_codes(monkeypatch, capsys):
     @dataclass
     class Args:
         pass
@@ -116,7 +348,7 @@ def test_exit_codes(monkeypatch, capsys):
         return ended.value.code or 0, capsys.readouterr().err
 
     def refuse(args):
-        raise cli.UserError("no such thing; do this")
+        raise UserError("no such thing; do this")
 
     def interrupt(args):
         raise KeyboardInterrupt
@@ -128,10 +360,20 @@ def test_exit_codes(monkeypatch, capsys):
 
 def test_files_appear_whole(tmp_path):
     path = tmp_path / "a/b.txt"
-    cli.write_text(path, "one\n")
+    write_text(path, "one\n")
     with pytest.raises(RuntimeError):
-        cli.write_whole(path, lambda file: (file.write(b"tw"), (_ for _ in ()).throw(RuntimeError())))
+        write_whole(path, lambda file: (file.write(b"tw"), (_ for _ in ()).throw(RuntimeError())))
     assert path.read_bytes() == b"one\n" and os.listdir(path.parent) == ["b.txt"]
+    assert final_name(temporary_path(path).name) == "b.txt"
+    assert final_name(".b.txt.x.tmp") is None and final_name("b.txt") is None
+
+
+def test_rows_of_different_columns(tmp_path):
+    """The columns are those of all rows, in the order in which they appear; a missing cell is empty."""
+    path = tmp_path / "metrics.csv"
+    write_rows(path, [{"epoch": 0, "f1": 0.5}, {"epoch": 1, "new": 0.25, "f1": 0.75}])
+    assert path.read_text() == "epoch,f1,new\n0,0.5,\n1,0.75,0.25\n"
+    assert read_rows(path)[0] == {"epoch": "0", "f1": "0.5", "new": ""}
 
 
 # ---- outside the environment: a copy of the script in a folder of its own, and a Python without packages
@@ -140,7 +382,7 @@ SMALL_SCRIPT = '''"""Starts as all scripts do."""
 from support import start
 
 if __name__ == "__main__":
-    start.guard()
+    start.explain_failed_imports()
 
 {body}
 '''
@@ -182,7 +424,7 @@ def test_ctrl_c_while_importing_is_one_line(tmp_path):
     for body in ("raise KeyboardInterrupt", "try:\n    raise KeyboardInterrupt\nfinally:\n    import nothing_there",
                  "try:\n    raise KeyboardInterrupt\nexcept BaseException as e:\n    raise ImportError('x') from e"):
         done = run_small(tmp_path, body)
-        assert (done.returncode, done.stderr) == (130, "interrupted; the same command goes on from here\n"), body
+        assert (done.returncode, done.stderr) == (130, "interrupted; start the same command again\n"), body
 
 
 def test_other_errors_keep_their_traceback_and_nothing_happens_on_import(tmp_path):
@@ -194,14 +436,14 @@ def test_other_errors_keep_their_traceback_and_nothing_happens_on_import(tmp_pat
 
 
 def guarded(path):
-    """Whether a script calls `start.guard()` before it imports anything outside Python's library."""
+    """Whether a script calls `start.explain_failed_imports()` before it imports anything outside Python's library."""
     for statement in ast.parse(path.read_text()).body:
         if isinstance(statement, ast.Import | ast.ImportFrom):
             names = [statement.module] if isinstance(statement, ast.ImportFrom) else [a.name for a in statement.names]
             if any(name.split(".")[0] not in {*sys.stdlib_module_names, "support"} for name in names):
                 return False
         elif isinstance(statement, ast.If):
-            return "start.guard()" in ast.unparse(statement)
+            return "start.explain_failed_imports()" in ast.unparse(statement)
     return False
 
 
@@ -212,9 +454,9 @@ def test_scripts_are_guarded(script):
 
 # ---- set-up, with stand-ins for Python
 
-def set_up(folder, python3, **environment):
+def set_up(folder, python3, option="--setup", **environment):
     """`bash run.sh --setup` in a copy, where `python3` is a script of ours and nothing else is called Python."""
-    for name in ("run.sh", "requirements.txt"):
+    for name in ("run.sh", "requirements.txt", "requirements-dev.txt"):
         shutil.copy(ROOT / name, folder)
     tools = folder / "tools"
     tools.mkdir(exist_ok=True)
@@ -224,7 +466,7 @@ def set_up(folder, python3, **environment):
     if python3:
         (tools / "python3").write_text("#!/bin/sh\n" + python3)
         (tools / "python3").chmod(0o755)
-    return subprocess.run(["bash", "run.sh", "--setup"], cwd=folder, env={"PATH": str(tools)} | environment,
+    return subprocess.run(["bash", "run.sh", option], cwd=folder, env={"PATH": str(tools)} | environment,
                           capture_output=True, text=True)
 
 
@@ -243,6 +485,31 @@ def test_setup_installs_once_and_again_when_the_pins_change(tmp_path):
     (tmp_path / ".venv/installed").write_text("other pins")
     assert set_up(tmp_path, MAKES_VENV, PIP="exit 0").returncode == 0
     assert (tmp_path / "calls").read_text().count("install") == 2
+
+
+def test_setup_for_the_tests_installs_both_files_in_one_go(tmp_path):
+    """Whoever has the packages of the tests has those of the commands; the marker knows both files."""
+    assert set_up(tmp_path, MAKES_VENV, "--setup-tests", PIP="exit 0").returncode == 0
+    calls = (tmp_path / "calls").read_text()
+    assert calls.count("install") == 1 and "-r requirements.txt -r requirements-dev.txt" in calls
+    for option in ("--setup", "--setup-tests"):
+        assert set_up(tmp_path, MAKES_VENV, option, PIP="exit 0").returncode == 0
+    assert (tmp_path / "calls").read_text().count("install") == 1
+    marker = (tmp_path / ".venv/installed").read_text().splitlines()
+    (tmp_path / ".venv/installed").write_text(marker[0] + "\n")
+    assert set_up(tmp_path, MAKES_VENV, "--setup", PIP="exit 0").returncode == 0
+    assert (tmp_path / "calls").read_text().count("install") == 1
+    assert set_up(tmp_path, MAKES_VENV, "--setup-tests", PIP="exit 0").returncode == 0
+    assert (tmp_path / "calls").read_text().count("install") == 2
+
+
+def test_every_package_is_pinned_once():
+    names = []
+    for file in ("requirements.txt", "requirements-dev.txt"):
+        lines = [line for line in (ROOT / file).read_text().splitlines() if not line.startswith("#")]
+        assert all(re.fullmatch(r"[A-Za-z0-9-]+==[0-9.]+", line) for line in lines), file
+        names += [line.partition("==")[0] for line in lines]
+    assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize("python3, environment, message", [

@@ -8,12 +8,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import datasets
-from cli import UserError
-from datasets import COLUMNS, keyed_rng, rafdb
-from datasets.demo import CLASSES as DEMO_CLASSES
-from datasets.demo import CLASS_MEANS, Face
+from datasets import rafdb
+from datasets.drawn import rafdb as drawn_rafdb
+from datasets.drawn.layouts import LAYOUTS
+from datasets.drawn.faces import CLASS_MEANS, CLASSES as DEMO_CLASSES, Face
 from datasets.images import read_image
 from datasets.rafdb import CLASSES, SEVEN, vote_filter
+from datasets.split import COLUMNS, SPLITS
+from support.errors import UserError
+from support.random_streams import keyed_rng
 
 # Label of the list, and seven votes: Surprise, Fear, Disgust, Happiness, Sadness, Anger, Neutral.
 BASIC = {
@@ -61,7 +64,7 @@ def write_ml(root, rows=None, folder="RAF-ML", images="Image/aligned"):
     """RAF-ML by hand; returns the root."""
     rows, labels = ML if rows is None else rows, root / folder / "EmoLabel"
     labels.mkdir(parents=True)
-    (labels / "distribution.txt").write_text("".join(f"{key} {shares}\n" for key, (shares, _) in rows.items()))
+    (labels / "distribution.txt").write_text("".join(f"{key} {fractions}\n" for key, (fractions, _) in rows.items()))
     (labels / "partition_label.txt").write_text("".join(f"{key} {test}\n" for key, (_, test) in rows.items()))
     for key in rows:
         picture(root / folder / images / key.replace(".jpg", "_aligned.jpg"))
@@ -73,9 +76,9 @@ def load(root, split="train", **options):
     return datasets.load_split("rafdb", root, split, **options)
 
 
-def noted(data, what):
+def noted(data, reason):
     """How often a note that begins so was taken; 0 without it."""
-    return next((count for key, count in data.notes.items() if key.startswith(what)), 0)
+    return next((count for key, count in data.notes.items() if key.startswith(reason)), 0)
 
 
 # ---- known answers
@@ -406,8 +409,8 @@ PARTITION, VOTES = "RAF-ML/EmoLabel/partition_label.txt", "basic/EmoLabel/distri
     (rewrite(LIST, "/tmp/train_00001.jpg 3\n"), "leads out of the data folder"),
     (rewrite(LIST, "a\\..\\train_00001.jpg 3\n"), "leads out of the data folder"),
     (rewrite(VOTES, "1,0,0,0,0,0,0\n"), "1 rows for 10 images"),
-    (rewrite(VOTES, "1,0,0,0,0,0,0\n1,0,0\n"), "row 2 is not seven shares of votes: '1,0,0'"),
-    (rewrite(VOTES, "1,0,0,0,0,0,-1\n"), "row 1 is not seven shares"),
+    (rewrite(VOTES, "1,0,0,0,0,0,0\n1,0,0\n"), "row 2 is not seven fractions of votes: '1,0,0'"),
+    (rewrite(VOTES, "1,0,0,0,0,0,-1\n"), "row 1 is not seven fractions"),
     (rewrite(SHARES, "0001.jpg 1 0 0 0 0 0\n0001.jpg 1 0 0 0 0 0\n"), "names appear twice"),
     (rewrite(SHARES, "C:0001.jpg 1 0 0 0 0 0\n"), "leads out of the data folder"),
     (rewrite(PARTITION, "0001.jpg 2\n"), "partition_label.txt line 1: 2 for 0001 is neither 0"),
@@ -440,7 +443,7 @@ ROWS = {LIST: "train_00001.jpg 5\n", SHARES: "0002.jpg 0 0 0 0 .5 .5\n", PARTITI
 @pytest.mark.parametrize("path", ROWS)
 @settings(max_examples=40, deadline=None)
 @given(data=st.one_of(st.binary(max_size=200), st.text("train_0123456789.jpg e+-,\n\t", max_size=200).map(str.encode)),
-       before=st.booleans(), split=st.sampled_from(datasets.SPLITS))
+       before=st.booleans(), split=st.sampled_from(SPLITS))
 def test_any_bytes_give_rows_or_a_user_error(fuzz_root, path, data, before, split):
     sound = (fuzz_root / path).read_bytes()
     (fuzz_root / path).write_bytes((ROWS[path].encode() if before else b"") + data)
@@ -473,16 +476,16 @@ def stub_faces(split, count):
 def written(tmp_path_factory):
     """Both layouts, one after the other, in one root."""
     root = tmp_path_factory.mktemp("written")
-    for write in rafdb.LAYOUTS.values():
+    for write in (drawn_rafdb.write_basic, drawn_rafdb.write_ml):
         write(root, stub_faces)
     return root
 
 
 def test_written_layouts_load_with_the_expected_counts(written):
-    assert list(rafdb.LAYOUTS) == ["rafdb", "raf-ml"]
-    sizes = {split: len(load(written, split, classes="7").frame) for split in datasets.SPLITS}
+    sizes = {split: len(load(written, split, classes="7").frame) for split in SPLITS}
     assert sizes == {"train": 203 - 14, "val": 14, "test": 84}
     assert len(load(written).frame) + len(load(written, "val").frame) == 203 - 29 + 60
+    assert [name for name, write in LAYOUTS.items() if write.__module__ == drawn_rafdb.__name__] == ["rafdb", "raf-ml"]
     assert len(load(written, "test").frame) == 84 - 12 + 30
     assert len(load(written, "test", parts="ml").frame) == 30
     for options in ({"basic_labels": "votes"}, {"labels": "mivia"}):
@@ -515,7 +518,7 @@ def test_one_written_test_image_is_also_in_raf_ml(written):
 
 
 def test_written_layouts_are_the_same_every_time(written, tmp_path):
-    for write in rafdb.LAYOUTS.values():
+    for write in (drawn_rafdb.write_basic, drawn_rafdb.write_ml):
         write(tmp_path, stub_faces)
     for path in written.rglob("*.*"):
         assert path.read_bytes() == (tmp_path / path.relative_to(written)).read_bytes()

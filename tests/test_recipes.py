@@ -7,12 +7,12 @@ import timm
 import torch
 
 import models
-from cli import UserError
 from models.dmue import DMUE
 from models.resnet import ResNet18
 from models.rul import RUL
 from models.scn import SCN
 from models.swinv2 import TimmModel
+from support.errors import UserError
 
 
 @pytest.mark.parametrize("build", [
@@ -28,7 +28,7 @@ def test_every_network_is_built_from_its_recipe(small, build):
 
 
 @pytest.mark.parametrize("name", [
-    "models.checkpoints.write", "models.checkpoints.cli.write_text", "models.pretrained.load", "models.Model",
+    "models.checkpoints.write", "models.checkpoints.write_whole", "models.pretrained.load", "models.Model",
     "models.resnet.ResNetModel", "models.resnet.Model", "models.resnet.nn", "models.resnet.nn.Linear",
     "models.dmue.ResNetModel", "models.swinv2.timm", "models..resnet.ResNet18", "models.resnet.ResNet18 ",
     "models.resnet.ResNet18\n", "models.resnet.__builtins__", "models.resnet.__class__", "models.weights.X",
@@ -86,7 +86,7 @@ def test_a_missing_argument_is_named():
 
 @pytest.mark.parametrize("backbone", ["hf-hub:timm/resnet18", "local-dir:/tmp", "resnet_18", "/etc/passwd", 5, None])
 def test_a_backbone_is_one_of_timms(monkeypatch, backbone):
-    monkeypatch.setattr("models.swinv2.timm.create_model", lambda *given, **more: pytest.fail("called"))
+    monkeypatch.setattr("timm.create_model", lambda *given, **more: pytest.fail("called"))
     with pytest.raises(UserError):
         models.build_model({"class": "models.swinv2.TimmModel",
                             "arguments": {"num_classes": 3, "image_size": 32, "backbone": backbone}})
@@ -123,13 +123,13 @@ def test_names_are_those_of_today(old, new, recwarn):
     ("resnet50.", "no weights '' for its network resnet50"), ("x" * 10_000, "timm has no network"),
 ])
 def test_names_that_timm_does_not_have(name, message, monkeypatch):
-    monkeypatch.setattr("models.swinv2.timm.create_model", lambda *given, **more: pytest.fail("built"))
+    monkeypatch.setattr("timm.create_model", lambda *given, **more: pytest.fail("built"))
     with pytest.raises(UserError, match=message):
         TimmModel(3, 32, name)
 
 
 def test_a_removed_network_is_said(monkeypatch):
-    monkeypatch.setattr("models.swinv2.get_deprecated_models", lambda: {"gone": None, "moved": "test_resnet"})
+    monkeypatch.setattr("timm.models.get_deprecated_models", lambda: {"gone": None, "moved": "test_resnet"})
     with pytest.raises(UserError, match="timm has no network 'gone' any more"):
         TimmModel(3, 32, "gone")
     assert TimmModel(3, 32, "moved").recipe["arguments"]["backbone"] == "test_resnet"
@@ -146,7 +146,7 @@ def test_a_network_without_stochastic_depth_names_the_way_out():
 def test_a_network_that_cannot_be_built_is_one_line(monkeypatch, problem):
     def broken(*given, **more):
         raise problem
-    monkeypatch.setattr("models.swinv2.timm.create_model", broken)
+    monkeypatch.setattr("timm.create_model", broken)
     message = r"timm cannot build test_resnet for 32 pixels \(.*\). Choose another"
     with pytest.raises(UserError, match=message) as caught:
         TimmModel(3, 32, "test_resnet")
@@ -157,7 +157,7 @@ def test_a_network_without_one_vector_an_image_is_refused(monkeypatch):
     class Maps(torch.nn.Module):
         def forward(self, image):
             return [image]
-    monkeypatch.setattr("models.swinv2.timm.create_model", lambda *given, **more: Maps())
+    monkeypatch.setattr("timm.create_model", lambda *given, **more: Maps())
     with pytest.raises(UserError, match="no single vector of features"):
         TimmModel(3, 32, "test_resnet")
 
@@ -165,7 +165,7 @@ def test_a_network_without_one_vector_an_image_is_refused(monkeypatch):
 def test_the_name_of_timms_weights(monkeypatch):
     model = TimmModel(3, 32, "test_resnet.r160_in1k")
     create = timm.create_model
-    monkeypatch.setattr("models.swinv2.timm.create_model",
+    monkeypatch.setattr("timm.create_model",
                         lambda *given, pretrained=False, **more: create(*given, **more))
     assert model.imagenet_weights()[0] == TimmModel(3, 32, "test_resnet").imagenet_weights()[0]
     assert model.imagenet_weights()[0] == "test_resnet.r160_in1k"

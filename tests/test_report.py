@@ -16,13 +16,17 @@ from matplotlib.text import Text
 
 import metrics
 import report
-import reporting.predictions
-from cli import UserError
+import reporting.report
 from corruptions import CORRUPTIONS
-from reporting import figures
-from reporting.predictions import by_severity, examine, read_bins
-from reporting.runs import COLUMNS, DOMAINS, LOSSES, blocks_of, read_args, read_runs, tidy
-from reporting.tables import DEMO
+from evaluation.scores import FIRST_RELEASE_COLUMNS
+from evaluation.summary import DEMO
+from reporting import plots, style
+from reporting.predictions import read_bins, summarise_predictions
+from reporting.rows import COMPARED_LOSSES
+from reporting.runs import read_args, read_runs
+from reporting.scores import DOMAINS, blocks_of, scores_as_table
+from reporting.series import by_severity
+from support.errors import UserError
 
 K, N = 4, 40
 ROOT = Path(report.__file__).parent
@@ -72,12 +76,12 @@ def evaluate(folder, built, rng, sharpness):
     for c, corruption in enumerate(CORRUPTIONS):
         for severity in range(1, 6):
             score(corruption, severity, soft[c, severity - 1])
-    scores = pd.DataFrame(lines, columns=COLUMNS)
+    scores = pd.DataFrame(lines, columns=FIRST_RELEASE_COLUMNS)
     means = scores[scores["corruption"] != "clean"].groupby("metric")["value"].mean()
     pooled = metrics.summary(np.concatenate(all_probs[1:]), np.tile(labels, 85), soft.reshape(-1, K))
     for name, values in (("mean", means), ("pooled", pooled)):
         more = [(set_folder.name, version, "softmax", name, "", metric, value) for metric, value in values.items()]
-        scores = pd.concat([scores, pd.DataFrame(more, columns=COLUMNS)])
+        scores = pd.concat([scores, pd.DataFrame(more, columns=FIRST_RELEASE_COLUMNS)])
     scores.to_csv(folder / "scores.csv", index=False)
     np.save(out / "labels.npy", labels)
     (out / "set.json").write_text(json.dumps({"set_version": version, "classes": list("abcd"), "limit": None,
@@ -87,13 +91,22 @@ def evaluate(folder, built, rng, sharpness):
 def run_report(runs, **options):
     with contextlib.redirect_stdout(io.StringIO()) as out:
         assert report.main(report.Args(runs, **{"resamples": 0} | options)) == 0
-    return out.getvalue()
+    return whole_text(runs, out.getvalue())
+
+
+def whole_text(runs, printed):
+    """tables.md, and behind it the printed lines that say where everything lies."""
+    places = [line for line in printed.splitlines() if line.startswith(("tables: ", "figures: ", "page: "))]
+    return (runs / "report" / "tables.md").read_text(encoding="utf-8") + "\n".join([*places, ""])
 
 
 class NoFigures:
     """Stands in for `figures.Drawing`: draws nothing."""
 
     def __init__(self, *_):
+        pass
+
+    def begin(self, *_):
         pass
 
     def finish(self):
@@ -134,7 +147,7 @@ def example(tmp_path_factory):
     make_run(runs, ferplus, "SCN", "focal", 0)
     make_run(runs, ferplus, "baseline", "ce", 0, noise=0.1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "Drawing", NoFigures)  # figures: test_figures.py
+        patch.setattr(reporting.report, "Drawing", NoFigures)  # figures: test_figures.py
         return runs, run_report(runs, resamples=100)
 
 
@@ -145,8 +158,8 @@ def copy(example, tmp_path, monkeypatch):
         shutil.copytree(path, tmp_path / "runs" / path.name, ignore=shutil.ignore_patterns("predictions"))
         if (path / "predictions").exists():
             (tmp_path / "runs" / path.name / "predictions").symlink_to(path / "predictions")
-    monkeypatch.setattr(report, "Drawing", NoFigures)
-    monkeypatch.setattr(reporting.predictions.metrics, "ece_floor", lambda *_, **__: 0.1)
+    monkeypatch.setattr(reporting.report, "Drawing", NoFigures)
+    monkeypatch.setattr(metrics, "ece_floor", lambda *_, **__: 0.1)
     return tmp_path / "runs"
 
 
@@ -187,7 +200,7 @@ def test_missing_is_named_with_the_command_that_makes_it(example):
     assert train.format("SCN.py", "focal", 1, "") in missing
     for seed in (0, 1):  # once focal was begun
         assert train.format("SCN.py", "maxent", seed, "") in missing
-    for loss in LOSSES:  # in one table with FERPlus-C
+    for loss in COMPARED_LOSSES:  # in one table with FERPlus-C
         assert train.replace("ferplus", "demo").format("SCN.py", loss, 0, "") in missing
     assert train.format("baseline.py", "maxent+mbls", 0, " --noise 0.1") in missing
     assert sum(line.startswith("- ") for line in missing) == 8
@@ -222,9 +235,9 @@ def test_reliability_bins_pool_all_cells(example):
 
 def test_curves_by_severity(example):
     runs, _ = example
-    scores = tidy(read_runs(runs)[0])
+    scores = scores_as_table(read_runs(runs)[0])
     curves = by_severity(scores[(scores["dataset"] == "ferplus")])
-    assert set(curves) == {(script, loss) for script in ("baseline", "SCN") for loss in LOSSES}
+    assert set(curves) == {(script, loss) for script in ("baseline", "SCN") for loss in COMPARED_LOSSES}
     by_hand = pd.read_csv(find(runs, "baseline", "ce", 1) / "scores.csv").query("metric == 'ece'")
     third = by_hand[by_hand["severity"] == 3]["value"]
     assert len(third) == 17
@@ -269,15 +282,15 @@ def test_figures_hold_any_number_of_algorithms_with_long_names(count):
     rng = np.random.default_rng(0)
     names = [f"{i}_an_algorithm_with_a_long_$name$_{i}" for i in range(count)]
     images = rng.integers(0, 50, (2, 15))
-    keys = [(name, loss) for name in names for loss in LOSSES]
+    keys = [(name, loss) for name in names for loss in COMPARED_LOSSES]
     bins = {(*key, domain): np.stack([images[0], images[0] * 0.7, images[0] * rng.random(15)])
             for key in keys for domain in DOMAINS}
     curves = {key: {metric: rng.random((2, 6)) for metric in ("accuracy", "ece")} for key in keys}
     bins.pop((names[0], "ce", "clean"))  # gaps are drawn as gaps
     curves[names[0], "ce"]["ece"][:, 3] = np.nan
-    with matplotlib.style.context(["default", figures.STYLE]):
+    with matplotlib.style.context(["default", style.STYLE]):
         title = f"Name, N = 4\n{DEMO}"
-        for figure in (figures.draw_reliability(bins, title), figures.draw_severity(curves, title)):
+        for figure in (plots.draw_reliability(bins, title), plots.draw_severity(curves, title)):
             boxes = texts_of(figure)
             titles = [box for text, box in boxes.items() if text.get_text().endswith(("clean", "corrupted"))]
             assert not any(a.overlaps(b) for i, a in enumerate(titles) for b in titles[:i])
@@ -287,7 +300,7 @@ def test_figures_hold_any_number_of_algorithms_with_long_names(count):
 @pytest.mark.slow
 def test_readme_figures_are_of_the_demo_only(example, copy, tmp_path, monkeypatch):
     monkeypatch.undo()
-    monkeypatch.setattr(report, "README_FIGURES", tmp_path / "figures")
+    monkeypatch.setattr(reporting.report, "README_FIGURES", tmp_path / "figures")
     with pytest.raises(UserError, match="demo"):
         report.main(report.Args(copy, readme_figures=True))
     assert not (copy / "report").exists()
@@ -398,9 +411,9 @@ def test_without_fitting_soft_labels_only_that_diagram_is_left_out(copy, damage)
     assert text.count("FERPlus-C aaaa1111: no reliability diagram of the corrupted images: ") == 1  # once, not per run
     assert "Demo-C dddd2222: no" not in text
     runs = read_runs(copy)[0]
-    scores = tidy(runs)
+    scores = scores_as_table(runs)
     block = next(block for block in blocks_of(scores) if block.dataset == "ferplus")
-    assert {domain for _, _, domain in examine(block, runs, scores).bins} == {"clean"}
+    assert {domain for _, _, domain in summarise_predictions(block, runs, scores).bins} == {"clean"}
 
 
 def test_a_repeated_seed_counts_once_and_other_settings_are_told(example, copy):

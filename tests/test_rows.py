@@ -13,14 +13,18 @@ import pytest
 import losses
 import metrics
 import report
-import settings
+import reporting.report
 from benchmarks.report import make_run
-from cli import UserError
-from datasets.fer_c import open_set
+from building.built_set import open_set
 from reporting import bootstrap, figures
-from reporting.runs import LOSS_CONSTANTS, Row, has_constant, read_runs, tidy, variants
+from reporting.rows import Row, variants
+from reporting.runs import read_runs
+from reporting.scores import scores_as_table
+from reporting.settings import LOSS_CONSTANTS, loss_has_constant
 from reporting.survey import read_survey
-from test_report import read_table
+from support.errors import UserError
+from training.options import LossOptions
+from test_report import read_table, whole_text
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +35,7 @@ def fast(monkeypatch):
 def run_report(runs, **options):
     with contextlib.redirect_stdout(io.StringIO()) as out:
         assert report.main(report.Args(runs, **{"resamples": 0, "figures": "none"} | options)) == 0
-    return out.getvalue()
+    return out.getvalue() if options.get("brief") else whole_text(runs, out.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -142,12 +146,12 @@ def test_the_recipes_value_is_not_spelt_out(copy):
 def test_constants_that_a_loss_does_not_have_are_known(monkeypatch):
     words = {"margin": "margin", "mbls_weight": "weight", "mbls_reduction": "reduction", "gamma": "gamma",
              "maxent_constraint": "constraint", "maxent_prior": "prior", "detach_multiplier": "detach_multiplier"}
-    assert words.keys() | {"maxent_multiplier"} == LOSS_CONSTANTS == set(vars(settings.Loss()))
+    assert words.keys() | {"maxent_multiplier"} == LOSS_CONSTANTS == set(vars(LossOptions()))
     for loss in losses.LOSSES:
         known = set(losses.options(loss))
-        assert {name: has_constant(loss, name) for name in words} == {name: word in known
+        assert {name: loss_has_constant(loss, name) for name in words} == {name: word in known
                                                                       for name, word in words.items()}
-    assert has_constant("a loss of others", "gamma")
+    assert loss_has_constant("a loss of others", "gamma")
 
 
 def test_missing_runs_are_named_with_every_option(copy):
@@ -295,7 +299,7 @@ def test_votes_of_any_size(tmp_path, votes, wanted):
 
 def test_where_nothing_can_be_written_is_said_before_the_work(copy, monkeypatch):
     (copy / "report").write_text("notes")
-    monkeypatch.setattr(report, "examine", lambda *_: pytest.fail("the work was begun"))
+    monkeypatch.setattr(reporting.report, "summarise_predictions", lambda *_: pytest.fail("the work was begun"))
     with pytest.raises(UserError, match="report: no file can be written there"):
         report.main(report.Args(copy))
     assert (copy / "report").read_text() == "notes"
@@ -309,21 +313,21 @@ def test_figures_that_are_up_to_date_are_not_drawn_again(copy, monkeypatch):
     run_report(copy, **options)
     folder = copy / "report" / "figures"
     (folder / "my notes.txt").write_text("mine")
-    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.*g")}
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*/*.*g")}
     assert len(before) == 4
     run_report(copy, **options)
-    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.*g")} == before
-    damaged = next(folder.glob("*severity.png"))
+    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*/*.*g")} == before
+    damaged = next(folder.glob("*/severity.png"))
     damaged.write_bytes(b"")
     run_report(copy, **options)
     assert damaged.stat().st_size > 1000
     rewrite(find(copy, loss="ce", seed=1) / "scores.csv", "clean,,ece,0.", "clean,,ece,0.9")
     run_report(copy, figures="none")
-    assert {path.name.rpartition("_")[2] for path in folder.glob("*.*g")} == {"nll.png", "nll.svg"}
+    assert {path.name.rpartition("_")[2] for path in folder.glob("*/*.*g")} == {"nll.png", "nll.svg"}
     for path in copy.rglob("scores.csv"):
         path.unlink()
     run_report(copy, figures="none")
-    assert not list(folder.glob("*.*g")) and (folder / "my notes.txt").read_text() == "mine"
+    assert not list(folder.glob("*/*.*g")) and (folder / "my notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("asked", ["", "figures", "fog,severity", "paper,none"])
@@ -359,5 +363,5 @@ def test_ferc_runs_is_the_default(monkeypatch, tmp_path):
 
 def test_names_of_rows():
     row = Row("SCN", "focal", 0.0, "epochs 5", "gamma 2")
-    assert (row.name, row.loss_name, row.more) == ("SCN, epochs 5", "focal, gamma 2", "epochs 5, gamma 2")
-    assert len(tidy([])) == 0
+    assert (row.name, row.loss_name, row.all_settings) == ("SCN, epochs 5", "focal, gamma 2", "epochs 5, gamma 2")
+    assert len(scores_as_table([])) == 0

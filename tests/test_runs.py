@@ -10,20 +10,20 @@ from pathlib import Path
 import pytest
 import torch
 
-import cli
-import settings
-import train_baseline
 import train_DMUE
 import train_RUL
 import train_SCN
+import train_baseline
 import train_swinv2
-from cli import UserError
+from datasets import DATASETS, RECIPES, load_split, parse_options
+from support import cli, run_folder
+from support.errors import UserError, spell_os_error
+from training.options import MachineOptions, TrainingOptions, effects, flat, name_loss, recipe_filler, usual_values
+from training.folder import refuse_other_settings
 from conftest import OPTIONS, SIZE
-from datasets import load_split, parse_options
-from support import run_folder
 
 pytestmark = pytest.mark.usefixtures("small")
-MACHINE = settings.Machine(precision="32", workers=0)
+MACHINE = MachineOptions(precision="32", workers=0)
 SCRIPTS = [train_baseline, train_SCN, train_DMUE, train_RUL, train_swinv2]
 
 
@@ -33,16 +33,16 @@ def run_args(demo_root, tmp_path):
     def build(backbone="resnet18", **changes):
         usual = dict(dataset="demo", root=demo_root, data=OPTIONS, image_size=SIZE, epochs=1, batch_size=64,
                      weights="none", runs=tmp_path / "runs")
-        return train_baseline.Args(settings.Run(**usual | changes), train_baseline.Algorithm(backbone),
+        return train_baseline.Args(TrainingOptions(**usual | changes), train_baseline.Algorithm(backbone),
                                    machine=MACHINE)
     return build
 
 
 def train(args):
     """Train, and return the folder that the run has written."""
-    before = set(args.run.runs.rglob("args.json"))
+    before = set(args.options.runs.rglob("args.json"))
     train_baseline.main(args)
-    (new,) = set(args.run.runs.rglob("args.json")) - before
+    (new,) = set(args.options.runs.rglob("args.json")) - before
     return new.parent
 
 
@@ -54,25 +54,39 @@ def read_args(folder):
 
 def test_every_option_says_what_it_affects():
     for script in SCRIPTS:
-        effects = settings.affects(script.Args)
-        kinds = {kind: {name for name, effect in effects.items() if effect.what == kind} for kind in ("speed", "place")}
+        declared = effects(script.Args)
+        kinds = {kind: {name for name, effect in declared.items() if effect.on == kind}
+                 for kind in ("speed", "place", "alias")}
         assert kinds["speed"] == {"workers", "compile"}
-        assert kinds["place"] == {"root", "runs", "fresh", "keep_last", "track", "calib", "cache"}
-        assert {name for name, effect in effects.items() if effect.by_content} == {"weights", "gmm"}
+        assert kinds["place"] == {"root", "runs", "fresh", "keep_last", "track", "cache"}
+        assert kinds["alias"] == {"calib"}
+        assert {name for name, effect in declared.items() if effect.by_content} == {"weights", "gmm"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("protocol", ["paper", "released"])
 def test_the_recipe_has_the_plain_path(script, protocol):
     """A run as the recipe has it differs in nothing but the protocol, for every data set."""
-    for dataset in settings.DATASETS:
+    for dataset in DATASETS:
         for loss in (None, "maxent-aaai+mbls"):
             command = ["--dataset", dataset, "--protocol", protocol, *(["--loss", loss] if loss else [])]
-            args = cli.parse(script.Args, settings.recipe(script.RELEASED), command)
-            settings.name_loss(args.run, args.loss)
-            values, usual = settings.flat(args), settings.usual_values(args, script.RELEASED)
+            args = cli.parse(script.Args, recipe_filler(script.RELEASED, script.RELEASED_ON), command)
+            name_loss(args.options, args.loss)
+            values, usual = flat(args), usual_values(args, script.RELEASED, script.RELEASED_ON)
             wanted = {} if protocol == "paper" else {"protocol": "released"}
             assert run_folder.settings_that_differ(values, usual, {}) == wanted
+
+
+def test_a_recipe_names_options_only(monkeypatch):
+    """The values of one algorithm stand in its script, and a slip of the pen is no silent default."""
+    command = ["--dataset", "demo", "--protocol", "released"]
+    args = cli.parse(train_SCN.Args, recipe_filler({}, {"demo": {"relabel_epoch": 4}}), command)
+    assert args.algorithm.relabel_epoch == 4
+    with pytest.raises(ValueError, match="a recipe names relabel_epoch, no option of train_RUL"):
+        cli.parse(train_RUL.Args, recipe_filler({"relabel_epoch": 4}), command)
+    monkeypatch.setitem(RECIPES, "demo", {"released": {"relabel_epoch": 4}})
+    with pytest.raises(ValueError, match="names relabel_epoch, no field of TrainingOptions"):
+        cli.parse(train_SCN.Args, recipe_filler({}), command)
 
 
 def test_settings_that_change_the_result_have_folders_of_their_own(run_args):
@@ -84,7 +98,7 @@ def test_settings_that_change_the_result_have_folders_of_their_own(run_args):
         args = read_args(folder)
         assert args["differs"][name] == args[name]
         assert folder.name == f"seed0-{run_folder.short_hash(args['differs'])}"
-        assert name in run_folder.varying([read_args(first), args])
+        assert name in run_folder.varying_settings([read_args(first), args])
         assert not run_folder.same_settings(read_args(first), args)
 
 
@@ -93,7 +107,7 @@ def test_seeds_and_what_changes_no_result_share_a_row(run_args, demo_root, tmp_p
     two = run_args(seed=1, root=shutil.copytree(demo_root, tmp_path / "elsewhere"), keep_last=True)
     two.machine = replace(MACHINE, workers=1, cache=tmp_path / "cache")
     folders = [train(one), train(two)]
-    assert run_folder.varying(map(read_args, folders)) == []
+    assert run_folder.varying_settings(map(read_args, folders)) == []
     assert folders[0].name.removeprefix("seed0") == folders[1].name.removeprefix("seed1")
     assert not run_folder.same_settings(*map(read_args, folders))  # the seed is another one
 
@@ -110,7 +124,7 @@ def test_weights_count_by_their_content(run_args, tmp_path):
     files = [save(tmp_path / "a/w.pt", 0), save(tmp_path / "b/w.pt", 1)]
     copy = shutil.copy(files[0], tmp_path / "same.pt")
     first, second = (train(run_args(weights=file)) for file in files)
-    assert first != second and "weights" in run_folder.varying([read_args(first), read_args(second)])
+    assert first != second and "weights" in run_folder.varying_settings([read_args(first), read_args(second)])
     assert read_args(first)["differs"]["weights"].startswith("sha256 ")
     with pytest.raises(ValueError):
         train(run_args(weights=str(copy)))  # no new folder: it is the first one, and finished
@@ -140,7 +154,7 @@ def test_a_run_of_the_first_release_is_taken_up_where_it_lies(run_args, capsys):
     assert read_args(old)["differs"]["lr"] == 1e-3  # from now on the sweep and the tables know it
     assert train(run_args(lr=2e-3)).name.startswith("seed0-")
     with pytest.raises(UserError, match=f"{old} holds a run with other settings .*lr: 0.001 there, 0.00025 now"):
-        settings.refuse_others(old, read_args(old), read_args(old) | {"lr": 0.00025})
+        refuse_other_settings(old, read_args(old), read_args(old) | {"lr": 0.00025})
 
 
 def test_calibrated_cross_entropy_is_refused(run_args):
@@ -159,9 +173,9 @@ def test_numbers_that_are_none_are_refused(option, value, run_args):
 def test_runs_lie_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.setenv("FERC_RUNS", str(tmp_path))
     for script in SCRIPTS:
-        assert cli.parse(script.Args, argv=["--dataset", "demo"]).run.runs == tmp_path
+        assert cli.parse(script.Args, argv=["--dataset", "demo"]).options.runs == tmp_path
     monkeypatch.delenv("FERC_RUNS")
-    assert settings.Run("demo").runs == Path("runs")
+    assert TrainingOptions("demo").runs == Path("runs")
 
 
 # --- nothing is lost
@@ -287,7 +301,7 @@ def test_a_full_disk_is_one_line(run_args, room, capsys):  # capsys: what is pri
     """As a limit on the size of files: of args.json, of a checkpoint in its middle. torch.save turns what the system
     says into a RuntimeError; nothing half-written may be left."""
     for split in ("train", "val"):  # draws the faces that are not there yet
-        load_split("demo", run_args().run.root, split, **parse_options(OPTIONS))
+        load_split("demo", run_args().options.root, split, **parse_options(OPTIONS))
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, limit[1]))
     try:
@@ -296,7 +310,7 @@ def test_a_full_disk_is_one_line(run_args, room, capsys):  # capsys: what is pri
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     error = refused.value
-    text = cli.spell_os_error(error) if isinstance(error, OSError) else str(error)
-    assert os.strerror(errno.EFBIG) in text and str(run_args().run.runs) in text and "\n" not in text
-    assert not list(run_args().run.runs.rglob("*.tmp"))
+    text = spell_os_error(error) if isinstance(error, OSError) else str(error)
+    assert os.strerror(errno.EFBIG) in text and str(run_args().options.runs) in text and "\n" not in text
+    assert not list(run_args().options.runs.rglob("*.tmp"))
     train_baseline.main(run_args())  # with room again, the same command goes on

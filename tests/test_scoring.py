@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-import cli
 import evaluate
-import fuzz_runs
-import harness
 import make_fer_c
 import metrics
-from cli import DamagedFile, UserError
-from conftest import SIZE
-from datasets.fer_c import CELLS, open_set
+from building.built_set import open_set
+from compute import predict as compute_predict
+from corruptions import CELLS
 from models.resnet import ResNet18
-from support import run_folder
+from support import cli, run_folder
+from support.errors import DamagedFile, UserError
+from support.files import write_rows
+import fuzz_runs
+from conftest import SIZE
 
 pytestmark = pytest.mark.usefixtures("small")
 IMAGES = 4
@@ -52,13 +53,13 @@ def run(scored_once, tmp_path):
 @pytest.fixture
 def predicted(monkeypatch):
     """The cells that are predicted, in the order of their prediction."""
-    cells, predict = [], harness.predict
+    cells, predict = [], compute_predict.predict
 
     def watched(fabric, model, images, *more):
         cells.extend(images.cells)
         return predict(fabric, model, images, *more)
 
-    monkeypatch.setattr(harness, "predict", watched)
+    monkeypatch.setattr(compute_predict, "predict", watched)
     return cells
 
 
@@ -156,13 +157,14 @@ def test_no_tensorfloat_while_scoring(state, run, small_set, monkeypatch):
         return [part.fp32_precision for part in (cuda, cudnn.conv, cudnn.rnn, torch.backends.mkldnn.matmul,
                                                  torch.backends.mkldnn.conv, torch.backends.mkldnn.rnn)]
 
-    first, seen, predict = (torch.get_float32_matmul_precision(), cudnn.allow_tf32, switches()), [], harness.predict
+    first = (torch.get_float32_matmul_precision(), cudnn.allow_tf32, switches())
+    seen, predict = [], compute_predict.predict
 
     def watched(*given):
         seen.append((cuda.allow_tf32, cudnn.allow_tf32, torch.get_float32_matmul_precision(), *switches()))
         return predict(*given)
 
-    monkeypatch.setattr(harness, "predict", watched)
+    monkeypatch.setattr(compute_predict, "predict", watched)
     try:
         if state == "asked for":
             cuda.allow_tf32 = cudnn.allow_tf32 = True
@@ -219,7 +221,8 @@ def test_columns(run):
     assert list(rows[0]) == ["set", "set_version", "method", "corruption", "severity", "metric", "value", "precision",
                              "notes"]
     assert {row["notes"] for row in rows} == {""} and all(np.isfinite(float(row["value"])) for row in rows)
-    assert run_folder.is_scored(run, Path(json.loads((run / "predictions/Demo-C/set.json").read_text())["folder"]))
+    scored_set = Path(json.loads((run / "predictions/Demo-C/set.json").read_text())["folder"])
+    assert run_folder.is_scored(run, scored_set) and not run_folder.is_scored(run, scored_set, "bf16")
 
 
 def test_scores_of_the_first_release_are_merged(run, small_set, tmp_path):
@@ -227,7 +230,7 @@ def test_scores_of_the_first_release_are_merged(run, small_set, tmp_path):
     rows = read_rows(run)
     old = [{name: row[name] for name in list(row)[:7]} for row in rows]
     other = [row | {"set": "Other-C", "set_version": "abc"} for row in old]
-    cli.write_rows(run / "scores.csv", old + other)
+    write_rows(run / "scores.csv", old + other)
     after = score(run, small_set)
     assert after[:len(other)] == [row | {"precision": "", "notes": ""} for row in other]
     assert after[len(other):] == rows
@@ -454,7 +457,7 @@ def test_outputs_that_are_not_finite(run, small_set):
 def test_memory_that_does_not_suffice(run, small_set, monkeypatch):
     def fail(*_):
         raise error
-    monkeypatch.setattr(harness, "predict", fail)
+    monkeypatch.setattr(compute_predict, "predict", fail)
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
     assert "try --batch-size 64" in refused(run, small_set, limit=1)
     error = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
@@ -647,7 +650,7 @@ def test_float32_predictions_of_the_first_release_are_used(run, small_set, predi
 def test_bf16_predictions_of_the_first_release_are_kept_apart(run, small_set, predicted):
     first, note = read_rows(run), run / "predictions/Demo-C/set.json"
     note.write_text(json.dumps(json.loads(note.read_text()) | {"precision": "bf16-mixed"}))
-    cli.write_rows(run / "scores.csv", [{name: row[name] for name in list(row)[:7]} for row in first])
+    write_rows(run / "scores.csv", [{name: row[name] for name in list(row)[:7]} for row in first])
     rows = score(run, small_set)
     assert len(predicted) == 1 + len(CELLS) and (run / "predictions/Demo-C.bf16/clean.npy").exists()
     assert [row["precision"] for row in rows] == ["bf16"] * len(first) + ["32"] * len(first)

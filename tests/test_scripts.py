@@ -12,25 +12,26 @@ import pandas as pd
 import pytest
 import torch
 
-import cli
 import evaluate
-import harness
+from training import data as training_data
 import losses
-import settings
 import soft_labels
-import train_baseline
 import train_DMUE
 import train_RUL
 import train_SCN
+import train_baseline
 import train_swinv2
-from cli import UserError
-from conftest import OPTIONS, SIZE
 from datasets import load_split
+from support import cli
+from support.errors import UserError
+from training.options import RELEASED, LossOptions, MachineOptions, TrainingOptions, flat, recipe_filler
+from training.run import Training, all_settings
+from conftest import OPTIONS, SIZE
 
 pytestmark = pytest.mark.usefixtures("small")
 
 ROOT = Path(__file__).parent.parent
-MACHINE = settings.Machine(precision="32", workers=0)
+MACHINE = MachineOptions(precision="32", workers=0)
 SCRIPTS = {
     "baseline": (train_baseline, {}), "SCN": (train_SCN, {"relabel_epoch": 0, "relabel_margin": 0.0}),
     "DMUE": (train_DMUE, {}), "RUL": (train_RUL, {}), "swinv2": (train_swinv2, {"backbone": "test_vit"}),
@@ -39,22 +40,22 @@ SCRIPTS = {
 
 @pytest.fixture
 def start(demo_root, tmp_path):
-    """`start(name, algorithm options, **changes of Run)` trains and returns the run's folder."""
+    """`start(name, algorithm options, **changes of TrainingOptions)` trains and returns the run's folder."""
     def build(name, own=None, machine=MACHINE, constants=None, **changes):
         module, usual = SCRIPTS[name]
         common = dict(dataset="demo", root=demo_root, data=OPTIONS, image_size=SIZE, epochs=2, batch_size=32,
                       weights="none", runs=tmp_path / "runs", keep_last=True)
         algorithm = module.Algorithm(**usual | (own or {}))
-        run = settings.Run(**common | changes)
-        module.main(module.Args(run, algorithm, settings.Loss(**constants or {}), machine))
-        folders = (run.runs / "demo" / name / run.loss / f"noise{100 * run.noise:g}").glob("seed0*")
+        options = TrainingOptions(**common | changes)
+        module.main(module.Args(options, algorithm, LossOptions(**constants or {}), machine))
+        folders = (options.runs / "demo" / name / options.loss / f"noise{100 * options.noise:g}").glob("seed0*")
         return max(folders, key=lambda folder: (folder / "metrics.csv").stat().st_mtime_ns)
     return build
 
 
 def stop_after(patch, steps):
     """Ctrl-C after that many steps of the whole run."""
-    end_step, count = harness.Training.end_step, []
+    end_step, count = Training.end_step, []
 
     def stopping(run, terms):
         count.append(1)
@@ -62,7 +63,7 @@ def stop_after(patch, steps):
             os.kill(os.getpid(), signal.SIGINT)
         end_step(run, terms)
 
-    patch.setattr(harness.Training, "end_step", stopping)
+    patch.setattr(Training, "end_step", stopping)
 
 
 @pytest.mark.parametrize("name", [  # baseline: test_training.py
@@ -84,9 +85,10 @@ def test_resumed_equals_uninterrupted(start, tmp_path, monkeypatch, name):
 @pytest.mark.parametrize("name", [
     "baseline", "DMUE", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SCN", "RUL", "swinv2"))])
 def test_a_run_is_scored(start, built, name, monkeypatch):
-    weights, splits, build, load = [], [], losses.build, harness.load_split
+    weights, splits, build, load = [], [], losses.build, training_data.load_split
     monkeypatch.setattr(losses, "build", lambda *given, **more: weights.append(given[2]) or build(*given, **more))
-    monkeypatch.setattr(harness, "load_split", lambda *given, **more: splits.append(load(*given, **more)) or splits[-1])
+    monkeypatch.setattr(training_data, "load_split",
+                        lambda *given, **more: splits.append(load(*given, **more)) or splits[-1])
     folder = start(name, epochs=1)
     train, val = (split.frame for split in splits)  # training never opens the test split
     count = np.bincount(train["expression"], minlength=8)
@@ -110,10 +112,10 @@ def test_released_protocol_reaches_every_option(name):
     """Everything in RELEASED is an option, and what is typed goes over it."""
     module, _ = SCRIPTS[name]
     line = ["--dataset", "ferplus"]
-    paper, released = (settings.flat(cli.parse(module.Args, settings.recipe(module.RELEASED), line + more))
+    paper, released = (flat(cli.parse(module.Args, recipe_filler(module.RELEASED, module.RELEASED_ON), line + more))
                        for more in ([], ["--protocol", "released"]))
-    for key, value in (settings.RELEASED | module.RELEASED).items():
-        if key not in ("class_weights", "nll_batch"):  # the recipe of FER+; noted for scoring, no option
+    for key, value in (RELEASED | module.RELEASED).items():
+        if key != "class_weights":  # the recipe of FER+
             assert released[key] == value != paper[key], key
     assert released.keys() == paper.keys()
 
@@ -133,7 +135,7 @@ def test_numbers_of_both_protocols(name):
     module, _ = SCRIPTS[name]
     for at, protocol in enumerate(("paper", "released")):
         line = ["--dataset", "rafdb", "--protocol", protocol]
-        values = settings.flat(cli.parse(module.Args, settings.recipe(module.RELEASED), line))
+        values = flat(cli.parse(module.Args, recipe_filler(module.RELEASED, module.RELEASED_ON), line))
         wanted = {key: both[at] for key, both in PAPER_AND_RELEASED[name].items()} | {
             "epochs": 50, "class_weights": ("balanced", "released")[at], "noise_rule": ("exact", "released")[at],
             "skip_first_epoch": bool(at), "detach_multiplier": not at, "image_size": 224, "gamma": 1, "margin": 8}
@@ -143,7 +145,7 @@ def test_numbers_of_both_protocols(name):
 def test_settings_of_the_published_recipes():
     def parsed(name, line):
         module, _ = SCRIPTS[name]
-        return settings.flat(cli.parse(module.Args, settings.recipe(module.RELEASED), line.split()))
+        return flat(cli.parse(module.Args, recipe_filler(module.RELEASED, module.RELEASED_ON), line.split()))
 
     assert [parsed(name, "--dataset affectnet")["batch_size"] for name in SCRIPTS] == [256, 256, 128, 256, 32]
     assert [parsed(name, "--dataset affectnet")["lr"] for name in SCRIPTS] == [2.5e-4] * 4 + [5e-5]
@@ -153,22 +155,31 @@ def test_settings_of_the_published_recipes():
     assert parsed("SCN", "--dataset rafdb --protocol released --relabel-epoch 7")["relabel_epoch"] == 7
 
 
+def test_the_batch_of_nll_released_is_that_of_the_release():
+    """args.json has it from the script's default, whatever the data set and the options say."""
+    for name, batch in zip(SCRIPTS, [256, 256, 128, 256, 32], strict=True):
+        module, _ = SCRIPTS[name]
+        args = cli.parse(module.Args, recipe_filler(module.RELEASED, module.RELEASED_ON), ["--dataset", "demo"])
+        settings = all_settings(args, name, module.RELEASED, module.RELEASED_ON)
+        assert settings["nll_batch"] == batch != settings["batch_size"]
+
+
 def test_no_two_options_share_a_name():
     """args.json is flat."""
     for module, _ in SCRIPTS.values():
-        args = module.Args(module.Args.__annotations__["run"]("demo"))
-        assert len(settings.flat(args)) == sum(len(vars(group)) for group in vars(args).values())
+        args = module.Args(module.Args.__annotations__["options"]("demo"))
+        assert len(flat(args)) == sum(len(vars(group)) for group in vars(args).values())
 
 
 def test_relabelling_takes_effect_in_the_next_epoch(start, monkeypatch):
     seen = []
-    target = harness.Training.target
+    target = Training.target
 
     def watched(run, index):
-        seen.append((run.epoch, run.labels.clone(), run.next_labels.clone()))
+        seen.append((run.state.epoch, run.labels.clone(), run.next_labels.clone()))
         return target(run, index)
 
-    monkeypatch.setattr(harness.Training, "target", watched)
+    monkeypatch.setattr(Training, "target", watched)
     folder = start("SCN", epochs=3, machine=replace(MACHINE, workers=2))
     first = [labels for epoch, labels, _ in seen if epoch == 0]
     assert all((labels == first[0]).all() for labels in first)
@@ -242,13 +253,13 @@ def test_fused_targets(start, demo_root, monkeypatch, name):
     va = frame[["valence", "arousal"]].to_numpy()
     gmm = soft_labels.fit_gmm(va, frame["expression"], 8)
     expected = soft_labels.fuse(frame["expression"], gmm.posterior(va), 0.7)
-    seen, target = [], harness.Training.target
+    seen, target = [], Training.target
 
     def watched(run, index):
         seen.append((index, target(run, index)))
         return seen[-1][1]
 
-    monkeypatch.setattr(harness.Training, "target", watched)
+    monkeypatch.setattr(Training, "target", watched)
     folder = start(name, epochs=1, targets="fused", beta=0.7)
     for index, value in seen:
         np.testing.assert_allclose(value, expected[index], atol=1e-6)
@@ -276,22 +287,25 @@ sys.path[:0] = [{root!r}, {tests!r}]
 import os, signal
 from pathlib import Path
 import torch
-import conftest, harness, models.resnet, settings, train_{name} as script
+import conftest, models.resnet, train_{name} as script
+from training import options as settings, requests, run as harness
 models.resnet.resnet18 = lambda weights: conftest.SmallResNet()
-harness.AGREE_EVERY = 5
+requests.AGREE_EVERY = 5
 stop, end_step, end_epoch, steps = {stop}, harness.Training.end_step, harness.Training.end_epoch, []
 def stopping(run, terms):
     steps.append(1)
     if len(steps) == stop:
-        run.stop_signal = signal.SIGTERM
+        run.requests.stop_signal = signal.SIGTERM
     end_step(run, terms)
 def told(run, scores):
     end_epoch(run, scores)
-    torch.save(run.labels, run.folder / f"labels-{{run.fabric.global_rank}}-{{run.epoch}}.pt")
+    torch.save(run.labels, run.folder / f"labels-{{run.fabric.global_rank}}-{{run.state.epoch}}.pt")
 harness.Training.end_step, harness.Training.end_epoch = stopping, told
-run = settings.Run(dataset="demo", root=Path({data!r}), data={options}, image_size={size}, epochs=3, batch_size=32,
-                   weights="none", noise=.25, runs=Path({runs!r}), keep_last=True)
-script.main(script.Args(run, script.Algorithm(**{own}), machine=settings.Machine(precision="32", workers=0)))
+options = settings.TrainingOptions(
+    dataset="demo", root=Path({data!r}), data={options}, image_size={size}, epochs=3, batch_size=32, weights="none",
+    noise=.25, runs=Path({runs!r}), keep_last=True)
+machine = settings.MachineOptions(precision="32", workers=0)
+script.main(script.Args(options, script.Algorithm(**{own}), machine=machine))
 """
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import multivariate_normal, norm
 
 import soft_labels
-from datasets import demo
+from datasets.drawn.faces import CLASS_COVARIANCES, CLASS_MEANS, image_labels, true_posterior
 from soft_labels import GMM, difference, fit_gmm, fuse, soften, visibility
 
 MEANS = np.array([[0.0, 0.0], [0.7, 0.2], [-0.5, 0.6]])
@@ -60,7 +60,7 @@ def truncated(covariance):
 
 def demo_points(split, count):
     """(valence, arousal) and labels of the first demo images, never clipped, without drawing them."""
-    _, labels, points = zip(*(demo._who_feels_what(0, split, i) for i in range(count)), strict=True)
+    _, labels, points = zip(*(image_labels(0, split, i) for i in range(count)), strict=True)
     return np.array(points), np.array(labels)
 
 
@@ -68,7 +68,7 @@ def test_truncation_is_the_known_one():
     factor = 1 - 2 * norm.pdf(1) / (2 * norm.cdf(1) - 1)  # of one normal: .2911
     assert factor == pytest.approx(0.2911, abs=5e-5)
     np.testing.assert_allclose(truncated(np.diag([0.04, 0.01])), np.diag([0.04, 0.01]) * factor, atol=1e-12)
-    rng, covariance = np.random.default_rng(0), demo.CLASS_COVARIANCES[1]
+    rng, covariance = np.random.default_rng(0), CLASS_COVARIANCES[1]
     points = rng.multivariate_normal((0, 0), covariance, 400_000)
     core = points[(np.abs(points) < np.sqrt(covariance.diagonal())).all(1)]
     np.testing.assert_allclose(truncated(covariance), np.cov(core.T), rtol=0.02)
@@ -79,10 +79,10 @@ def test_posterior_on_demo_data_is_that_of_the_truncated_population(count, limit
     """Some of the demo's training points, and many, give a posterior on 80 test points that is close to the
     one under the true means and the truncated true covariances. How far both are from the true posterior follows from
     the one-standard-deviation rule of the release: reported, not bounded."""
-    population = GMM(np.full(8, 1 / 8), demo.CLASS_MEANS, np.stack([truncated(c) for c in demo.CLASS_COVARIANCES]))
+    population = GMM(np.full(8, 1 / 8), CLASS_MEANS, np.stack([truncated(c) for c in CLASS_COVARIANCES]))
     fitted, (va, _) = fit_gmm(*demo_points("train", count), 8), demo_points("test", 80)
     posterior = fitted.posterior(va)
-    to_true = np.abs(posterior - demo.true_posterior(va)).mean()
+    to_true = np.abs(posterior - true_posterior(va)).mean()
     distance = np.abs(posterior - population.posterior(va)).mean()
     print(f"{count} points: {distance:.4f} to the truncated population's posterior, {to_true:.4f} to the true one")
     assert distance < limit
@@ -107,9 +107,9 @@ def test_fit_names_the_class_it_cannot_fit(points, message):
 
 
 def test_json_round_trip_is_exact():
-    again = GMM.from_json(MIXTURE.to_json())
+    copy = GMM.from_json(MIXTURE.to_json())
     for name in ("weights", "means", "covariances"):
-        assert (getattr(again, name) == getattr(MIXTURE, name)).all()
+        assert (getattr(copy, name) == getattr(MIXTURE, name)).all()
     for text in ("", "[]", "{}", json.dumps({"weights": [1], "means": [[0, 0, 0]], "covariances": [[[1]]]})):
         with pytest.raises(ValueError, match="not the parameters"):
             GMM.from_json(text)
@@ -117,8 +117,8 @@ def test_json_round_trip_is_exact():
 
 def test_take_is_the_mixture_without_the_others():
     va = np.random.default_rng(2).uniform(-1, 1, (20, 2))
-    some = MIXTURE.posterior(va)[:, [2, 0]]
-    np.testing.assert_allclose(MIXTURE.take([2, 0]).posterior(va), some / some.sum(1, keepdims=True), rtol=1e-9)
+    expected = MIXTURE.posterior(va)[:, [2, 0]]
+    np.testing.assert_allclose(MIXTURE.take([2, 0]).posterior(va), expected / expected.sum(1, keepdims=True), rtol=1e-9)
 
 
 def test_fuse_is_eq_7():
@@ -179,7 +179,7 @@ def test_equal_images_do_not_differ(measure):
     assert difference(image, noisy, measure) > 0
 
 
-def test_ssim_agrees_with_its_definition_on_constants():
+def test_ssim_agrees_with_the_definition_on_constants():
     # For two constant images SSIM is (2ab + C1) / (a^2 + b^2 + C1), C1 = (.01 * 255)^2.
     a, b, c1 = 100.0, 151.0, 2.55**2
     clean, other = (np.full((32, 32, 3), value, np.uint8) for value in (a, b))
@@ -221,7 +221,7 @@ def test_json_that_is_no_json_is_a_value_error():
             GMM.from_json(text)
 
 
-def test_what_is_not_finite_is_refused():
+def test_values_that_are_not_finite_are_refused():
     """NaN would pass through every one of them into labels."""
     label, nan = np.full((2, 4), 0.25), float("nan")
     calls = {

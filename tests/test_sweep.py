@@ -12,20 +12,22 @@ from pathlib import Path
 
 import pytest
 
-import cli
 import datasets
-import sweep
-from support import run_folder, sets
+from support import data_set_tables, run_folder
+from support.errors import UserError
+from sweeping.begun_runs import folder_of
+from sweeping.jobs import read_jobs
 
 ROOT = Path(__file__).parent.parent
 ALGORITHMS = sorted(path.stem.removeprefix("train_") for path in ROOT.glob("train_*.py"))
 
-# Stands in for Python: `sweep.py` and `support/sets.py` run as they are; of the rest each start is a line in $CALLED,
-# and what it would have made appears. $FAIL: a pattern of commands that fail. $HANG: of those that wait to be stopped.
+# Stands in for Python: `sweep.py` and `support/data_set_tables.py` run as they are. Every other start adds a line to
+# $CALLED, and what it would have made appears. $FAIL: a pattern of commands that fail. $HANG: of those that wait to be
+# stopped.
 STAND_IN = f"""#!{sys.executable} -IS
 import json, os, re, signal, sys, time
 words = sys.argv[1:]
-if os.path.basename(words[0]) in ("sweep.py", "sets.py"):
+if os.path.basename(words[0]) in ("sweep.py", "data_set_tables.py"):
     os.execv({sys.executable!r}, [{sys.executable!r}, *words])
 
 def note(text):
@@ -133,8 +135,8 @@ def place(tmp_path):
     ("a||true\nr|*,a|true\n", "the job r comes after *"),
 ])
 def test_lines_that_are_wrong_are_refused(lines, message):
-    with pytest.raises(cli.UserError, match=re.escape(message)):
-        sweep.read_jobs(lines.replace("|", "\t").encode())
+    with pytest.raises(UserError, match=re.escape(message)):
+        read_jobs(lines.replace("|", "\t").encode())
 
 
 def test_all_lines_are_read_before_a_job_starts(place):
@@ -143,8 +145,8 @@ def test_all_lines_are_read_before_a_job_starts(place):
         done = place.sweep(f"a||touch {shlex.quote(str(started))}\n{last}\n")
         assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
         assert not started.exists()
-    with pytest.raises(cli.UserError, match="UTF-8"):
-        sweep.read_jobs(b"a\t\t\xff\n")
+    with pytest.raises(UserError, match="UTF-8"):
+        read_jobs(b"a\t\t\xff\n")
 
 
 def test_words_reach_the_program_as_they_are_and_its_input_is_empty(place):
@@ -211,7 +213,7 @@ def test_folder_of_a_command(tmp_path):
         return folder
 
     def found(*options):
-        return sweep.folder_of(("python", "train_SCN.py", "--dataset", "demo", f"--runs={tmp_path}", "--noise", "0.20",
+        return folder_of(("python", "train_SCN.py", "--dataset", "demo", f"--runs={tmp_path}", "--noise", "0.20",
                                 "--seed", "3", *options))
 
     usual = {"lr": 2.5e-4, "image_size": 64, "detach_multiplier": True, "data": [], "precision": "32-true"}
@@ -235,8 +237,8 @@ def test_folder_of_a_command(tmp_path):
     for wrong, message in ((("x.py",), "no command that runs a train"), (("train_SCN.py", "x"), "'x' is no option"),
                            (("train_SCN.py", f"--runs={tmp_path}"), "names no --dataset"),
                            (("train_SCN.py", f"--runs={tmp_path}", "--dataset=demo", "--seed=x"), "is no number")):
-        with pytest.raises(cli.UserError, match=message):
-            sweep.folder_of(wrong)
+        with pytest.raises(UserError, match=message):
+            folder_of(wrong)
 
 
 def test_folder_of_from_the_command_line(tmp_path):
@@ -251,8 +253,8 @@ def test_folder_of_from_the_command_line(tmp_path):
 
 
 def test_the_sweep_never_imports_torch():
-    code = ("import sys, sweep; sweep.other_settings(); sweep.folder_of(('train_x.py', '--dataset', 'demo'));"
-            "sys.exit('torch' in sys.modules)")
+    code = ("import sys, sweep; from sweeping.begun_runs import folder_of, other_settings; other_settings();"
+            "folder_of(('train_x.py', '--dataset', 'demo')); sys.exit('torch' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"FERC_RUNS": str(ROOT)},
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -262,7 +264,7 @@ def test_the_sweep_never_imports_torch():
 
 
 def test_data_sets_come_from_the_tables():
-    tables = sets.read_tables(ROOT / "datasets/__init__.py")
+    tables = data_set_tables.read_tables(ROOT / "datasets/__init__.py")
     assert tables == {"DATASETS": datasets.DATASETS, "TITLES": datasets.TITLES, "GMM_FROM": datasets.GMM_FROM}
 
 
@@ -271,9 +273,9 @@ def test_a_new_data_set_needs_no_edit_in_bash(place):
     names."""
     copy = place.folder / "copy of it"
     copy.mkdir()
-    for name in ("run.sh", "sweep.py", "cli.py", "settings.py", *(path.name for path in ROOT.glob("train_*.py"))):
+    for name in ("run.sh", "sweep.py", *(path.name for path in ROOT.glob("train_*.py"))):
         shutil.copy(ROOT / name, copy)
-    for name in ("datasets", "support"):
+    for name in ("datasets", "support", "sweeping", "training"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     table = copy / "datasets/__init__.py"
     table.write_text(table.read_text().replace('"demo": "Demo"', '"demo": "Demo", "web": "Web Faces"').replace(
@@ -318,7 +320,7 @@ def test_refusals_and_help_need_no_packages(tmp_path):
     """In a copy without .venv, with a Python that has no packages: nothing is installed."""
     for name in ("run.sh", "test.sh", "sweep.py", "requirements.txt"):
         shutil.copy(ROOT / name, tmp_path)
-    for name in ("datasets", "support"):
+    for name in ("datasets", "support", "sweeping", "training"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     tools = tmp_path / "tools"
     tools.mkdir()
@@ -338,7 +340,7 @@ def test_too_little_disk_is_refused_before_anything_is_installed_or_drawn(tmp_pa
     """`df` says how much is free; with the packages there the demo needs less."""
     for name in ("run.sh", "sweep.py", "requirements.txt"):
         shutil.copy(ROOT / name, tmp_path)
-    for name in ("datasets", "support"):
+    for name in ("datasets", "support", "sweeping", "training"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     tools = tmp_path / "tools"
     tools.mkdir()

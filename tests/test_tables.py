@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,12 +16,18 @@ from sklearn.metrics import f1_score
 
 import metrics
 import report
-from cli import UserError
+import reporting.report
 from corruptions import CORRUPTIONS
-from reporting import bootstrap, latex, published
-from reporting.predictions import Seen, examine
-from reporting.runs import Block, name_missing, read_runs, tidy, wanted_rows
-from reporting.tables import DEMO, LEGEND, PAPER, Cell, mark_best, name_blocks, number, spell, spell_loss
+from reporting import bootstrap, latex, published, terminal
+from reporting.predictions import PredictionSummary, summarise_predictions
+from reporting.gaps import find_gaps, wanted_rows
+from reporting.rows import Block
+from reporting.runs import read_runs
+from reporting.scores import scores_as_table
+from reporting.captions import DEMO, LEGEND
+from reporting.printing import spell_entry, spell_number
+from reporting.tables import PAPER, Entry, Grid, GridRow, Section, mark_best, name_blocks, spell_loss
+from support.errors import UserError
 from test_report import TABLE1, K, N, NoFigures, find, make_run, make_set, read_table, run_report, strip
 
 METRICS = {  # of scores.csv -> heading, how much of the unit a printed 1 is, digits
@@ -49,7 +56,7 @@ def example(tmp_path_factory):
             make_run(root / "runs", sets[dataset], script, loss, seed, dataset, noise, image_size=224,
                      classes=list("abcdef"), noise_realised=RATE if noise == 0.2 else 0.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "Drawing", NoFigures)
+        patch.setattr(reporting.report, "Drawing", NoFigures)
         return root / "runs", run_report(root / "runs", published=True, resamples=200)
 
 
@@ -59,8 +66,9 @@ def copy(example, tmp_path, monkeypatch):
     shutil.copytree(example[0], tmp_path / "runs", ignore=shutil.ignore_patterns("predictions", "report"))
     for path in example[0].glob("run*"):
         (tmp_path / "runs" / path.name / "predictions").symlink_to(path / "predictions")
-    monkeypatch.setattr(report, "Drawing", NoFigures)
-    monkeypatch.setattr(report, "examine", lambda block, *_: Seen({}, {"clean": [0.1]}, block.dataset == "demo", []))
+    monkeypatch.setattr(reporting.report, "Drawing", NoFigures)
+    monkeypatch.setattr(reporting.report, "summarise_predictions", lambda block, *_: PredictionSummary(
+        {}, {"clean": [0.1]}, block.dataset == "demo", []))
     return tmp_path / "runs"
 
 
@@ -210,7 +218,7 @@ def test_the_best_of_a_column_is_bold(example, name):
 
 
 def test_best_marks_all_that_print_alike():
-    rows = mark_best([("a", [Cell(12.34), Cell(5.0)]), ("b", [Cell(12.31), Cell()]), ("c", [Cell(9.0), Cell()])],
+    rows = mark_best([("a", [Entry(12.34), Entry(5.0)]), ("b", [Entry(12.31), Entry()]), ("c", [Entry(9.0), Entry()])],
                      ["macro_f1", "ece"])
     assert [[cell.best for cell in cells] for _, cells in rows] == [[True, False], [True, False], [False, False]]
 
@@ -252,6 +260,41 @@ def test_terminal_and_file_say_the_same(example):
         assert part.split(LEGEND)[0].rstrip("\n") in whole
 
 
+def test_terminal_is_narrow_and_has_every_number(copy, capsys):
+    report.main(report.Args(copy, published=True, resamples=0))
+    printed = capsys.readouterr().out.partition("Missing:")[0]
+    assert all(len(line) <= 80 for line in printed.splitlines()) and "\x1b" not in printed
+    whole = (copy / "report" / "tables.md").read_text(encoding="utf-8")
+    for paper in PAPER.values():
+        assert paper.title in printed
+        for cells in read_table(whole, paper.title).values():
+            for text in cells.values():
+                assert text.replace("*", "") in printed.replace("*", "")
+    assert printed.count("*") > 20 and "No difference to the paper: it has no values for ferplus." in printed
+
+
+@pytest.mark.parametrize("is_terminal, no_color, wanted", [(True, "", True), (True, "1", False), (False, "", False)])
+def test_colour_only_where_a_terminal_has_it(monkeypatch, is_terminal, no_color, wanted):
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(isatty=lambda: is_terminal, write=len, flush=int))
+    assert reporting.report.use_colour() == wanted
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_a_grid_of_any_width_is_printed_in_80_columns(colour):
+    name = "an algorithm with a name that is far longer than any line has room for, really"
+    columns = [(f"set {block}", loss, metric) for block in range(3) for loss in ("CE", "a long loss", "MaxEnt+MbLS")
+               for metric in ("F1", "ECE")]
+    entries = [Entry(100.0, 10.0, 3, best=i % 3 == 0, published=50.0, notes="n") for i in range(len(columns))]
+    rows = [GridRow(name, entries), GridRow("short", entries)]
+    grid = Grid("table1", "Title", columns, [Section("clean", rows)], [], ["About", "more"], {})
+    lines = terminal.render(grid, colour)
+    assert all(terminal.visible_length(line) <= 80 for line in lines)
+    shown = "\n".join(lines)
+    assert shown.count("100.0 ± 10.0") == 2 * len(columns) and "a long loss" in shown and "[1] n" in shown
+    assert ("\x1b" in shown) == colour and ("*" in shown) != colour
+
+
 def test_means_csv_has_everything(example, truth):
     frame = pd.read_csv(example[0] / "report" / "means.csv")
     assert len(frame) == 2 * len(METRICS) * len(RUNS)
@@ -272,12 +315,12 @@ def test_sets_of_one_name_are_told_apart():
     (-0.04, 1, True, "0.0"), (0.05, 1, True, "+0.1"), (-3.14159, 2, False, "−3.14"), (float("nan"), 1, True, "—"),
     (0.0, 1, True, "0.0"), (12.0, 1, False, "12.0")])
 def test_numbers_as_printed(value, digits, sign, text):
-    assert number(value, digits, sign) == text
+    assert spell_number(value, digits, sign) == text
 
 
 def test_cells_as_printed():
-    assert spell(Cell(12.34, 0.56, 2)) == "12.3 ± 0.6" and spell(Cell()) == "—"
-    assert spell(Cell(-1.25, interval=(-2.0, 0.449))) == "−1.2 [−2.0, +0.4]"
+    assert spell_entry(Entry(12.34, 0.56, 2)) == "12.3 ± 0.6" and spell_entry(Entry()) == "—"
+    assert spell_entry(Entry(-1.25, interval=(-2.0, 0.449))) == "−1.2 [−2.0, +0.4]"
 
 
 # --- what is missing ---
@@ -314,7 +357,7 @@ def test_label_noise_and_ablation_are_wanted_only_where_begun(example):
     assert {one for one in wanted if one[2] in ("focal", "maxent")} == {
         ("rafdb", "baseline", loss, 0.0) for loss in ("focal", "maxent")}
     other = [run for run in runs if run.row.loss not in ("focal", "maxent")]
-    assert not any("focal" in line for line in name_missing(other, tidy(other)))
+    assert not any("focal" in str(note) for note in find_gaps(other, scores_as_table(other)))
 
 
 # --- beside the paper ---
@@ -381,7 +424,7 @@ def test_without_published_values_it_is_said_why(example, copy):
 
 
 def drawn(version, clusters, resamples):
-    return bootstrap.draw(clusters, resamples, version).astype(int)
+    return bootstrap.draw_weights(clusters, resamples, version).astype(int)
 
 
 @pytest.mark.parametrize("dataset, kind, clusters, version", [
@@ -436,7 +479,7 @@ def test_bootstrap_table_prints_the_csv(example):
     for line in frame.itertuples():
         section = line.set + (f", label noise {line.noise:.0%}".replace("%", " %") if line.noise else "")
         cell = table[section, line.algorithm][f"{line.domain} {'F1' if line.metric == 'macro_f1' else 'ECE'}"]
-        texts = [number(100 * value, 1, True) for value in (line.difference, line.low, line.high)]
+        texts = [spell_number(100 * value, 1, True) for value in (line.difference, line.low, line.high)]
         assert cell.strip("*¹") == f"{texts[0]} [{texts[1]}, {texts[2]}]"
         assert cell.startswith("**") == (line.low > 0 or line.high < 0)
         assert line.low <= line.difference <= line.high
@@ -450,9 +493,9 @@ def simulate(rng, n, sharpness):
 
 
 def interval(labels, models, cluster, clusters, name, resamples=200):
-    weight = bootstrap.draw(clusters, resamples, name)
-    labelled = weight @ bootstrap.count(cluster, labels, clusters, K)
-    return np.array(bootstrap.summarise(*(bootstrap.resample(
+    weight = bootstrap.draw_weights(clusters, resamples, name)
+    labelled = weight @ bootstrap.sum_by_cluster(cluster, labels, clusters, K)
+    return np.array(bootstrap.summarise(*(bootstrap.score_resamples(
         probs, labels, np.eye(K)[labels], cluster, weight, labelled) for probs in models)))
 
 
@@ -515,7 +558,8 @@ def test_what_cannot_be_compared_is_named_and_the_rest_goes_on(example, copy, da
         shutil.rmtree(built)
     else:
         np.save(folder / "FERPlus-C" / "snow" / "3.npy", np.zeros((N, K + 1), np.float32))
-        monkeypatch.setattr(report, "examine", examine)  # which names the run as well: once is enough
+        # which names the run as well: once is enough
+        monkeypatch.setattr(reporting.report, "summarise_predictions", summarise_predictions)
     text = run_report(copy, resamples=20)
     missing = text[text.index("Missing:"):]
     what = f"{folder.parent}: predictions on" if damage == "cell" else "FERPlus-C bbbb2222: not in the bootstrap: "
@@ -579,7 +623,7 @@ def test_all_tex_compiles_whatever_the_names(copy):
 
 
 def test_demo_is_labelled_in_every_table(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "Drawing", NoFigures)
+    monkeypatch.setattr(reporting.report, "Drawing", NoFigures)
     demo = make_set(tmp_path / "Demo-C", "dddd2222")
     for loss in ("ce", "maxent+mbls"):
         make_run(tmp_path / "runs", demo, "baseline", loss, 0, "demo")

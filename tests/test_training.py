@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_args
 
@@ -17,23 +17,30 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import cli
 import evaluate
-import harness
+from datasets.images import read_image
+from training import data as training_data
+from compute import batches as compute_batches
 import losses
 import make_fer_c
 import metrics
-import settings
 import train_baseline
-from cli import UserError
-from conftest import OPTIONS, SIZE
+from building.built_set import open_set
+from compute import predict as compute_predict
 from corruptions import CORRUPTIONS
-from datasets.fer_c import CELLS, open_set
+from corruptions import CELLS
+from evaluation.predictions import predictions_file
 from models import Normalize
 from models.resnet import ResNet18
+from support import cli
+from support.errors import UserError
+from training.options import LossOptions, MachineOptions, TrainingOptions, check, recipe_filler
+from training.run import Training, start_training
+from training.state import Checkpoint, State
+from conftest import OPTIONS, SIZE
 
 ROOT = Path(__file__).parent.parent
-MACHINE = settings.Machine(precision="32", workers=0)
+MACHINE = MachineOptions(precision="32", workers=0)
 
 
 pytestmark = pytest.mark.usefixtures("small")
@@ -45,15 +52,15 @@ def train_args(demo_root, tmp_path):
     def build(**changes):
         common = dict(dataset="demo", root=demo_root, data=OPTIONS, image_size=SIZE, epochs=2, batch_size=32,
                       weights="none", runs=tmp_path / "runs", keep_last=True)
-        return train_baseline.Args(settings.Run(**common | changes), machine=MACHINE)
+        return train_baseline.Args(TrainingOptions(**common | changes), machine=MACHINE)
     return build
 
 
 def folder_of(args):
     """The only run of these arguments' loss, noise and seed."""
-    run = args.run
-    parent = run.runs / "demo/baseline" / (run.loss or "ce") / f"noise{100 * run.noise:g}"
-    (folder,) = parent.glob(f"seed{run.seed}*")
+    options = args.options
+    parent = options.runs / "demo/baseline" / (options.loss or "ce") / f"noise{100 * options.noise:g}"
+    (folder,) = parent.glob(f"seed{options.seed}*")
     return folder
 
 
@@ -88,12 +95,31 @@ def command_line(demo_root, runs):
 def trained(demo_root, tmp_path_factory):
     """One finished run; tests only read it."""
     runs = tmp_path_factory.mktemp("trained") / "runs"
-    run = settings.Run("demo", root=demo_root, data=OPTIONS, image_size=SIZE, epochs=2, batch_size=32, weights="none",
-                       runs=runs, keep_last=True)
-    return train(train_baseline.Args(run, machine=MACHINE))
+    options = TrainingOptions("demo", root=demo_root, data=OPTIONS, image_size=SIZE, epochs=2, batch_size=32,
+                              weights="none", runs=runs, keep_last=True)
+    return train(train_baseline.Args(options, machine=MACHINE))
 
 
 # ---- a run
+
+def test_a_training_has_only_declared_attributes(train_args):
+    with start_training(train_args(epochs=1), "train_baseline.py", {}) as training:
+        model = ResNet18(8, SIZE)
+        model, optimizer = training.setup(model, torch.optim.Adam(model.parameters()))
+        for epoch in training.epochs():
+            for image, index in training.batches(epoch):
+                training.end_step(training.criterion().terms(model(image), training.target(index)))
+            logits, labels = training.predict(model)
+            training.end_epoch(metrics.summary(metrics.softmax(logits), labels, logits=logits))
+    assert vars(training).keys() == {entry.name for entry in fields(Training)}
+    assert vars(training.state).keys() == {entry.name for entry in fields(State)}
+
+
+def test_last_pt_holds_what_a_checkpoint_declares(trained):
+    state = torch.load(trained / "last.pt", weights_only=True)
+    assert list(state) == [entry.name for entry in fields(Checkpoint)]
+    assert list(state) == ["epoch", "step", "labels", "next_labels", "sums", "history", "best", "model", "optimizer"]
+
 
 def test_a_run_leaves_its_folder(trained):
     names = set(os.listdir(trained))
@@ -130,10 +156,10 @@ def test_a_multiplier_of_maxent_names_the_run(train_args):
     def named(loss=None, multiplier="ferc", **more):
         args = train_args(loss=loss, **more)
         args.loss.maxent_multiplier = multiplier
-        settings.check(args, tuple(losses.LOSSES))
-        return args.run.loss, args.loss.maxent_multiplier
+        check(args)
+        return args.options.loss, args.loss.maxent_multiplier
 
-    assert get_args(settings.Loss.__annotations__["maxent_multiplier"]) == losses.MULTIPLIERS
+    assert get_args(LossOptions.__annotations__["maxent_multiplier"]) == losses.MULTIPLIERS
     assert named(calib=True, multiplier="aaai") == ("maxent-aaai+mbls", "aaai")
     assert named("maxent", "gibbs") == named("maxent-gibbs") == named("maxent-gibbs", "gibbs") == (
         "maxent-gibbs", "gibbs")
@@ -155,25 +181,25 @@ def test_calib_is_the_calibrated_loss(train_args):
 
 
 def test_class_weights_reach_the_loss(train_args):
-    with harness.start(train_args(class_weights="balanced", noise=0.3), "train_baseline.py", {}) as run:
+    with start_training(train_args(class_weights="balanced", noise=0.3), "train_baseline.py", {}) as run:
         labels = run.labels.numpy()
         counts = np.bincount(labels, minlength=8)
         np.testing.assert_allclose(run.criterion().class_weights, 128 / (8 * counts), rtol=1e-6)
-    with harness.start(train_args(class_weights="released", noise=0.3, seed=1), "train_baseline.py", {}) as run:
+    with start_training(train_args(class_weights="released", noise=0.3, seed=1), "train_baseline.py", {}) as run:
         np.testing.assert_allclose(run.criterion().class_weights, np.ones(8))  # of the clean labels, 16 a class
 
 
 def test_label_noise_is_in_training_labels_only(train_args):
-    with harness.start(train_args(noise=0.25), "train_baseline.py", {}) as run:
+    with start_training(train_args(noise=0.25), "train_baseline.py", {}) as run:
         assert run.settings["noise_realised"] == 0.25
         assert run.folder.parts[-2:] == ("noise25", run.folder.name)
-        assert (np.bincount(run.val_labels, minlength=8) == 2).all()
+        assert (np.bincount(run.data.val_labels, minlength=8) == 2).all()
         exact = run.labels.clone()
-    with harness.start(train_args(noise=0.25, seed=1), "train_baseline.py", {}) as run:
+    with start_training(train_args(noise=0.25, seed=1), "train_baseline.py", {}) as run:
         assert (run.labels != exact).any()  # the noise seed is the run's
     released = []
     for seed in (2, 3):
-        with harness.start(train_args(noise=0.25, noise_rule="released", seed=seed), "train_baseline.py", {}) as run:
+        with start_training(train_args(noise=0.25, noise_rule="released", seed=seed), "train_baseline.py", {}) as run:
             released.append(run.labels)
     assert (released[0] == released[1]).all()
 
@@ -182,14 +208,15 @@ def test_first_epoch_may_be_the_best_unless_released(train_args, monkeypatch):
     scores = iter([0.9, 0.1] * 2)
     monkeypatch.setattr(metrics, "summary", lambda *_, **__: {"macro_f1": next(scores), "ece": 0.0})
     for skip, epoch in ((False, 0), (True, 1)):
-        folder = train(train_args(skip_first_epoch=skip, runs=train_args().run.runs / str(skip)))
+        folder = train(train_args(skip_first_epoch=skip, runs=train_args().options.runs / str(skip)))
         assert torch.load(folder / "best.pt", weights_only=True)["epoch"] == epoch
 
 
 def test_settings_go_command_line_protocol_recipe_default():
     def parsed(line):
-        args = cli.parse(train_baseline.Args, settings.recipe(train_baseline.RELEASED), line.split())
-        return args.run, args.loss
+        fill_defaults = recipe_filler(train_baseline.RELEASED, train_baseline.RELEASED_ON)
+        args = cli.parse(train_baseline.Args, fill_defaults, line.split())
+        return args.options, args.loss
 
     run, loss = parsed("--dataset demo")
     assert (run.epochs, run.image_size, run.weights, run.class_weights) == (3, 64, "none", "balanced")
@@ -208,7 +235,7 @@ def test_settings_go_command_line_protocol_recipe_default():
 
 def stop_at(monkeypatch, step, how):
     """Call `how(run)` after that many steps of the whole run."""
-    end_step, count = harness.Training.end_step, []
+    end_step, count = Training.end_step, []
 
     def stopping(run, terms):
         count.append(1)
@@ -216,7 +243,7 @@ def stop_at(monkeypatch, step, how):
             how(run)
         end_step(run, terms)
 
-    monkeypatch.setattr(harness.Training, "end_step", stopping)
+    monkeypatch.setattr(Training, "end_step", stopping)
 
 
 def interrupt(run):
@@ -275,13 +302,13 @@ def test_data_that_changed_is_refused(train_args, monkeypatch):
         stop_at(patch, 2, interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(args)
-    whole = harness.load_split
+    whole = training_data.load_split
 
     def shorter(name, root, split, **options):
         data = whole(name, root, split, **options)
         return replace(data, frame=data.frame[:120]) if split == "train" else data
 
-    monkeypatch.setattr(harness, "load_split", shorter)
+    monkeypatch.setattr(training_data, "load_split", shorter)
     with pytest.raises(UserError, match=r"have changed since this run began \(128 training images then, 120 now\)"):
         train(args)
 
@@ -290,8 +317,8 @@ def test_cached_images_train_the_same(train_args, trained, tmp_path, monkeypatch
     args = train_args()
     args.machine = replace(MACHINE, cache=tmp_path / "cache")
     assert_same_run(train(args), trained)
-    monkeypatch.setattr(harness, "read_image", None)  # a second run decodes nothing
-    args.run.runs = tmp_path / "again"
+    monkeypatch.setattr(compute_batches, "read_image", None)  # a second run decodes nothing
+    args.options.runs = tmp_path / "again"
     assert_same_run(train(args), trained)
 
 
@@ -300,10 +327,10 @@ def test_fresh_starts_over(train_args, trained):
     folder = train(args)
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(UserError):
-        train(replace(args, run=replace(args.run, fresh=True, root=folder / "args.json")))
+        train(replace(args, options=replace(args.options, fresh=True, root=folder / "args.json")))
     assert (folder / "best.pt").exists()  # nothing is deleted before the new run can begin
     before = (folder / "best.pt").stat().st_mtime_ns
-    train(replace(args, run=replace(args.run, fresh=True)))
+    train(replace(args, options=replace(args.options, fresh=True)))
     assert (folder / "best.pt").stat().st_mtime_ns > before and (folder / "notes.txt").read_text() == "mine"
 
 
@@ -327,7 +354,7 @@ def test_damaged_checkpoint_is_said(train_args):
 
 
 def test_a_term_may_be_absent_from_some_steps(train_args, tmp_path):
-    with harness.start(train_args(epochs=1), "train_baseline.py", {}) as run:
+    with start_training(train_args(epochs=1), "train_baseline.py", {}) as run:
         model = ResNet18(8, SIZE)
         run.setup(model, torch.optim.Adam(model.parameters()))
         for _ in run.epochs():
@@ -339,7 +366,7 @@ def test_a_term_may_be_absent_from_some_steps(train_args, tmp_path):
 
 
 def test_two_processes_on_one_run(train_args):
-    with harness.start(train_args(), "train_baseline.py", {}):
+    with start_training(train_args(), "train_baseline.py", {}):
         with pytest.raises(UserError, match="another process is working in"):
             train(train_args())
     train(train_args())  # the lock went with the run
@@ -356,7 +383,7 @@ def test_signal_handlers_come_back(train_args):
 def test_non_finite_loss_names_step_term_and_checkpoint(train_args, monkeypatch):
     def poison(run):
         with torch.no_grad():
-            run.module.classifier.bias.fill_(float("nan"))
+            run.network.classifier.bias.fill_(float("nan"))
 
     args = train_args()
     stop_at(monkeypatch, 5, poison)
@@ -368,15 +395,15 @@ def test_non_finite_loss_names_step_term_and_checkpoint(train_args, monkeypatch)
 def test_weights_that_the_last_step_spoils_are_named(train_args, monkeypatch):
     """No loss shows it, since no step follows."""
     args = train_args()
-    predict = harness.Training.predict
+    predict = Training.predict
 
     def poisoned(run, model):
-        if run.epoch == 1:
+        if run.state.epoch == 1:
             with torch.no_grad():
-                run.module.classifier.bias.fill_(float("nan"))
+                run.network.classifier.bias.fill_(float("nan"))
         return predict(run, model)
 
-    monkeypatch.setattr(harness.Training, "predict", poisoned)
+    monkeypatch.setattr(Training, "predict", poisoned)
     with pytest.raises(UserError, match=r"outputs are not finite after epoch 2; the last good checkpoint is .*last.pt"):
         train(args)
 
@@ -391,7 +418,7 @@ def test_going_on_elsewhere_is_said_and_booked(train_args, monkeypatch, capsys):
     environment = json.loads(path.read_text())
     path.write_text(json.dumps(environment | {"processes": 4}))
     train(args)
-    assert "processes: 4 there, 1 now: not bit for bit" in capsys.readouterr().out
+    assert "processes: 4 there, 1 now; the result will not be the same bit for bit" in capsys.readouterr().out
     resumed = {key: environment[key] for key in ("device", "processes", "threads", "compile")}
     assert json.loads(path.read_text()) == environment | {"processes": 4, "resumed": [resumed]}
 
@@ -399,8 +426,8 @@ def test_going_on_elsewhere_is_said_and_booked(train_args, monkeypatch, capsys):
 def test_poisoned_weights_are_never_saved(train_args, monkeypatch):
     """A signal arrives after the loss has gone: the checkpoint that is there stays."""
     def poison_then_interrupt(run):
-        run.pending.append({"ce": torch.tensor(float("inf"))})
-        run.step += 1
+        run.log.pending.append({"ce": torch.tensor(float("inf"))})
+        run.state.step += 1
         interrupt(run)
 
     args = train_args()
@@ -473,7 +500,7 @@ def test_weights_from_a_file(train_args, tmp_path):
     file = tmp_path / "weights.pt"
     torch.save({"state_dict": {f"module.{key}": value for key, value in source.items()}, "epoch": 3}, file)
     args = train_args(weights=str(file))
-    with harness.start(args, "train_baseline.py", {}) as run:
+    with start_training(args, "train_baseline.py", {}) as run:
         model = ResNet18(8, SIZE)
         run.setup(model, torch.optim.Adam(model.parameters()))
         torch.testing.assert_close(dict(model.backbone.state_dict()), dict(source))
@@ -518,7 +545,7 @@ def test_resnet_is_the_specified_one(whole):
 
 
 def test_every_term_moves_the_weights(train_args, whole):
-    with harness.start(train_args(calib=True), "train_baseline.py", {}) as run:
+    with start_training(train_args(calib=True), "train_baseline.py", {}) as run:
         criterion = run.criterion()
     model = ResNet18(8, SIZE)
     with torch.no_grad():
@@ -547,9 +574,9 @@ def test_predictions_are_the_models_logits(scored, built):
     model.load_state_dict(weights(scored, "best.pt"))
     model.eval()
     for cell in (None, ("snow", 3), ("saturate", 5)):
-        images = torch.stack([torch.from_numpy(evaluate.harness.read_image(data.image_path(i, *(cell or ())), SIZE))
+        images = torch.stack([torch.from_numpy(read_image(data.image_path(i, *(cell or ())), SIZE))
                               for i in range(16)]).permute(0, 3, 1, 2)
-        stored = np.load(evaluate.predictions_file(scored / "predictions/Demo-C", cell))
+        stored = np.load(predictions_file(scored / "predictions/Demo-C", cell))
         assert stored.dtype == np.float32
         with torch.no_grad():
             np.testing.assert_allclose(stored, model(images), atol=1e-4)
@@ -577,7 +604,7 @@ def test_scores_recomputed_from_the_predictions(scored, built):
     cells = []
     for name, severity in CELLS:
         logits = torch.from_numpy(np.load(folder / name / f"{severity}.npy")).double()
-        target = torch.from_numpy(np.array(data.targets(name, severity))).double()
+        target = torch.from_numpy(np.array(data.soft_labels_of(name, severity))).double()
         cells.append((logits, target))
         assert value[name, severity, "nll"] == pytest.approx(float(F.cross_entropy(logits, target)))
         assert value[name, severity, "accuracy"] == np.mean(logits.argmax(1).numpy() == labels)
@@ -600,13 +627,13 @@ def test_scores_recomputed_from_the_predictions(scored, built):
 def test_scoring_goes_on_by_cell(scored, built, monkeypatch):
     before = (scored / "scores.csv").read_bytes()
     (scored / "predictions/Demo-C/snow/3.npy").unlink()
-    seen, predict = [], harness.predict
+    seen, predict = [], compute_predict.predict
 
     def watched(fabric, model, images, *rest):
         seen.append(len(images))
         return predict(fabric, model, images, *rest)
 
-    monkeypatch.setattr(harness, "predict", watched)
+    monkeypatch.setattr(compute_predict, "predict", watched)
     score_again(scored, built)
     assert seen == [16] and (scored / "scores.csv").read_bytes() == before
 
@@ -688,5 +715,5 @@ def test_two_processes_train_and_score_as_one(train_args, demo_root, built, tmp_
     done = torchrun(["evaluate.py", str(run), "--set", str(built), "--precision", "32", "--workers", "0"])
     assert done.returncode == 0, done.stderr
     for cell in (None, ("snow", 3)):
-        one, two = (np.load(evaluate.predictions_file(f / "predictions/Demo-C", cell)) for f in (scored, run))
+        one, two = (np.load(predictions_file(f / "predictions/Demo-C", cell)) for f in (scored, run))
         np.testing.assert_allclose(two, one, atol=1e-4)

@@ -1,10 +1,22 @@
 "use strict";
-/* Draws the page from the JSON in #data. Text from files only ever becomes text: nodes and attributes, never HTML. */
+/* Draws the page from the JSON in #data, which page_data.py makes. Text from files only ever becomes text: nodes and
+   attributes, never HTML. What a reader chooses is kept in the address of the page. */
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const METRICS = Object.entries(DATA.metrics).map(([key, [name, percent]]) => ({key, name, percent}));
+const METRICS = Object.values(DATA.metrics);  // {name, label, percent, higher_is_better}
 const SHOWN = 4;  // metrics that are shown until others are chosen
 const DOMAINS = ["clean", "corrupted"], SEVERITIES = [1, 2, 3, 4, 5];
+const NARROW = innerWidth < 600;  // a phone
 const $ = id => document.getElementById(id);
+
+/* ---- what the reader chose, in the address: it can be sent to others */
+const ADDRESS = new URLSearchParams(location.search);
+
+function remember(key, value) {
+  if (value === null) ADDRESS.delete(key);
+  else ADDRESS.set(key, value);
+  const query = ADDRESS.toString();
+  history.replaceState(null, "", location.pathname + (query ? `?${query}` : "") + location.hash);
+}
 
 /* ---- words and numbers */
 const words = text => text.replaceAll("_", " ");
@@ -13,8 +25,8 @@ const count = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
 const lossName = loss => Object.hasOwn(DATA.losses, loss) ? `${loss} (${DATA.losses[loss]})` : loss;
 const noiseName = noise => `${+(100 * noise).toFixed(2)} %`;
 const blockName = block => block.name + (block.demo ? " (demo)" : "");
-const runName = ({algorithm, settings, loss, noise, seed}) =>
-  [algorithm, ...(settings ? [settings] : []), loss, ...(noise ? [`noise ${noiseName(noise)}`] : []),
+const runName = ({algorithm, variant, loss, noise, seed}) =>
+  [algorithm, ...(variant ? [variant] : []), loss, ...(noise ? [`noise ${noiseName(noise)}`] : []),
     `seed ${seed}`].join(", ");
 
 /* As Python prints it in the tables: of two equally near the even one, where toFixed takes the larger */
@@ -25,8 +37,16 @@ function fixed(value, digits) {
 
 function show(metric, value) {
   if (value === null || value === undefined) return "—";
-  return DATA.metrics[metric][1] ? fixed(100 * value, 1) : fixed(value, 3);
+  return DATA.metrics[metric].percent ? fixed(100 * value, 1) : fixed(value, 3);
 }
+
+/* A difference, with its sign and a true minus */
+function showChange(metric, value) {
+  const text = show(metric, value);
+  return value === null ? text : value > 0 ? `+${text}` : text.replace("-", "−");
+}
+
+const arrow = metric => metric.higher_is_better ? "↑" : "↓";
 
 /* ---- elements */
 /* make("td", {class: "number", onclick: f, "--part": "9%"}, "text", node, ...) */
@@ -41,7 +61,7 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 const th = (text, attributes = {}) => make("th", {scope: "col", ...attributes}, text);
-const side = (text, attributes = {}) => th(text, {scope: "row", ...attributes});
+const rowHead = (text, attributes = {}) => th(text, {scope: "row", ...attributes});
 const number = text => make("td", {class: "number"}, text);
 const row = (...cells) => make("tr", {}, ...cells);
 const rows = (head, body) => [make("thead", {}, row(...head)), make("tbody", {}, ...body)];
@@ -50,11 +70,24 @@ const rows = (head, body) => [make("thead", {}, row(...head)), make("tbody", {},
 const scrolling = (name, table) =>
   make("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": name}, table);
 
-/* A labelled select in `parent`; options: [[value, text], ...]; calls changed() */
+/* A labelled select in `parent`; options: [[value, text], ...]; calls changed(). The text of the chosen option is kept in
+   the address, unless it is the first one. */
 function choice(parent, text, options, changed) {
-  const select = make("select", {onchange: changed}, ...options.map(([value, name]) => make("option", {value}, name)));
+  const key = `${parent.id} ${text}`.toLowerCase().replaceAll(" ", "-");
+  const select = make("select", {"data-key": key, onchange: () => {
+    remember(key, select.selectedIndex > 0 ? select.selectedOptions[0].textContent : null);
+    changed();
+  }}, ...options.map(([value, name]) => make("option", {value}, name)));
   parent.append(make("label", {}, text, select));
+  restore(select);
   return select;
+}
+
+/* Choose the option that the address names, where there is one */
+function restore(select) {
+  const wanted = ADDRESS.get(select.dataset.key);
+  const option = [...select.options].find(({textContent}) => textContent === wanted);
+  if (option) select.value = option.value;
 }
 
 function save(name, text) {
@@ -76,44 +109,75 @@ function drawHeading() {
 
 /* ---- scores */
 function drawScores() {
-  const data = DATA.rows.map(one => ({...one, set: blockName(DATA.blocks[one.block])}));
-  const differ = data.some(one => one.settings), noted = data.some(one => one.notes);
-  const filters = [["set", "Data set", String], ["algorithm", "Algorithm", String], ["loss", "Loss", lossName],
-    ["noise", "Label noise", noiseName], ...(differ ? [["settings", "Settings", text => text || "recipe"]] : []),
-  ].map(([field, text, name]) => {
-    const values = [...new Set(data.map(one => one[field]))];
-    const select = choice($("filters"), text, [["", "all"], ...values.map((value, i) => [i, name(value)])], filter);
+  const data = DATA.rows.map(withChanges);
+  const hasSettings = data.some(entry => entry.settings), hasNotes = data.some(entry => entry.notes);
+  const hasNoise = data.some(entry => entry.noise);
+  const best = bestValues(data);
+  const chosen = (ADDRESS.get("metrics") ?? METRICS.slice(0, SHOWN).map(({name}) => name).join(",")).split(",");
+
+  const filters = [
+    filterChoice("set", "Data set", String), filterChoice("algorithm", "Algorithm", String),
+    filterChoice("loss", "Loss", lossName), filterChoice("noise", "Label noise", noiseName)];
+  if (hasSettings) filters.push(filterChoice("settings", "Settings", text => text || "recipe"));
+
+  /* A select of the values of a column; returns a function that gives its filter for Tabulator */
+  function filterChoice(field, text, nameOf) {
+    const values = [...new Set(data.map(entry => entry[field]))];
+    const options = [["", "all"], ...values.map((value, i) => [i, nameOf(value)])];
+    const select = choice($("filters"), text, options, filter);
     return () => select.value === "" ? [] : [{field, type: "=", value: values[select.value]}];
-  });
-  const meanSd = metric => value => value === null ? "—" :
-    show(metric, value[0]) + (value[1] === null ? "" : ` ± ${show(metric, value[1])}`);
-  // Tabulator swaps a and b to sort downwards; what is missing stays last
-  const byMean = (a, b, rowA, rowB, column, direction) => a === null || b === null ?
-    ((a === null) - (b === null)) * (direction === "asc" ? 1 : -1) : a[0] - b[0];
+  }
+
   const column = (title, field, format, more) =>
     ({title, field, formatter: cell => document.createTextNode(format(cell.getValue())), ...more});
-  const text = (title, field, more) => ({title, field, ...more, maxInitialWidth: innerWidth < 600 ? 125 : 190,
+  const text = (title, field, more) => ({title, field, ...more, maxInitialWidth: NARROW ? 140 : 190,
     formatter: cell => make("span", {title: cell.getValue()}, cell.getValue())});
   const right = {hozAlign: "right", headerHozAlign: "right"};
-  const seeds = data.some(one => one.seeds > 1);  // room for a standard deviation
-  const width = percent => seeds ? (percent ? 112 : 126) : 101;
-  const scores = {...right, sorter: byMean, headerSortStartingDir: "desc", headerWordWrap: true};
+  const hasDeviations = data.some(entry => entry.seeds > 1);
+
+  /* On a phone the loss stands below the algorithm, so that one score is in sight */
+  function algorithmCell(cell) {
+    const {algorithm, loss, set, settings} = cell.getData();
+    const below = [loss, ...(settings ? [settings] : []), ...(DATA.blocks.length > 1 ? [set] : [])].join(", ");
+    return NARROW ? make("div", {class: "two-lines"}, algorithm, make("small", {}, below)) :
+      make("span", {title: algorithm}, algorithm);
+  }
+
+  function scoreCell(metric, field) {
+    return cell => {
+      const value = cell.getValue(), {block, noise} = cell.getData();
+      if (value === null) return document.createTextNode("—");
+      const printed = show(metric.name, value[0]);
+      const text = printed + (value[1] === null ? "" : ` ± ${show(metric.name, value[1])}`);
+      return best.get(`${block} ${noise} ${field}`) === printed ?
+        make("strong", {class: "best", title: "best of its data set"}, text) : document.createTextNode(text);
+    };
+  }
+
+  const scoreColumn = (metric, domain) => column(`${metric.label} ${arrow(metric)} ${domain}`, `${metric.name}_${domain}`,
+    null, {...right, sorter: byMean, headerSortStartingDir: "desc", headerWordWrap: true,
+      formatter: scoreCell(metric, `${metric.name}_${domain}`), visible: chosen.includes(metric.name),
+      width: hasDeviations ? (metric.percent ? 112 : 142) : 101, minWidth: 95});
+  const changeColumn = metric => column(`${metric.label} change`, `${metric.name}_change`,
+    value => value === null ? "—" : showChange(metric.name, value[0]), {...right, sorter: byMean, headerWordWrap: true,
+      headerSortStartingDir: "desc", visible: chosen.includes(metric.name), width: 96, minWidth: 90});
   const table = new Tabulator("#table", {
     data, layout: "fitDataStretch", renderVertical: "basic", columnHeaderSortMulti: false,
     placeholder: data.length ? "No row fits these filters." : "No evaluated run yet.",
+    initialSort: [{column: "set", dir: "asc"}, {column: `${DATA.ranked_by}_corrupted`, dir: "asc"}],
     columns: [
-      text("algorithm", "algorithm", {frozen: true}),
-      text("data set", "set", {visible: DATA.blocks.length > 1}),
-      text("settings", "settings", {visible: differ}),
-      text("loss", "loss"),
-      column("noise", "noise", noiseName, {...right, sorter: "number"}),
+      {...text("algorithm", "algorithm", {frozen: true}), formatter: algorithmCell},
+      text("data set", "set", {visible: DATA.blocks.length > 1 && !NARROW}),
+      text("settings", "settings", {visible: hasSettings && !NARROW}),
+      text("loss", "loss", {visible: !NARROW}),
+      column("noise", "noise", noiseName, {...right, sorter: "number", visible: hasNoise}),
+      ...METRICS.map(metric => scoreColumn(metric, "corrupted")),
+      ...METRICS.map(metric => scoreColumn(metric, "clean")),
+      ...METRICS.map(changeColumn),
       column("seeds", "seeds", String, {...right, sorter: "number"}),
-      ...METRICS.flatMap(({key, name, percent}, i) => DOMAINS.map(domain =>
-        column(`${name} ${domain}`, `${key}_${domain}`, meanSd(key),
-          {...scores, width: width(percent), minWidth: width(percent), visible: i < SHOWN}))),
-      text("notes on scoring", "notes", {visible: noted})]});
+      text("notes on scoring", "notes", {visible: hasNotes})]});
 
-  function filter() { table.setFilter(filters.flatMap(one => one())); }
+  function filter() { table.setFilter(filters.flatMap(filterOf => filterOf())); }
 
   /* Headings are reached and pressed by keyboard, and the part that scrolls has a role that a grid may hold */
   function reachable() {
@@ -128,22 +192,64 @@ function drawScores() {
       };
     }
   }
-  table.on("tableBuilt", reachable);
-  table.on("dataFiltered", (_, left) => { $("count").textContent = `${left.length} of ${count(data.length, "row")}`; });
-  METRICS.forEach(({key, name}, i) => {
-    const box = make("input", {type: "checkbox", value: key, onchange: () => {
-      for (const domain of DOMAINS) table[box.checked ? "showColumn" : "hideColumn"](`${key}_${domain}`);
-      reachable();
-    }});
-    box.checked = i < SHOWN;
-    $("metrics").append(make("label", {}, box, name));
+  table.on("tableBuilt", () => { reachable(); filter(); });
+  table.on("dataFiltered", (_, rows) => { $("count").textContent = `${rows.length} of ${count(data.length, "row")}`; });
+  drawMetricChips();
+
+  function drawMetricChips() {
+    const boxes = METRICS.map(({name, label}) => {
+      const box = make("input", {type: "checkbox", value: name, onchange: () => {
+        for (const part of [...DOMAINS, "change"]) table[box.checked ? "showColumn" : "hideColumn"](`${name}_${part}`);
+        remember("metrics", boxes.filter(({checked}) => checked).map(({value}) => value).join(","));
+        reachable();
+      }});
+      box.checked = chosen.includes(name);
+      $("metrics").append(make("label", {}, box, label));
+      return box;
+    });
+  }
+  drawFloors();
+}
+
+/* A row with the name of its data set, and for every metric the change from clean to corrupted images */
+function withChanges(row) {
+  const changes = METRICS.map(({name}) => {
+    const clean = row[`${name}_clean`], corrupted = row[`${name}_corrupted`];
+    return [`${name}_change`, clean && corrupted ? [corrupted[0] - clean[0], null] : null];
   });
+  return {...row, set: blockName(DATA.blocks[row.block]), ...Object.fromEntries(changes)};
+}
+
+/* The best printed value of every column among the rows of one data set and label noise, where there are several */
+function bestValues(data) {
+  const best = new Map();
+  for (const metric of METRICS) for (const domain of DOMAINS) {
+    const field = `${metric.name}_${domain}`, groups = new Map();
+    for (const row of data) {
+      const key = `${row.block} ${row.noise} ${field}`;
+      if (row[field] !== null) groups.set(key, [...groups.get(key) ?? [], row[field][0]]);
+    }
+    for (const [key, values] of groups) {
+      const extreme = metric.higher_is_better ? Math.max(...values) : Math.min(...values);
+      if (values.length > 1) best.set(key, show(metric.name, extreme));
+    }
+  }
+  return best;
+}
+
+/* Sorts [mean, deviation] by the mean. Tabulator swaps a and b to sort downwards; what is missing stays last. */
+function byMean(a, b, rowA, rowB, column, direction) {
+  if (a === null || b === null) return ((a === null) - (b === null)) * (direction === "asc" ? 1 : -1);
+  return a[0] - b[0];
+}
+
+function drawFloors() {
   const floors = DATA.blocks.filter(block => Object.keys(block.floors).length).map(block =>
     `${blockName(block)}, N = ${block.n}: ` + Object.entries(block.floors).map(([domain, [low, high]]) =>
       `${domain} ${show("ece", low)} to ${show("ece", high)}`).join(", "));
   if (floors.length)
-    $("floors").textContent = "ECE floor, what a perfectly calibrated model scores by chance (corrupted: an upper " +
-      `bound, for labels are soft there): ${floors.join("; ")}.`;
+    $("floors").textContent = "ECE floor: what a perfectly calibrated model scores by chance with this number of " +
+      `images, in percent (corrupted: an upper bound, because the labels are soft): ${floors.join("; ")}.`;
 }
 
 /* ---- corruption explorer: a place is 0 (clean) or 1 + 5 * corruption + severity - 1, as in DATA.places */
@@ -158,23 +264,24 @@ function drawExplorer() {
   let place = DATA.places.findIndex(([name, severity]) => name === "glass_blur" && severity === 3), buttons = [];
   const set = choice($("choices"), "Data set", DATA.blocks.map((block, i) => [i, blockName(block)]), changeSet);
   const models = ["Model A", "Model B"].map(text => choice($("choices"), text, [], draw));
-  const metric = choice($("choices"), "Grid shows", METRICS.map(({key, name}) => [key, name]), drawGrid);
-  const scoresOf = run => DATA.scores.find(one => one.block === +set.value && one.run === run)?.values ?? {};
+  const metric = choice($("choices"), "Grid shows", METRICS.map(({name, label}) => [name, label]), drawGrid);
+  const scoresOf = run => DATA.scores.find(entry => entry.block === +set.value && entry.run === run)?.values ?? {};
 
   function changeSet() {
-    const runs = DATA.scores.filter(one => one.block === +set.value).map(one => one.run), [first] = runs;
+    const runs = DATA.scores.filter(entry => entry.block === +set.value).map(entry => entry.run), [first] = runs;
     const options = () => runs.map(run => make("option", {value: run}, runName(DATA.runs[run])));
     models[0].replaceChildren(...options());
     models[1].replaceChildren(...options(), make("option", {value: ""}, "none"));
     models[1].value = runs.find(run => run !== first && ["algorithm", "pairs_with", "noise", "seed"].every(key =>
       DATA.runs[run][key] === DATA.runs[first][key])) ?? "";
+    models.forEach(restore);
     draw();
   }
 
   function draw() { drawGrid(); drawSamples(); }
 
   function drawGrid() {
-    const {name: what, percent} = METRICS[metric.selectedIndex], last = 5 * DATA.corruptions.length;
+    const {label, percent} = METRICS[metric.selectedIndex], last = 5 * DATA.corruptions.length;
     const values = scoresOf(+models[0].value)[metric.value] ?? [];
     const known = values.slice(0, last + 1).filter(value => value !== null);
     const low = Math.min(...known), high = Math.max(...known);
@@ -184,14 +291,14 @@ function drawExplorer() {
       const part = value === null || high === low ? 0 : 90 * (value - low) / (high - low);
       buttons[at] = make("button", {
         type: "button", tabindex: at === place ? 0 : -1, "aria-pressed": at === place, "--part": `${part.toFixed(0)}%`,
-        "aria-label": `${placeName(at)}: ${what} ${text}`,
+        "aria-label": `${placeName(at)}: ${label} ${text}`,
         onclick: () => choose(at), onkeydown: event => move(event, at),
       }, text);
       return make("td", attributes, buttons[at]);
     };
     $("grid").replaceChildren(...rows([th("severity"), ...SEVERITIES.map(severity => th(severity))], [
-      row(side("clean"), cell(0, {colspan: 5})),
-      ...DATA.corruptions.map((name, i) => row(side(words(name)), ...SEVERITIES.map(s => cell(5 * i + s))))]));
+      row(rowHead("clean"), cell(0, {colspan: 5})),
+      ...DATA.corruptions.map((name, i) => row(rowHead(words(name)), ...SEVERITIES.map(s => cell(5 * i + s))))]));
   }
 
   function choose(at) {
@@ -220,10 +327,10 @@ function drawExplorer() {
     const runs = models.map(select => select.value).filter(value => value !== "").map(Number);
     $("place").textContent = placeName(place);
     $("cell-scores").replaceChildren(scrolling("Scores of this cell", make("table", {}, ...rows(
-      [th(`all ${count(block.n, "image")}`), ...shown.map(({name}) => th(name, {class: "number"}))],
+      [th(`all ${count(block.n, "image")}`), ...shown.map(metric => th(`${metric.label} ${arrow(metric)}`, {class: "number"}))],
       runs.map((run, i) => row(
-        side(make("span", {class: `key of-${"ab"[i]}`}, `${"AB"[i]}: ${runName(DATA.runs[run])}`)),
-        ...shown.map(({key}) => number(show(key, scoresOf(run)[key]?.[place])))))))));
+        rowHead(make("span", {class: `key of-${"ab"[i]}`}, `${"AB"[i]}: ${runName(DATA.runs[run])}`)),
+        ...shown.map(({name}) => number(show(name, scoresOf(run)[name]?.[place])))))))));
     $("samples").replaceChildren(...(explorer ? explorer.ids.map((_, i) => drawSample(explorer, i, runs)) :
       ["The samples of this set are missing: the end of the page says why."]));
   }
@@ -242,7 +349,7 @@ function drawExplorer() {
       make("table", {class: "bars"}, ...rows(
         [th("%"), ...columns.map(([hue]) => th(hue === "label" ? hue : hue.toUpperCase()))],
         explorer.classes.map((name, k) => row(
-          side(name, {title: name, class: k === given ? "given" : null}), ...columns.map(one => bar(one, k)))))));
+          rowHead(name, {title: name, class: k === given ? "given" : null}), ...columns.map(values => bar(values, k)))))));
   }
   changeSet();
 }
@@ -256,14 +363,14 @@ function drawReliability() {
   }
   const set = choice($("diagram-choices"), "Data set", blocks.map((block, i) => [i, blockName(block)]), changeSet);
   let chart, chosen, shown;
-  const find = (algorithm, domain) => losses.map(([loss]) => blocks[set.value].reliability.find(one =>
-    one.algorithm === algorithm && one.domain === domain && one.loss === loss));
+  const find = (algorithm, domain) => losses.map(([loss]) => blocks[set.value].reliability.find(entry =>
+    entry.algorithm === algorithm && entry.domain === domain && entry.loss === loss));
 
   function changeSet() {
-    const there = blocks[set.value].reliability;
-    const algorithms = [...new Set(there.map(one => one.algorithm))];
+    const diagrams = blocks[set.value].reliability;
+    const algorithms = [...new Set(diagrams.map(entry => entry.algorithm))];
     const button = (algorithm, domain) => {
-      const text = find(algorithm, domain).map(one => show("ece", one?.ece)).join(" → ");
+      const text = find(algorithm, domain).map(entry => show("ece", entry?.ece)).join(" → ");
       const look = () => draw([algorithm, domain]);
       return make("button", {
         type: "button", "data-key": JSON.stringify([algorithm, domain]),
@@ -275,8 +382,8 @@ function drawReliability() {
     $("eces").replaceChildren(
       make("caption", {class: "note"}, `ECE, ${losses.map(([, name]) => name).join(" → ")}`),
       ...rows([th("algorithm"), ...DOMAINS.map(domain => th(domain))], algorithms.map(name =>
-        row(side(name), ...DOMAINS.map(domain => make("td", {}, button(name, domain)))))));
-    chosen = [algorithms[0], there.some(one => one.domain === "corrupted") ? "corrupted" : "clean"];
+        row(rowHead(name), ...DOMAINS.map(domain => make("td", {}, button(name, domain)))))));
+    chosen = [algorithms[0], diagrams.some(entry => entry.domain === "corrupted") ? "corrupted" : "clean"];
     draw(chosen);
   }
 
@@ -284,42 +391,42 @@ function drawReliability() {
     shown = [algorithm, domain];
     for (const button of $("eces").querySelectorAll("button"))
       button.setAttribute("aria-pressed", button.dataset.key === JSON.stringify(shown));
-    const found = find(algorithm, domain);
+    const pair = find(algorithm, domain);
     $("diagram-title").textContent = `${algorithm}, ${domain} images, ${blockName(blocks[set.value])}`;
     $("diagram").setAttribute("aria-label", `Reliability diagram: ${algorithm}, ${domain}. ` +
-      losses.map(([, name], i) => `${name}: ECE ${show("ece", found[i]?.ece)}. `).join("") +
+      losses.map(([, name], i) => `${name}: ECE ${show("ece", pair[i]?.ece)}. `).join("") +
       "The numbers are in the table of counts per bin.");
-    drawBins(found);
+    drawBins(pair);
     chart?.destroy();
-    chart = drawChart(found);
+    chart = drawChart(pair);
   }
 
   const edges = (bin, bins) => `${(bin / bins).toFixed(2)} to ${((bin + 1) / bins).toFixed(2)}`;
 
-  function drawBins(found) {
-    const bins = Math.max(...found.map(one => one?.count.length ?? 0));
+  function drawBins(pair) {
+    const bins = Math.max(...pair.map(entry => entry?.count.length ?? 0));
     const heads = losses.flatMap(([, name]) =>
       ["count", "confidence, %", "accuracy, %"].map(what => `${name}: ${what}`));
     $("bins").replaceChildren(...rows([th("confidence"), ...heads.map(text => th(text, {class: "number"}))],
-      Array.from({length: bins}, (_, bin) => row(side(edges(bin, bins)), ...found.flatMap(one => [
-        one?.count[bin] ?? "—", show("ece", one?.confidence[bin]), show("ece", one?.accuracy[bin])].map(number))))));
+      Array.from({length: bins}, (_, bin) => row(rowHead(edges(bin, bins)), ...pair.flatMap(entry => [
+        entry?.count[bin] ?? "—", show("ece", entry?.confidence[bin]), show("ece", entry?.accuracy[bin])].map(number))))));
   }
 
-  /* Accuracy over confidence, markers as large as their share of the images, and that share below */
-  function drawChart(found) {
+  /* Accuracy over confidence, markers as large as their fraction of the images; that fraction below */
+  function drawChart(pair) {
     const style = getComputedStyle(document.documentElement);
     const colour = name => style.getPropertyValue(`--${name}`).trim();
-    const datasets = found.flatMap((one, i) => {
-      if (!one) return [];
-      const hue = colour("ab"[i]), bins = one.count.length, total = one.count.reduce((a, b) => a + b, 0);
-      const look = {one, name: losses[i][1], borderColor: hue, backgroundColor: hue};
-      const points = one.count.flatMap((n, bin) => n ? [{x: one.confidence[bin], y: one.accuracy[bin], n, bin}] : []);
-      const shares = one.count.map((n, bin) => ({x: (bin + .5) / bins, y: 100 * n / total, n, bin}));
+    const datasets = pair.flatMap((diagram, i) => {
+      if (!diagram) return [];
+      const hue = colour("ab"[i]), bins = diagram.count.length, total = diagram.count.reduce((a, b) => a + b, 0);
+      const look = {diagram, name: losses[i][1], borderColor: hue, backgroundColor: hue};
+      const points = diagram.count.flatMap((n, bin) => n ? [{x: diagram.confidence[bin], y: diagram.accuracy[bin], n, bin}] : []);
+      const fractions = diagram.count.map((n, bin) => ({x: (bin + .5) / bins, y: 100 * n / total, n, bin}));
       return [
-        {...look, type: "line", yAxisID: "y", label: `${losses[i][1]}, ECE ${show("ece", one.ece)} %`, data: points,
+        {...look, type: "line", yAxisID: "y", label: `${losses[i][1]}, ECE ${show("ece", diagram.ece)} %`, data: points,
           borderWidth: 1.5, borderDash: i ? [] : [5, 3], pointStyle: i ? "rect" : "circle",
           pointRadius: points.map(point => 3 + 12 * Math.sqrt(point.n / total))},
-        {...look, type: "bar", label: "", yAxisID: "share", data: shares, borderWidth: 0, barThickness: "flex"}];
+        {...look, type: "bar", label: "", yAxisID: "fraction", data: fractions, borderWidth: 0, barThickness: "flex"}];
     });
     datasets.push({type: "line", yAxisID: "y", label: "", data: [{x: 0, y: 0}, {x: 1, y: 1}], borderWidth: 1,
       borderColor: colour("edge"), pointRadius: 0, pointHitRadius: 0});
@@ -329,15 +436,15 @@ function drawReliability() {
       animation: false, maintainAspectRatio: false, interaction: {mode: "nearest", intersect: false},
       scales: {
         x: axis("confidence", {type: "linear", min: 0, max: 1, offset: false}),
-        share: axis("images, %", {stack: "y", stackWeight: 1, beginAtZero: true}),
+        fraction: axis("images, %", {stack: "y", stackWeight: 1, beginAtZero: true}),
         y: axis("accuracy", {stack: "y", stackWeight: 3, min: 0, max: 1, offset: true})},
       plugins: {
         legend: {align: "start", labels: {color: colour("ink"), usePointStyle: true, boxHeight: 7, pointStyleWidth: 12,
           filter: item => item.text !== ""}},
-        tooltip: {filter: item => item.dataset.one, callbacks: {
+        tooltip: {filter: item => item.dataset.diagram, callbacks: {
           title: ([item]) => item?.dataset.name ?? "",
-          label: ({raw: {n, bin}, dataset: {one}}) => [`bin ${edges(bin, one.count.length)}: ${count(n, "prediction")}`,
-            `confidence ${show("ece", one.confidence[bin])} %, accuracy ${show("ece", one.accuracy[bin])} %`]}}}}});
+          label: ({raw: {n, bin}, dataset: {diagram}}) => [`bin ${edges(bin, diagram.count.length)}: ${count(n, "prediction")}`,
+            `confidence ${show("ece", diagram.confidence[bin])} %, accuracy ${show("ece", diagram.accuracy[bin])} %`]}}}}});
   }
   changeSet();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw(shown));
@@ -351,7 +458,7 @@ function drawRuns() {
       ...run.lacks.map(what => make("span", {class: "tag"}, `(${what}) `))));
     details.addEventListener("toggle", () => details.append(scrolling(`Settings of ${runName(run)}`,
       make("table", {}, make("tbody", {}, ...Object.entries(settings).map(([key, value]) =>
-        row(side(key), make("td", {}, value))))))), {once: true});
+        row(rowHead(key), make("td", {}, value))))))), {once: true});
     return details;
   }));
 }
@@ -361,8 +468,9 @@ function drawRuns() {
 function allScores() {
   const quoted = value => /[",\n\r]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value;
   const ofBlock = ["dataset", "protocol", "image_size", "set", "set_version", "n", "precision"];
-  const ofRun = ["algorithm", "loss", "noise", "settings", "seed"];
-  const lines = [[...ofBlock, ...ofRun, "corruption", "severity", "metric", "value"]];
+  const ofRun = ["algorithm", "loss", "noise", "variant", "seed"];  // the variant is called settings, as in tables
+  const heads = ofRun.map(key => key === "variant" ? "settings" : key);
+  const lines = [[...ofBlock, ...heads, "corruption", "severity", "metric", "value"]];
   for (const {run, block, values} of DATA.scores) {
     const keys = [...ofBlock.map(key => DATA.blocks[block][key]), ...ofRun.map(key => DATA.runs[run][key])];
     DATA.places.forEach(([corruption, severity], place) => {

@@ -1,0 +1,47 @@
+"""The forms of an image, and how they are encoded.
+
+form  one corrupted version of a clean image. There is one for each cell (a corruption at a severity, corruptions.py),
+      so an image has 85 forms.
+"""
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+
+from corruptions import apply
+from support.random_streams import keyed_rng
+from support.software import versions
+
+# Chosen by `benchmarks/build.py --only encoders`. PNG: fewer bytes than with OpenCV's defaults in the same time, and a
+# fifth of the time of compression level 6 for 6 % more bytes. JPEG: colour at full resolution, because half the
+# resolution, the default, would remove colour noise.
+PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE,
+       cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
+JPG = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444, cv2.IMWRITE_JPEG_QUALITY)
+ENCODER = "OpenCV; png: level 1, strategy RLE, filter up; jpg: 4:4:4"  # in the manifest
+
+
+def make_form(clean: np.ndarray, image_id: str, name: str, severity: int, made_with: Mapping[str, Any]) -> np.ndarray:
+    """One form of a clean image, with the seed and the constants of `made_with` (the settings in the manifest).
+
+    clean: uint8 (S, S, 3), RGB; returns the same. Every form draws from a random stream of its own, keyed by (seed, id
+    of the image, corruption, severity). The constants are those that the manifest lists and not those of the preset as
+    it is today, so a set of an earlier release keeps its images.
+    """
+    arguments = made_with["constants"][name][severity - 1]
+    return apply(clean, name, keyed_rng(made_with["seed"], image_id, name, severity), arguments)
+
+
+def encode(image: np.ndarray, image_format: str, quality: int | None = None) -> bytes:
+    """The bytes of an image file. image: uint8 (S, S, 3), RGB; image_format: png, which keeps every value, jpg or webp;
+    quality: 1 to 100, for jpg and webp."""
+    options: dict[str, tuple[Any, ...]] = {
+        "png": PNG, "jpg": (*JPG, quality), "webp": (cv2.IMWRITE_WEBP_QUALITY, quality)}
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(f".{image_format}", bgr, options[image_format])[1].tobytes()
+
+
+def software() -> dict[str, str]:
+    """The versions of the packages that the bytes of a set depend on, for the manifest."""
+    return versions("numpy", "opencv-python-headless", "pillow", "scipy", "numba")

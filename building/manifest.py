@@ -1,0 +1,133 @@
+"""manifest.json: what a set was made with. It is checked key by key, since only scores with the same `set_version` are
+compared.
+
+`made_with` are the settings and digests from which the bytes of the set follow; build.json of an unfinished set holds
+the same (state.py). The rest are facts about the finished set. `set_version` is a hash of the settings in `IDENTITY`:
+scores on two sets may be compared where their set versions are equal.
+"""
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from building.integrity import HEX, require, require_types, sha256
+from building.layout import IMAGE_FORMATS, partial_folder
+from corruptions import CELLS, CORRUPTIONS, SEVERITIES, arguments_of
+from datasets.split import SAFE_ID
+from support.errors import DamagedFile, UserError
+from support.files import read_json
+from support.image_sizes import SIZES
+
+FORMAT = 1  # of the files of a set; a set of another format is not read
+
+# The settings of which the set version is a hash.
+IDENTITY = ("format", "dataset", "size", "seed", "image_format", "quality", "constants", "softening", "ids", "labels")
+
+# The type of each value in manifest.json.
+NUMBER, NOTHING = (int, float), type(None)
+MANIFEST = {"set_version": str, "title": str, "classes": list, "counts": dict, "notes": dict, "made_with": dict,
+            "software": dict, "worst": dict, "content": str}
+MADE_WITH = {"format": int, "dataset": str, "size": int, "seed": int, "image_format": str, "quality": (int, NOTHING),
+             "constants": dict, "softening": dict, "ids": str, "labels": str, "options": dict, "protocol": str,
+             "preset": str, "limit": (int, NOTHING), "images": int, "sources": str, "encoder": str}
+SOFTENING = {"beta": NUMBER, "exponent": NUMBER, "visibility": str, "visibility_per": str}
+WORST = {"difference": NUMBER, "corruption": str, "severity": int, "images": list}
+UNCHANGED_CELL = {"corruption": str, "severity": int, "fraction": NUMBER}
+
+
+def set_version(made_with: Mapping[str, Any]) -> str:
+    """The hash that two sets have in common when scores on them are comparable; made_with: at least `IDENTITY`."""
+    return sha256(json.dumps({key: made_with[key] for key in IDENTITY}, sort_keys=True).encode())
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a built set. Raises UserError where it is missing, where the build is not finished or where the
+    format is another one; raises DamagedFile, naming file and key, where it is not as it was written."""
+    file = folder / "manifest.json"
+    if not file.is_file():
+        raise UserError(f"{folder} is no FER-C set: {_reason_no_set(folder)}")
+    try:
+        manifest = read_json(file)
+        require_types(manifest, MANIFEST, file)
+        made_with = manifest["made_with"]
+        require_types(made_with, {"format": int}, file, "made_with.")
+        if made_with["format"] != FORMAT:
+            raise UserError(f"{folder} is of format {made_with['format']}, not {FORMAT}: build it again with "
+                            f"make_fer_c.py --dataset NAME --out FOLDER")
+        check_made_with(made_with, file, "made_with.")
+        check_facts(manifest, file)
+        require(manifest["set_version"] == set_version(made_with), file, "set_version does not follow from made_with")
+    except DamagedFile as error:
+        raise DamagedFile(f"{error}; restore it from another copy or build the set again with make_fer_c.py "
+                          f"--dataset NAME --out {folder}") from None
+    return manifest
+
+
+def _reason_no_set(folder: Path) -> str:
+    """Why a folder is no set, and the command that makes it one."""
+    partial = partial_folder(folder)
+    if not partial.is_dir():
+        return f"no manifest.json. Build it with make_fer_c.py --dataset NAME --out {folder}"
+    try:
+        name = read_json(partial / "build.json").get("dataset", "NAME")
+    except (OSError, UserError):
+        name = "NAME"
+    return (f"its build is not finished ({partial}): start it again with its options, make_fer_c.py --dataset {name} "
+            f"--out {folder} ...")
+
+
+def check_made_with(made_with: Mapping[str, Any], file: Path, where: str = "") -> None:
+    """Check the settings in a manifest or a build.json. Raises DamagedFile naming the key that is missing or wrong."""
+    require_types(made_with, MADE_WITH, file, where)
+    require(SAFE_ID.fullmatch(made_with["dataset"]) is not None, file, f"{where}dataset is no name of a data set")
+    require(made_with["size"] in SIZES, file, f"{where}size is out of range")
+    require(made_with["images"] >= 1, file, f"{where}images is out of range")
+    image_format, quality = made_with["image_format"], made_with["quality"]
+    require(image_format in IMAGE_FORMATS, file, f"{where}image_format is unknown")
+    require((quality is None) == (image_format == "png"), file, f"{where}quality does not fit image_format")
+    require(quality is None or 1 <= quality <= 100, file, f"{where}quality is out of range")
+    for key in ("ids", "labels", "sources"):
+        require(HEX.fullmatch(made_with[key]) is not None, file, f"{where}{key} is no sha256")
+    for key, value in made_with["options"].items():
+        require(isinstance(value, str), file, f"{where}options.{key} has the wrong type")
+    softening = made_with["softening"]
+    require_types(softening, SOFTENING, file, f"{where}softening.")
+    require(0 <= softening["beta"] <= 1 and softening["exponent"] > 0, file, f"{where}softening is out of range")
+    check_constants(made_with["constants"], file, f"{where}constants")
+
+
+def check_constants(constants: Mapping[str, Any], file: Path, where: str) -> None:
+    """Check the constants of the corruptions: {corruption: five times {argument: number or null}}, as
+    `corruptions.constants` gives them. Arguments that have a default may be absent: a set that is older than such an
+    argument does not list it. Raises DamagedFile."""
+    require(set(constants) == set(CORRUPTIONS), file,
+            f"{where} has other corruptions than the {len(CORRUPTIONS)} of FER-C")
+    for name, rows in constants.items():
+        require(isinstance(rows, list) and len(rows) == len(SEVERITIES), file,
+                f"{where}.{name} has not {len(SEVERITIES)} severities")
+        for row in rows:
+            require(isinstance(row, dict) and set(row) <= set(arguments_of(name)), file,
+                    f"{where}.{name} has unknown arguments")
+            require_types(row, dict.fromkeys(row, (int, float, NOTHING)), file, f"{where}.{name}.")
+
+
+def check_facts(manifest: Mapping[str, Any], file: Path) -> None:
+    """Check what a manifest says besides `made_with`. Raises DamagedFile."""
+    classes = manifest["classes"]
+    require(len(classes) > 0 and all(isinstance(name, str) for name in classes), file, "classes are no names")
+    require(len(set(classes)) == len(classes), file, "two classes have the same name")
+    require(HEX.fullmatch(manifest["content"]) is not None, file, "content is no sha256")
+    for name, value in manifest["software"].items():
+        require(isinstance(value, str), file, f"software.{name} has the wrong type")
+    for name, value in manifest["counts"].items():
+        require_types({name: value}, {name: int}, file, "counts.")
+    worst = manifest["worst"]
+    require_types(worst, WORST, file, "worst.")
+    require(worst["difference"] > 0, file, "worst.difference is not positive")
+    require((worst["corruption"], worst["severity"]) in CELLS, file, "worst names no corruption at a severity")
+    require(all(isinstance(name, str) for name in worst["images"]), file, "worst.images are no names")
+    unchanged = manifest.get("unchanged", [])  # sets of the project's first release have none
+    require(isinstance(unchanged, list), file, "unchanged has the wrong type")
+    for cell in unchanged:
+        require(isinstance(cell, dict), file, "unchanged has the wrong type")
+        require_types(cell, UNCHANGED_CELL, file, "unchanged.")

@@ -1,0 +1,119 @@
+"""The options of a build, the defaults that follow from the data set and the protocol, and command lines for messages.
+
+`make_fer_c.py` adds the modes of the command (--dry-run, --verify, --gallery) to `BuildOptions`.
+"""
+import dataclasses
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from datasets import RECIPES
+from support.cli import Between, Fraction, command_line
+from support.image_sizes import SIZES
+
+RELEASED = {"corruptions": "fer-c-released", "visibility": "l2-uint8"}  # what the published sets were made with
+
+
+@dataclass
+class BuildOptions:
+    """What is built, from what, and how the work is divided."""
+
+    dataset: str
+    """data set whose test split is corrupted"""
+    out: Path | None = None
+    """folder of the set to build (default: data/<Title>-C, or $FERC_DATA/<Title>-C)"""
+    root: Path | None = None
+    """folder of the data set (default: data/<dataset>, or $FERC_DATA/<dataset>)"""
+    data: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """an option of the data set as key=value; may be given several times"""
+    protocol: Literal["paper", "released"] = "paper"
+    """paper: as the paper describes it. released: as the published sets were made, which sets --corruptions
+    fer-c-released and --visibility l2-uint8"""
+    corruptions: str = "fer-c"
+    """preset of severity constants: fer-c, fer-c-released or imagenet-c"""
+    image_size: Annotated[int, Between(SIZES[0], SIZES[-1])] = 224
+    """side of the images (pixels; demo: 64). Images are resized first and corrupted afterwards"""
+    format: Literal["png", "jpg", "webp"] = "png"
+    """file format of the corrupted images. png keeps every value; jpg and webp take less room and change the
+    benchmark"""
+    quality: Annotated[int, Between(1, 100)] = 95
+    """quality of jpg and webp (1 to 100)"""
+    limit: Annotated[int | None, Between(1)] = None
+    """build only this many images, evenly spaced over the split (default: all)"""
+    seed: int = 0
+    """seed of the corruptions, and of the choice of images on which D_worst is estimated"""
+    beta: Fraction = 0.5
+    """weight of the given label in the fused label (eq. 7; the paper gives no value)"""
+    exponent: Annotated[float, Between(0, above=True)] = 2
+    """exponent of the softening curve (eq. 10; SoftAug's default)"""
+    visibility: Literal["l2", "mse", "ssim", "psnr", "l2-uint8"] = "l2"
+    """measure of the difference between a corrupted and a clean image (eq. 9; paper: l2)"""
+    visibility_per: Literal["image", "mean"] = "image"
+    """image: each image has its own visibility. mean: all images have the mean of their corruption at a severity, as
+    in figure 4"""
+    gmm: Path | None = None
+    """take the mixture over valence and arousal from this file, the gmm.json of a built set (default: fit one on the
+    training split)"""
+    skip_bad: bool = False
+    """leave out source images that cannot be read and name them in the manifest, instead of stopping"""
+    images: bool = True
+    """keep the corrupted images as files. With --no-images the set has no images/; evaluate.py --on-the-fly makes the
+    same images in memory, bit by bit"""
+    workers: Annotated[int, Between(1)] = len(os.sched_getaffinity(0))
+    """number of worker processes (default: all processor cores). The bytes of the set do not depend on it"""
+    shard: str | None = None
+    """i/n, with i from 1 to n: build only shard i of n, into a folder next to --out, for --merge"""
+    merge: bool = False
+    """check the shards next to --out, join them to the set, and remove what was written into them"""
+
+
+OptionsT = TypeVar("OptionsT", bound=BuildOptions)
+
+
+def fill_defaults(options: OptionsT) -> OptionsT:
+    """The defaults for this data set and protocol, as options of the same type. What is typed on the command line is
+    read over them (`support.cli.parse`)."""
+    recipes: Mapping[str, Any] = RECIPES
+    defaults = dict(recipes.get(options.dataset, {}))
+    if options.protocol == "released":
+        defaults |= RELEASED | defaults.get("released", {})
+    names = {field.name for field in dataclasses.fields(options)}
+    return type(options)(dataset=options.dataset, protocol=options.protocol,
+                         **{name: value for name, value in defaults.items() if name in names})
+
+
+def command(options: BuildOptions, **changes: Any) -> str:
+    """The command line that gives `options` with these changes, for messages. It has --dataset, --out where one is
+    given, and what differs from the defaults."""
+    options = dataclasses.replace(options, **changes)
+    defaults = dataclasses.replace(fill_defaults(options), protocol=BuildOptions.protocol)
+    always = ["dataset"]
+    if options.out is not None:
+        always.append("out")
+    return shlex.join(command_line("make_fer_c.py", options, defaults, always))
+
+
+def rebuild_command(folder: Path, made_with: Mapping[str, Any]) -> str:
+    """The command line that builds a set with these settings (a manifest's `made_with`) into `folder`. Where the data
+    set lies and which mixture file was given is not among the settings."""
+    softening = made_with["softening"]
+    options = BuildOptions(
+        dataset=made_with["dataset"], out=folder, image_size=made_with["size"], protocol=made_with["protocol"],
+        data=tuple(f"{key}={value}" for key, value in made_with["options"].items()),
+        corruptions=made_with["preset"], format=made_with["image_format"], limit=made_with["limit"],
+        seed=made_with["seed"], beta=softening["beta"], exponent=softening["exponent"],
+        visibility=softening["visibility"], visibility_per=softening["visibility_per"])
+    if made_with["quality"] is not None:
+        options.quality = made_with["quality"]
+    return command(options)
+
+
+def repair_advice(folder: Path, made_with: Mapping[str, Any]) -> str:
+    """What to do about a damaged file of a set."""
+    return (f"restore it from another copy or build the set again (with the same --root, --gmm and --no-images): "
+            f"{rebuild_command(folder, made_with)}")

@@ -1,0 +1,33 @@
+"""What is printed about a set when it is built."""
+from building.built_set import BuiltSet
+from corruptions import CELLS, CORRUPTIONS
+
+
+def print_summary(built: BuiltSet) -> None:
+    """The confidence of the soft labels, and the corruptions that leave most images unchanged."""
+    print_confidence(built)
+    print_unchanged(built)
+
+
+def print_confidence(built: BuiltSet) -> None:
+    """The mean of the largest class of the soft labels, in percent, for every cell: how sure a person would be of
+    the expression, by the model of the soft labels."""
+    confidence = 100 * built.soft_labels.max(-1).mean(-1)
+    measure = built.made_with["softening"]["visibility"]
+    print("mean label confidence (largest class, percent), severity 1..5; "
+          f"clean {100 * built.labels_before_softening.max(1).mean():.1f}, visibility {measure}")
+    for name, values in zip(CORRUPTIONS, confidence, strict=True):
+        print(f"  {name:18}" + "".join(f"{value:7.1f}" for value in values))
+
+
+def print_unchanged(built: BuiltSet) -> None:
+    """One line about the corruptions that leave most images as they are, at this size or for images like these."""
+    cells = built.manifest["unchanged"]
+    if not cells:
+        return
+    severities: dict[str, list[str]] = {}
+    for cell in cells:
+        severities.setdefault(cell["corruption"], []).append(str(cell["severity"]))
+    names = "; ".join(f"{name} {', '.join(numbers)}" for name, numbers in severities.items())
+    print(f"in {len(cells)} of {len(CELLS)} corruptions at a severity, over half of the images equal the clean one: "
+          f"{names}")

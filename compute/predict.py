@@ -1,0 +1,29 @@
+"""Inference: the logits of many images, divided among the processes. Used by training/run.py and evaluation/."""
+from typing import Any
+
+import numpy as np
+import torch
+
+from compute.batches import load_batches
+
+
+@torch.no_grad()
+def predict(fabric: Any, model: torch.nn.Module, images: Any, batch_size: int, workers: int) -> np.ndarray:
+    """Logits of all images in their order, float32 (N, K), on every process. Sets the model to eval mode.
+
+    images: as for `load_batches`. With several processes, each takes every world_size-th image, and none is taken
+    twice. batch_size: images of one process at once.
+    """
+    model.eval()
+    own = list(range(fabric.global_rank, len(images), fabric.world_size))
+    batches = [own[start:start + batch_size] for start in range(0, len(own), batch_size)]
+    part = []
+    for image, index in load_batches(fabric, images, batches, workers):
+        part.append((index.cpu().numpy(), model(image).float().cpu().numpy()))
+    parts = [part]
+    if fabric.world_size > 1:
+        parts = [part] * fabric.world_size
+        torch.distributed.all_gather_object(parts, part)
+    indices = np.concatenate([index for part in parts for index, _ in part])
+    logits = np.concatenate([values for part in parts for _, values in part])
+    return logits[np.argsort(indices)]

@@ -1,0 +1,148 @@
+"""Which built sets a run is scored on, and whether they fit its model.
+
+Given a run that trained_run.py has read and the folders of built sets, `open_sets` opens the sets, and `match` compares
+classes, protocol and image size. The result, a `MatchedSet` for each set, goes to scoring.py. Nothing here imports
+torch, so that sets that do not fit are refused at once.
+"""
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from building.built_set import BuiltSet, open_set
+from building.layout import partial_folder
+from datasets import DATASETS, default_set
+from datasets.split import expression_name
+from evaluation.trained_run import TrainedRun
+from support.cli import value_words
+from support.errors import DamagedFile, UserError
+
+
+@dataclass(frozen=True)
+class MatchedSet:
+    """A built set that a model can be scored on."""
+
+    built: BuiltSet
+    order: list[int]
+    """for each class of the set, in the set's order: the index of the model's output that stands for it"""
+    notes: list[str]
+    """what a reader of the scores has to know, for the column `notes` of scores.csv"""
+
+
+def open_sets(folders: Sequence[Path], verify: bool, on_the_fly: bool) -> list[BuiltSet]:
+    """Open the built sets in these folders.
+
+    verify: compare files with their checksums. on_the_fly: corrupted images will be made in memory, so it is checked
+    that this machine makes the same images as the builder's. Raises UserError where a folder holds no set, where a set
+    lacks the images that are needed, and where two sets would use one name in the run's folder."""
+    check_set_names(folders)
+    built_sets = []
+    for folder in folders:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file; --set takes the folder of a set that make_fer_c.py has built")
+        built = open_set(folder, verify=verify)
+        if on_the_fly:
+            built.check_images()
+        elif not built.has_images:
+            raise UserError(f"{folder} was built with --no-images: add --on-the-fly")
+        built_sets.append(built)
+    return built_sets
+
+
+def check_set_names(folders: Sequence[Path]) -> None:
+    """Raises UserError where two sets would use one name in predictions/ and scores.csv, or one the name of another
+    set's predictions in bf16."""
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UserError(f"--set names one set twice: {', '.join(map(str, folders))}")
+    names = [folder.resolve().name for folder in folders]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two sets are called {name}, and predictions/ and scores.csv go by this name: rename one "
+                            f"of the folders, or score them from two copies of the run")
+        if name.endswith(".bf16"):
+            raise UserError(f"{name}: predictions/ uses names that end in .bf16 for scores in that precision; rename "
+                            f"the set's folder")
+
+
+def default_set_of(run: TrainedRun) -> Path:
+    """The folder of the corrupted test split of the run's own data set, in its usual place. Raises UserError with the
+    command that builds the set where there is neither a finished nor a partial one."""
+    if run.dataset not in DATASETS:
+        raise DamagedFile(f"{run.settings_file} is damaged (unknown data set {run.dataset!r}); restore it, or name a "
+                          f"set with --set")
+    folder = default_set(run.dataset)
+    if not folder.exists() and not partial_folder(folder).exists():
+        command = building_command(run.dataset, run, folder)
+        raise UserError(f"{folder} is not there. Name a set with --set, or build it: {command}")
+    return folder
+
+
+def building_command(dataset: str, run: TrainedRun, folder: Path) -> str:
+    """The command that builds a set of `dataset` which fits the run, for messages. The run's options of its data set
+    are repeated where the set is of the same data set."""
+    words = ["python", "make_fer_c.py"]
+    words += value_words("dataset", dataset)
+    words += value_words("protocol", run.protocol)
+    words += value_words("image_size", run.image_size)
+    if dataset == run.dataset:
+        root, data_options = run.settings.get("root"), run.settings.get("data")
+        if root:
+            words += value_words("root", root)
+        if isinstance(data_options, list):
+            for data_option in data_options:
+                words += value_words("data", data_option)
+    words += value_words("out", folder)
+    return f"`{shlex.join(words)}`"
+
+
+def match(run: TrainedRun, built: BuiltSet, force: bool) -> MatchedSet:
+    """Compare a run with a built set.
+
+    Classes are matched by name. Raises UserError where the scores would not mean what they seem to: where the classes
+    differ, or protocol or image size do. With `force` a difference of the last two becomes a note."""
+    order = match_classes(run, built)
+    notes = []
+    if order != list(range(len(order))):
+        notes.append("classes reordered by name")
+    set_protocol, set_size = built.made_with["protocol"], built.made_with["size"]
+    if run.protocol != set_protocol:
+        if not force:
+            raise UserError(mismatch_message(run, built, "protocol", run.protocol, set_protocol))
+        notes.append(f"forced: protocol {run.protocol} scored on a set of protocol {set_protocol}")
+    if run.image_size != set_size:
+        if not force:
+            raise UserError(mismatch_message(run, built, "image size", run.image_size, set_size))
+        notes.append(f"forced: image size {run.image_size}, set {set_size}")
+    return MatchedSet(built, order, notes)
+
+
+def mismatch_message(run: TrainedRun, built: BuiltSet, subject: str, of_run: str | int, of_set: str | int) -> str:
+    """The message for a run and a set that differ in protocol or image size, with the command that builds a set which
+    fits."""
+    folder = built.folder.with_name(f"{built.folder.resolve().name}-{run.protocol}-{run.image_size}")
+    command = building_command(built.made_with["dataset"], run, folder)
+    return (f"{run.folder} has {subject} {of_run}, {built.folder} has {of_set}: the scores would not be comparable. "
+            f"Add --force, or build a set that fits: {command}")
+
+
+def match_classes(run: TrainedRun, built: BuiltSet) -> list[int]:
+    """For each class of the set, its index among the run's classes. Names are compared as `expression_name` spells
+    them. Raises UserError where run and set do not have the same classes."""
+    run_names = expression_names(str(run.folder), run.classes)
+    set_names = expression_names(str(built.folder), built.classes)
+    if set(run_names) == set(set_names):
+        return [run_names.index(name) for name in set_names]
+    only_run = [name for name in run_names if name not in set_names]
+    only_set = [name for name in set_names if name not in run_names]
+    raise UserError(f"{run.folder} and {built.folder} do not have the same classes: only the run has "
+                    f"{', '.join(only_run) or 'none'}, only the set has {', '.join(only_set) or 'none'} "
+                    f"(run: {', '.join(run.classes)}; set: {', '.join(built.classes)})")
+
+
+def expression_names(owner: str, classes: Sequence[str]) -> list[str]:
+    """The classes as `expression_name` spells them. Raises UserError where two of them have one meaning; owner: the
+    run's or the set's folder, for the message."""
+    names = [expression_name(name) for name in classes]
+    if len(set(names)) < len(names):
+        raise UserError(f"{owner} has two classes of one meaning: {', '.join(classes)}")
+    return names

@@ -1,0 +1,57 @@
+"""The numbers of a grid as text, the same in Markdown, LaTeX and the terminal."""
+from collections.abc import Callable
+from math import isnan
+
+from reporting.tables import Entry, Grid, GridRow
+
+Mark = Callable[[str, bool, int | None], str]  # (text, whether it is the best, number of seeds if fewer) -> text
+
+
+def spell_number(value: float, digits: int, sign: bool = False) -> str:
+    """A number as printed, with a true minus and no negative zero; — for NaN. sign: also print a plus."""
+    if isnan(value):
+        return "—"
+    text = f"{value:{'+' if sign else ''}.{digits}f}"
+    if not float(text):
+        text = text.lstrip("+-")
+    return text.replace("-", "−")
+
+
+def spell_entry(entry: Entry) -> str:
+    """An entry's number with its standard deviation, or a difference with its interval."""
+    if entry.interval is not None:
+        low, high = (spell_number(end, entry.digits, sign=True) for end in entry.interval)
+        return f"{spell_number(entry.value, entry.digits, sign=True)} [{low}, {high}]"
+    text = spell_number(entry.value, entry.digits)
+    return text if isnan(entry.sd) else f"{text} ± {entry.sd:.{entry.digits}f}"
+
+
+def printed_sections(grid: Grid, mark: Mark) -> list[tuple[str, list[tuple[str, list[str]]]]]:
+    """The sections of a grid with every line that is printed: [(heading, [(heading of the line, texts)])].
+
+    mark: puts a format's own marks on a text. Published values and the differences to them stand below a row that has
+    any."""
+    footnotes = grid.footnotes
+    sections = []
+    for section in grid.sections:
+        lines = []
+        for row in section.rows:
+            texts = []
+            for entry in row.entries:
+                fewer = entry.seeds if 0 < entry.seeds < grid.seeds else None
+                texts.append(mark(spell_entry(entry), entry.best, fewer) + footnotes.get(entry.notes, ""))
+            lines.append((row.title, texts))
+            if not all(isnan(entry.published) for entry in row.entries):
+                lines += published_lines(row, mark)
+        sections.append((section.heading, lines))
+    return sections
+
+
+def published_lines(row: GridRow, mark: Mark) -> list[tuple[str, list[str]]]:
+    """The lines below a row: the paper's values, and how far the row's are above them."""
+    values, differences = [], []
+    for entry in row.entries:
+        difference = entry.value - entry.published
+        values.append(mark(spell_number(entry.published, entry.digits), False, None))
+        differences.append(mark(spell_number(difference, entry.digits, sign=True), False, None))
+    return [("  published", values), ("  difference", differences)]

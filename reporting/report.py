@@ -1,0 +1,290 @@
+"""Making a report: `make_report(options)` reads the runs, then draws, compares, and writes tables, figures and a page.
+
+The steps are in `make_report`; below it are the checks before the work, the files that are written, and what is
+printed. The options come from report.py. A table is a list of grids (tables.py), a figure belongs to a block of runs
+(rows.py), and what is missing or damaged is collected as notes (notes.py), which end tables.md.
+"""
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from pathlib import Path
+
+import pandas as pd
+
+from corruptions import CORRUPTIONS
+from reporting import bootstrap, captions, csv_tables, latex, markdown, published, terminal
+from reporting.bootstrap import Difference
+from reporting.catalogue import HEATMAPS, FigureOptions
+from reporting.figures import Drawing, check_asked, open_pool, remove_others
+from reporting.gaps import find_gaps
+from reporting.notes import Note, plain, unique_notes
+from reporting.options import ReportOptions
+from reporting.page import check_path, write_page
+from reporting.page_samples import Samples, sample
+from reporting.predictions import PredictionSummary, summarise_predictions
+from reporting.rows import Block
+from reporting.runs import Run, read_runs
+from reporting.scores import Key, Statistic, aggregate, blocks_of, by_key, in_block, scores_as_table
+from reporting.survey import Survey, read_survey
+from reporting.tables import PAPER, SHOWN, Grid, arrange
+from support.errors import UserError
+from support.files import write_text
+
+README_FIGURES = Path(__file__).parent.parent / "figures"
+BRIEF_LINES = 10  # that --brief prints at most
+
+
+def make_report(options: ReportOptions) -> None:
+    """Write the report of a folder of runs, and print its tables. Raises UserError, before the long work, where an
+    option makes no sense or a folder cannot be written to, and where there is no run."""
+    check_options(options)
+    survey = read_survey(options.survey) if options.survey else None
+    runs, notes = read_runs(options.runs)
+    scores = scores_as_table(runs)
+    blocks = blocks_of(scores)
+    check_against_runs(options, runs, scores)
+    report_folder = options.runs / "report"
+    figures_folder = README_FIGURES if options.readme_figures else report_folder / "figures"
+    check_folders(report_folder, figures_folder, options.html)
+
+    predictions = {block: summarise_predictions(block, runs, scores, options.set) for block in blocks}
+    set_folders = {block: predictions[block].folder for block in blocks}
+    notes += find_gaps(runs, scores, set_folders)
+    for block in blocks:
+        notes += predictions[block].notes
+
+    if not options.readme_figures:
+        remove_others(figures_folder, blocks)
+    with open_pool() as pool:  # other processes draw the figures while this one goes on
+        drawings = begin_figures(pool, options, survey, scores, predictions, figures_folder)
+        differences, bootstrap_notes = compare_losses(options, set_folders, runs, scores)
+        samples = sample_images(options, set_folders, runs, scores)
+        for drawing in drawings:
+            notes += drawing.finish()
+    notes = unique_notes([*notes, *bootstrap_notes])
+
+    numbers = by_key(aggregate(scores, SHOWN))
+    published_values = published.read() if options.published else None
+    grids = group_by_name(arrange(runs, numbers, predictions, published_values),
+                          bootstrap.arrange(differences, predictions))
+    write_tables(report_folder, grids, legends(options, differences), notes)
+    write_numbers(report_folder, grids, numbers, runs, differences, options.published)
+    page_size = None
+    if options.html:
+        tables = existing_csv_tables(report_folder)
+        page_size = write_page(options.html, runs, scores, predictions, notes, tables, samples)
+    if options.brief:
+        lines = brief_lines(options, numbers, predictions, notes)
+    else:
+        lines = table_lines(grids, use_colour()) + missing_lines(notes)
+        lines += place_lines(options, report_folder, figures_folder, page_size)
+    print("\n".join(lines))
+
+
+# --- the long work, on each block ---
+
+
+def begin_figures(pool: Executor, options: ReportOptions, survey: Survey | None, scores: pd.DataFrame,
+                  predictions: Mapping[Block, PredictionSummary], folder: Path) -> list[Drawing]:
+    """Let the processes of `pool` draw the figures of all blocks into `folder`; `Drawing.finish` waits for them."""
+    figure_options = FigureOptions(
+        figures=options.figures, heatmap=options.heatmap or HEATMAPS, with_images=options.with_images,
+        image=options.image, corruption=options.corruption, survey=survey)
+    drawings = []
+    for block, summary in predictions.items():
+        drawing = Drawing(block, figure_options, folder, options.readme_figures)
+        drawing.begin(pool, in_block(scores, block), summary)
+        drawings.append(drawing)
+    return drawings
+
+
+def compare_losses(options: ReportOptions, set_folders: Mapping[Block, Path | None], runs: list[Run],
+                   scores: pd.DataFrame) -> tuple[list[Difference], list[Note]]:
+    """The differences between calibrated and uncalibrated runs of all blocks, by bootstrap, and what could not be read;
+    both empty with --resamples 0. set_folders: the folder of each block's built set, None where it is not known."""
+    differences: list[Difference] = []
+    notes: list[Note] = []
+    if options.resamples:
+        for block, set_folder in set_folders.items():
+            of_block, notes_of_block = bootstrap.compare(block, set_folder, runs, scores, options.resamples)
+            differences += of_block
+            notes += notes_of_block
+    return differences, notes
+
+
+def sample_images(options: ReportOptions, set_folders: Mapping[Block, Path | None], runs: list[Run],
+                  scores: pd.DataFrame) -> dict[Block, Samples]:
+    """The sample images of each block for the page of --html; empty where no page is asked for."""
+    if not options.html:
+        return {}
+    return {block: sample(block, set_folder, runs, scores, options.with_images)
+            for block, set_folder in set_folders.items()}
+
+
+# --- checks before the work ---
+
+
+def check_options(options: ReportOptions) -> None:
+    """Raise UserError where an option has a value that makes no sense, whatever the runs."""
+    if options.resamples < 0:
+        raise UserError("--resamples starts at 0, which leaves the bootstrap out")
+    if options.corruption not in CORRUPTIONS:
+        raise UserError(f"--corruption {options.corruption}: known are {', '.join(CORRUPTIONS)}")
+    check_asked(options.figures)
+    if options.html:
+        check_path(options.html)
+
+
+def check_against_runs(options: ReportOptions, runs: list[Run], scores: pd.DataFrame) -> None:
+    """Raise UserError where an option asks for something that these runs do not have."""
+    is_demo_only = all(run.args["dataset"] == "demo" for run in runs)
+    if options.readme_figures and (len(blocks_of(scores)) != 1 or not is_demo_only):
+        raise UserError(f"--readme-figures shows the demo only, and {options.runs} holds other runs, or none or "
+                        "several built sets; give a folder with demo runs alone (`bash run.sh --demo`)")
+    known = sorted(set(scores["metric"]))
+    if not set(options.heatmap) <= set(known):
+        raise UserError(f"--heatmap {' '.join(options.heatmap)}: the metrics that are there: {', '.join(known)}")
+
+
+def check_folders(report_folder: Path, figures_folder: Path, page: Path | None) -> None:
+    """Make the folders that are written to. Raise UserError, before the long work, where one cannot be written to."""
+    check_writable(report_folder)
+    if figures_folder.exists():
+        check_writable(figures_folder)
+    if page:
+        check_writable(page.parent)
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder. Raise UserError where no file can be written in it."""
+    probe = folder / f".{os.getpid()}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{folder}: no file can be written there ({error.strerror or error})") from None
+
+
+# --- files ---
+
+
+def group_by_name(paper_grids: list[Grid], bootstrap_grids: list[Grid]) -> dict[str, list[Grid]]:
+    """{name of a table: its grids}, with an empty list for a table that these runs have nothing for."""
+    grids = {name: [grid for grid in paper_grids if grid.name == name] for name in PAPER}
+    grids["calibration"] = bootstrap_grids
+    return grids
+
+
+def legends(options: ReportOptions, differences: list[Difference]) -> list[str]:
+    """What stands below every table: the meaning of its numbers, and what is odd about the paper's."""
+    legend = captions.LEGEND
+    if differences:
+        legend += f"\n{bootstrap.LEGEND}"
+    return [legend, *published.NOTES] if options.published else [legend]
+
+
+def write_tables(folder: Path, grids: Mapping[str, list[Grid]], legend: list[str], notes: list[Note]) -> None:
+    """Write NAME.md and NAME.tex of every table, and all of them as tables.md and all.tex. Files of a table that is no
+    longer there, its CSV file included, are removed: they would show runs that are gone."""
+    for name, of_name in grids.items():
+        if of_name:
+            text = "\n".join([*map(markdown.render, of_name), *(f"{paragraph}\n" for paragraph in legend)])
+            write_text(folder / f"{name}.md", text)
+        else:
+            for kind in ("md", "csv", "tex"):
+                (folder / f"{name}.{kind}").unlink(missing_ok=True)
+    latex.write(folder, {name: of_name for name, of_name in grids.items() if of_name}, legend)
+    write_text(folder / "tables.md", whole_text(grids, legend, notes))
+
+
+def whole_text(grids: Mapping[str, list[Grid]], legend: list[str], notes: list[Note]) -> str:
+    """All tables in Markdown, their legend, and what is missing."""
+    tables = [markdown.render(grid) for of_name in grids.values() for grid in of_name]
+    if not tables:
+        tables = ["No evaluated run yet.\n"]
+    text = "\n".join([*tables, *(f"{paragraph}\n" for paragraph in legend)])
+    missing = missing_lines(notes)
+    return text + "\n" + "\n".join(missing) + "\n" if missing else text
+
+
+def missing_lines(notes: list[Note]) -> list[str]:
+    """The notes as a list in Markdown; empty where there are none."""
+    if not notes:
+        return []
+    return ["Missing:\n", *(f"- {note}" for note in notes)]
+
+
+def write_numbers(folder: Path, grids: Mapping[str, list[Grid]], numbers: Mapping[Key, Statistic], runs: list[Run],
+                  differences: list[Difference], with_published: bool) -> None:
+    """Write the numbers of every table as CSV, means.csv with all of them, and bootstrap.csv."""
+    for name in PAPER:
+        keys: list[Key] = []
+        printed: dict[Key, float] = {}
+        for grid in grids[name]:
+            keys += grid.keys
+            printed |= grid.published
+        if grids[name]:
+            csv_tables.write(folder / f"{name}.csv", keys, numbers, runs, printed if with_published else None)
+    csv_tables.write(folder / "means.csv", numbers, numbers, runs)
+    bootstrap.write_csv(folder / "bootstrap.csv", differences)
+
+
+def existing_csv_tables(folder: Path) -> list[Path]:
+    """The CSV files of a report that a page offers for download."""
+    paths = sorted(folder / f"{name}.csv" for name in (*PAPER, "means", "bootstrap"))
+    return [path for path in paths if path.is_file()]
+
+
+# --- what is printed ---
+
+
+def use_colour() -> bool:
+    """Whether standard output is a terminal whose user has not switched colours off (https://no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def table_lines(grids: Mapping[str, list[Grid]], colour: bool) -> list[str]:
+    """All tables in lines of at most 80 characters, and what their numbers stand for."""
+    of_all = [grid for of_name in grids.values() for grid in of_name]
+    if not of_all:
+        return ["No evaluated run yet.", ""]
+    lines = []
+    for grid in of_all:
+        lines += [*terminal.render(grid, colour), ""]
+    sentences = dict.fromkeys(sentence for grid in of_all for sentence in grid.captions[1:])
+    for sentence in sentences:
+        lines += terminal.wrap(sentence)
+    return [*lines, "", *terminal.legend(colour), ""]
+
+
+def place_lines(options: ReportOptions, report_folder: Path, figures_folder: Path, page_size: int | None) -> list[str]:
+    """Where the report lies. page_size: bytes of the page, None without one."""
+    lines = [f"tables: {plain(report_folder)}", f"figures: {plain(figures_folder)}"]
+    if page_size is not None:
+        lines.append(f"page: {plain(options.html)} ({page_size / 1e6:.1f} MB)")
+    return lines
+
+
+def brief_lines(options: ReportOptions, numbers: Mapping[Key, Statistic],
+                predictions: Mapping[Block, PredictionSummary], notes: list[Note]) -> list[str]:
+    """At most `BRIEF_LINES` lines: a narrow table, where page and tables are, and what to do next."""
+    is_demo = any(of_block.demo for of_block in predictions.values())
+    page = options.html or options.runs / "report" / "report.html"
+    places = [f"page: {shortest(options.html)}"] if options.html else []
+    tables = f"tables: {shortest(options.runs / 'report' / 'tables.md')}"
+    if notes:
+        tables += f" (at its end: {len(notes)} missing or damaged)"
+    if is_demo:
+        command = "bash run.sh --help   (data sets of your own)"
+    else:
+        command = shlex.join(["python", "report.py", str(options.runs), "--html", str(page)])
+    places += [tables, f"next: {plain(command)}"]
+    return [*terminal.brief_table(numbers, predictions, is_demo, BRIEF_LINES - len(places)), *places]
+
+
+def shortest(path: Path) -> str:
+    """A path as it is or from the working folder, whichever is shorter."""
+    return plain(min(str(path), os.path.relpath(path), key=len))

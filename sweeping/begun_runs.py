@@ -1,0 +1,89 @@
+"""The folder of the run that a training command has begun.
+
+A training command is read here without starting its script: the script would import torch. The settings of the command
+are compared with the args.json of the runs (support/run_folder.py). Used by results.py, shell_commands.py and sweep.py.
+"""
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from support import run_folder
+from support.errors import UserError
+from training.options import LossOptions, MachineOptions, TrainingOptions, effects, name_loss
+
+
+def begun_folder(words: tuple[str, ...]) -> Path:
+    """The folder of the run that a training command has begun. Raises UserError where there is none."""
+    folder = folder_of(words)
+    if folder is None:
+        raise UserError(f"no run of this command has begun; start it: {shlex.join(words)}")
+    return folder
+
+
+def folder_of(words: tuple[str, ...]) -> Path | None:
+    """The folder of the run that a training command has begun, None where it has not."""
+    asked, script = read_options(words)
+    runs = Path(asked.pop("runs", run_folder.default_runs()))
+    if not runs.is_dir():
+        return None
+
+    if "dataset" not in asked:
+        raise UserError(f"the command names no --dataset: {shlex.join(words)}")
+    options = TrainingOptions(asked.pop("dataset"), loss=asked.pop("loss", "ce"),
+                              calib=asked.pop("calib", "") == "True")
+    constants = LossOptions()
+    if "maxent_multiplier" in asked:
+        constants.maxent_multiplier = asked["maxent_multiplier"]
+    multiplier = constants.maxent_multiplier
+    name_loss(options, constants)
+    if constants.maxent_multiplier != multiplier:  # the loss's name says it
+        asked["maxent_multiplier"] = constants.maxent_multiplier
+    try:
+        noise, seed = float(asked.pop("noise", "0")), int(asked.pop("seed", "0"))
+    except ValueError:
+        raise UserError(f"--noise or --seed is no number: {shlex.join(words)}") from None
+    for name in set(asked) & other_settings():
+        del asked[name]
+    return run_folder.find(runs, options.dataset, script, options.loss, noise, seed, asked)
+
+
+def other_settings() -> set[str]:
+    """The names of the settings that all training scripts share and that do not change the result of a run."""
+    @dataclass
+    class Shared:
+        options: TrainingOptions
+        loss: LossOptions
+        machine: MachineOptions
+
+    return {name for name, effect in effects(Shared).items() if effect.on != "result"}
+
+
+def read_options(words: tuple[str, ...]) -> tuple[dict[str, str], str]:
+    """The options of a training command, {setting: text}, and the script's name after train_.
+
+    Several values of an option are joined by blanks; `--x` without a value is "True", `--no-x` is "False". Raises
+    UserError if the command runs no train_*.py."""
+    places = [i for i, word in enumerate(words) if re.fullmatch(r"train_\w+\.py", Path(word).name)]
+    if not places:
+        raise UserError(f"this is no command that runs a train_*.py: {shlex.join(words)}")
+    asked: dict[str, list[str]] = {}
+    name = ""
+    for word in words[places[0] + 1:]:
+        if re.match("--[A-Za-z]", word):
+            name, equals, value = word.removeprefix("--").partition("=")
+            name = name.replace("-", "_")
+            if name != "data":  # the option that may be given several times; of others the last one counts
+                asked[name] = []
+            asked.setdefault(name, []).extend([value] if equals else [])
+        elif name:
+            asked[name].append(word)
+        else:
+            raise UserError(f"{word!r} is no option: {shlex.join(words)}")
+    texts = {name: " ".join(values) for name, values in asked.items() if values}
+    for flag in asked.keys() - texts.keys():
+        if flag.startswith("no_"):
+            texts[flag.removeprefix("no_")] = "False"
+        else:
+            texts[flag] = "True"
+    return texts, Path(words[places[0]]).stem.removeprefix("train_")

@@ -1,0 +1,115 @@
+"""The data of a training: images and labels of the training and validation splits, and the batches of an epoch.
+
+Given the options of a run, it reads the data set through `datasets.load_split`; it never opens the test split. Used by
+training/run.py.
+"""
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import losses
+from compute.batches import Images
+from datasets import default_root, load_split, parse_options
+from datasets.label_noise import add_noise
+from support.errors import UserError
+from support.random_streams import keyed_rng
+from training.options import TrainingOptions
+from training.processes import Processes
+
+
+@dataclass(frozen=True)
+class FusedTargets:
+    """What --targets fused needs besides the labels, on the device. The target of an image is its label and its
+    distribution, mixed by its weight: `soft_labels.fuse`."""
+
+    distribution: torch.Tensor
+    """float32 (N, K): the posterior of the mixture, or the annotators' distribution"""
+    label_weight: torch.Tensor
+    """float32 (N, 1): weight of the label; 0 where the annotators' distribution is the target"""
+
+
+@dataclass
+class TrainingData:
+    """What a run is trained and validated on: N training images, M validation images, K classes."""
+
+    classes: tuple[str, ...]
+    """names of the K classes, in the order of their numbers"""
+    images: Images
+    """the N training images"""
+    labels: np.ndarray
+    """int64 (N,): the labels trained on, with label noise"""
+    class_weights: torch.Tensor | None
+    """float32 (K,): weights of the classes in the loss, None for equal ones"""
+    fused: FusedTargets | None
+    """None unless --targets fused"""
+    val_images: Images
+    """the M validation images"""
+    val_labels: np.ndarray
+    """int64 (M,): the labels of the validation images"""
+    facts: dict[str, Any]
+    """what args.json says about the data"""
+
+
+def load_data(options: TrainingOptions, cache: Path | None, processes: Processes) -> TrainingData:
+    """Read both splits, and print where they are and how many images they have. cache: folder of decoded images, or
+    None.
+
+    Raises UserError where the data set cannot be read, or does not have what class weights or fused targets need.
+    """
+    from datasets.split import fingerprint  # with pandas, for which `--help` need not wait
+
+    root, data_options = options.root or default_root(options.dataset), parse_options(options.data)
+    train = load_split(options.dataset, root, "train", **data_options)
+    val = load_split(options.dataset, root, "val", **data_options)
+    layout = train.notes.get("layout", options.dataset)
+    processes.print_once(f"{root}: {layout}; {len(train.frame)} training images")
+
+    original_labels = train.frame["expression"].to_numpy(np.int64)
+    noise_seed = 0 if options.noise_rule == "released" else options.seed
+    labels = add_noise(original_labels, options.noise, len(train.classes), noise_seed, options.noise_rule)
+    data = TrainingData(
+        classes=train.classes,
+        images=Images(root, train.frame, options.image_size, cache),
+        labels=labels,
+        class_weights=None,
+        fused=None,
+        val_images=Images(root, val.frame, options.image_size, cache),
+        val_labels=val.frame["expression"].to_numpy(np.int64),
+        facts={
+            "classes": list(train.classes),
+            "train_images": len(original_labels),
+            "val_images": len(val.frame),
+            "data_sha256": fingerprint(train.frame, val.frame),
+            "noise_realised": float((labels != original_labels).mean()),
+        })
+    try:
+        counted = original_labels if options.class_weights == "released" else labels
+        data.class_weights = losses.class_weights(counted, len(train.classes), options.class_weights)
+    except ValueError as error:
+        raise UserError(f"{options.dataset}: {error}; --class-weights none trains without weights") from None
+    if options.targets == "fused":
+        from datasets.fused import training_label_parts  # it imports OpenCV, which other runs need not wait for
+        distribution, label_weight, _, notes = training_label_parts(
+            options.dataset, train, root, data_options, gmm_file=options.gmm, beta=options.beta, noise=options.noise)
+        device = processes.fabric.device
+        data.fused = FusedTargets(torch.from_numpy(distribution).float().to(device),
+                                  torch.from_numpy(label_weight[:, None]).float().to(device))
+        data.facts["fused"] = notes
+    return data
+
+
+def plan_batches(count: int, batch_size: int, seed: int, epoch: int, rank: int, processes: int) -> list[list[int]]:
+    """The batches of one process in one epoch, as lists of indices of images.
+
+    The order of the `count` images is keyed by (seed, epoch), so an epoch that is resumed has the same batches.
+    batch_size: images in a batch over all processes, of which each takes every `processes`-th, starting at its `rank`.
+    """
+    order = keyed_rng("order", seed, epoch).permutation(count)
+    starts = list(range(0, count, batch_size))
+    if len(starts) > 1 and count - starts[-1] < 2 * processes:
+        starts.pop()  # BatchNorm cannot take a single image of a process: the last images join the batch before
+    ends = [*starts[1:], count]
+    return [order[start:end][rank::processes].tolist() for start, end in zip(starts, ends, strict=True)]

@@ -1,0 +1,346 @@
+"""The options that all training scripts have in common, and the values that a data set and a protocol give them.
+
+A script's `Args` has four groups of options: `options` (`TrainingOptions`), `algorithm` (declared in the script),
+`loss` (`LossOptions`) and `machine` (`MachineOptions`). The value of an option comes, first match first, from
+
+  1. the command line;
+  2. with `--protocol released`: the data set's released values (`datasets.RECIPES[dataset]["released"]`), the script's
+     values for this data set (`RELEASED_ON[dataset]`), the script's values for all data sets (`RELEASED`), and those of
+     all scripts (`RELEASED` below);
+  3. the data set's values (`datasets.RECIPES[dataset]`);
+  4. the default at the field.
+
+2 to 4 together are the *recipe* of a run. Each field also declares what the option has an effect on (`Effect`): only
+options that change the trained network count for the folder of a run, for resuming and for the tables.
+
+In the texts below, "paper" is FER-C (arXiv 2312.11542), and "FER-C release" is the code that its authors published.
+
+Options that are seldom set are marked `Rare`: only --help-all shows them.
+
+Used by the scripts, by training/run.py, by sweep.py and by reporting/. Nothing here imports torch.
+"""
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import tyro
+
+from datasets import DATASETS, RECIPES
+from support import cli, run_folder
+from support.cli import Between, Fraction, OneOf, Rare
+from support.errors import UserError
+
+CALIBRATED = "maxent+mbls"  # what --calib stands for
+PUBLISHED_MULTIPLIER = "ferc"  # of MaxEnt; every other one is part of the loss's name
+
+# What --protocol released changes for every algorithm: the FER-C release's behaviour where the paper's text differs.
+RELEASED = {"class_weights": "released", "noise_rule": "released", "skip_first_epoch": True, "detach_multiplier": False}
+
+# Loss -> the options of `LossOptions` that are constants of its formula. The losses are those of `losses.LOSSES`, in
+# the same order, and a test compares their constants with `losses.options`. The table is here because reports read it
+# too, and losses.py imports torch. Poly's epsilon and AvUC's beta have no option: they keep the defaults of losses.py.
+FOCAL = ("gamma",)
+MAXENT = ("gamma", "maxent_constraint", "maxent_prior", "detach_multiplier")
+MBLS = ("margin", "mbls_weight", "mbls_reduction")
+CONSTANTS: dict[str, tuple[str, ...]] = {
+    "ce": (),
+    "focal": FOCAL,
+    "maxent": (*MAXENT, "maxent_multiplier"),
+    "mbls": MBLS,
+    "maxent+mbls": (*MAXENT, "maxent_multiplier", *MBLS),
+    "invfocal": FOCAL,
+    "poly": (),
+    "avuc": (),
+    "soft-avuc": FOCAL,
+    "cpc": (),
+    "maxent-constant": MAXENT,
+    "maxent-constant+mbls": (*MAXENT, *MBLS),
+    "maxent-aaai": MAXENT,
+    "maxent-aaai+mbls": (*MAXENT, *MBLS),
+    "maxent-gibbs": MAXENT,
+    "maxent-gibbs+mbls": (*MAXENT, *MBLS),
+}
+# Option -> its name as an argument of `losses.build`, where the two differ.
+ARGUMENTS = {"mbls_weight": "weight", "mbls_reduction": "reduction", "maxent_multiplier": "multiplier",
+             "maxent_constraint": "constraint", "maxent_prior": "prior"}
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What an option has an effect on, declared at its field: `Annotated[int, Effect("speed")]`.
+
+    on: "result", the trained network (the default, not written out); "speed", only how long training takes; "place",
+    only files (where they lie, which ones are kept, whether copies lie elsewhere), not the result; "alias", the value
+    of another option, which is compared in its place.
+    by_content: the option names a file, and two runs are the same if the contents of their files are, whatever the
+    names.
+    """
+
+    on: Literal["result", "speed", "place", "alias"] = "result"
+    by_content: bool = False
+
+
+SPEED = Effect("speed")
+PLACE = Effect("place")
+ALIAS = Effect("alias")
+CONTENT = Effect(by_content=True)
+
+
+
+@dataclass
+class TrainingOptions:
+    """What you usually set."""
+
+    dataset: Annotated[str, OneOf(DATASETS)]
+    """data set to train on"""
+    root: Annotated[Path | None, PLACE] = None
+    """folder of the data set ($FERC_DATA/<dataset> or data/<dataset> if not given)"""
+    data: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, Rare] = ()
+    """an option of the data set, written key=value; may be given several times"""
+    protocol: Literal["paper", "released"] = "paper"
+    """paper: follows the paper and fixes bugs of the FER-C release; released: reproduces that release, bugs included"""
+    calib: Annotated[bool, ALIAS] = False  # of `loss`, which `name_loss` sets
+    """use the calibrated loss; short for --loss maxent+mbls"""
+    loss: str | None = None
+    """training loss: ce (cross-entropy; the default), focal, maxent, mbls, maxent+mbls, invfocal, poly, avuc,
+    soft-avuc, cpc; maxent-constant, maxent-aaai or maxent-gibbs, alone or with +mbls: another multiplier of MaxEnt"""
+    seed: int = 0
+    """seed of the training: initialisation, order of images, augmentation, dropout, label noise (paper: 0, 1, 2)"""
+    epochs: Annotated[int, Between(1)] = 20
+    """number of epochs (paper: 5, 20 or 50, by data set)"""
+    batch_size: int = 256
+    """images in a batch, over all devices (paper: 256)"""
+    lr: Annotated[float, Between(0, above=True), Rare] = 2.5e-4
+    """learning rate of Adam, kept constant (paper: 2.5e-4)"""
+    lr_decay: Annotated[float, Between(0, above=True), Rare] = 1.0
+    """factor by which all learning rates are multiplied after each epoch (paper: 1; RUL release: 0.9)"""
+    weight_decay: Annotated[float, Between(0), Rare] = 1e-5
+    """weight decay of Adam, added to the gradient (paper: 1e-5)"""
+    image_size: Annotated[int, Between(32, 4096), Rare] = 224
+    """side of the square images, in training and in scoring (pixels; paper: 224)"""
+    weights: Annotated[str, CONTENT] = "imagenet"
+    """weights to start from: imagenet, none, or a file"""
+    class_weights: Annotated[Literal["none", "balanced", "released"], Rare] = "balanced"
+    """weights of the classes in the loss; balanced: N / (K n_k), counted in the labels trained on; released:
+    max n / n_k, counted in the labels before label noise"""
+    noise: Fraction = 0.0
+    """fraction of training labels that are made wrong"""
+    noise_rule: Annotated[Literal["exact", "released"], Rare] = "exact"
+    """how labels are made wrong; exact: exactly that fraction, by the run's seed; released: drawn with replacement,
+    where a label may also keep its class, always by seed 0"""
+    augment: Annotated[Literal["none", "basic"], Rare] = "none"
+    """augmentation of training images; basic: flip, shift and erase (paper: none)"""
+    targets: Annotated[Literal["onehot", "fused"], Rare] = "onehot"
+    """targets of training; fused: beta * one-hot + (1 - beta) * posterior of the mixture, or the annotators'
+    distribution where the data set has one (paper: onehot)"""
+    beta: Annotated[Fraction, Rare] = 0.5
+    """weight of the given label in fused targets"""
+    gmm: Annotated[Path | None, CONTENT, Rare] = None
+    """mixture of fused targets, the gmm.json of a built set (if not given: fitted on the training split)"""
+    skip_first_epoch: Annotated[bool, Rare] = False
+    """never choose the first epoch as the best one (FER-C release: yes)"""
+    runs: Annotated[Path, PLACE] = field(default_factory=run_folder.default_runs)
+    """folder of all runs; this run gets a folder of its own there"""
+    fresh: Annotated[bool, PLACE] = False
+    """start over: delete what this run has written so far, scores and predictions included"""
+    keep_last: Annotated[bool, PLACE, Rare] = False
+    """keep last.pt, the checkpoint with the optimizer's state, when the run is finished"""
+    track: Annotated[bool, PLACE, Rare] = False
+    """mirror the run to Weights & Biases (needs requirements-optional.txt)"""
+
+
+@dataclass
+class LossOptions:
+    """Constants of the losses. Those that the chosen loss does not have are ignored."""
+
+    gamma: Annotated[float, Between(0)] = 1.0
+    """exponent of the focal loss (FER-C: 1; Lin et al.: 2)"""
+    margin: Annotated[float, Between(0)] = 8.0
+    """MbLS (margin-based label smoothing): largest gap between logits that costs nothing (FER-C release: 8; Liu et al.:
+    10)"""
+    mbls_weight: Annotated[float, Between(0)] = 1.0
+    """weight of the MbLS term (FER-C release: 1; Liu et al.: 0.1)"""
+    mbls_reduction: Literal["sum", "mean"] = "sum"
+    """reduction of the MbLS term over classes (FER-C release: sum; Liu et al.: mean)"""
+    maxent_multiplier: Literal["ferc", "constant", "aaai", "gibbs"] = "ferc"
+    """multiplier of the MaxEnt (maximum entropy) constraint; ferc: as in the paper, one-sided and dependent on the
+    order of the classes"""
+    maxent_constraint: Literal["mean", "variance", "both"] = "mean"
+    """moments that MaxEnt constrains (FER-C: mean; the others need the multiplier aaai)"""
+    maxent_prior: Literal["uniform", "data"] = "uniform"
+    """class frequencies for the multipliers aaai and gibbs (FER-C release: uniform; MaxEnt release: the data's)"""
+    detach_multiplier: bool = True
+    """--no-detach-multiplier: let gradients pass through the MaxEnt multiplier, as in the FER-C release"""
+
+    def arguments(self, loss: str, frequencies: Any) -> dict[str, Any]:
+        """The constants of a loss, as keyword arguments of `losses.build`.
+
+        loss: a key of `CONSTANTS`. frequencies: float (K,), of the classes in the labels trained on.
+        """
+        arguments = {ARGUMENTS.get(option, option): getattr(self, option) for option in CONSTANTS[loss]}
+        if "prior" in arguments:
+            arguments["prior"] = frequencies if self.maxent_prior == "data" else None
+        return arguments
+
+
+@dataclass
+class MachineOptions:
+    """Where training runs."""
+
+    precision: Annotated[Literal["auto", "32", "bf16"], Rare] = "auto"
+    """precision of the arithmetic; auto: bf16 if the hardware computes in bf16 natively, else 32"""
+    workers: Annotated[int, SPEED, Between(0)] = min(4, len(os.sched_getaffinity(0)))
+    """processes that decode images (0: the training process)"""
+    compile: Annotated[bool, SPEED, Rare] = False
+    """use torch.compile: the start is slow, the steps are faster"""
+    cache: Annotated[Path | None, PLACE] = None
+    """folder that keeps decoded images, for faster epochs"""
+
+
+# --- the recipe ---
+
+
+def recipe_filler(released: Mapping[str, Any],
+                  released_on: Mapping[str, Mapping[str, Any]] | None = None) -> Callable[[Any], Any]:
+    """The function that `cli.run` takes as `fill_defaults`: it fills in the recipe for the data set and protocol of
+    an `Args`.
+
+    released: the script's values with `--protocol released`. released_on: data set -> its values for that data set.
+    """
+    def fill_defaults(args: Any) -> Any:
+        options = dataclasses.replace(args.options, data=())  # options that are given several times would add up
+        values = recipe_values(options.dataset, options.protocol, released, released_on or {})
+        return with_values(dataclasses.replace(args, options=options), values)
+    return fill_defaults
+
+
+def recipe_values(dataset: str, protocol: str, released: Mapping[str, Any],
+                  released_on: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The values that differ from the defaults at the fields, option -> value. Raises ValueError where
+    `datasets.RECIPES` names something that is no field of `TrainingOptions`."""
+    values = dict(RECIPES.get(dataset, {}))
+    released_of_data_set = dict(values.pop("released", {}))
+    known = {entry.name for entry in dataclasses.fields(TrainingOptions)}
+    unknown = (values.keys() | released_of_data_set.keys()) - known
+    if unknown:
+        raise ValueError(f"RECIPES[{dataset!r}] names {', '.join(sorted(unknown))}, no field of TrainingOptions")
+    if protocol == "released":
+        values.update(RELEASED)
+        values.update(released)
+        values.update(released_on.get(dataset, {}))
+        values.update(released_of_data_set)
+    return values
+
+
+def with_values(args: Any, values: Mapping[str, Any]) -> Any:
+    """A copy of an `Args` with these values in its groups. Raises ValueError for a name that no group has."""
+    groups = {}
+    unknown = set(values)
+    for group in dataclasses.fields(args):
+        options = getattr(args, group.name)
+        own = {entry.name: values[entry.name] for entry in dataclasses.fields(options) if entry.name in values}
+        groups[group.name] = dataclasses.replace(options, **own)
+        unknown -= own.keys()
+    if unknown:
+        raise ValueError(f"a recipe names {', '.join(sorted(unknown))}, no option of {type(args).__module__}")
+    return dataclasses.replace(args, **groups)
+
+
+def usual_values(args: Any, released: Mapping[str, Any],
+                 released_on: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+    """The recipe's value of every option that changes the result, for the data set and the protocol of `args`.
+
+    The recipe's protocol is `paper`, so that a run with the other protocol differs from it. Options that the path of
+    the run's folder states are left out. released, released_on: as in `recipe_filler`.
+    """
+    options = type(args.options)(dataset=args.options.dataset, protocol=args.options.protocol)
+    usual = recipe_filler(released, released_on)(type(args)(options=options))
+    usual.options.loss = args.options.loss
+    name_loss(usual.options, usual.loss)  # a multiplier that the loss's name states is no setting of its own
+    values = flat(usual) | {"protocol": TrainingOptions.protocol}
+    results = [name for name, effect in effects(type(args)).items() if effect.on == "result"]
+    return {name: values[name] for name in results if name not in run_folder.PATH_SETTINGS}
+
+
+# --- checks ---
+
+
+def check(args: Any) -> None:
+    """Raises UserError where an option has an invalid value. Also sets the loss to its full name (`name_loss`)."""
+    options = args.options
+    if options.dataset not in DATASETS:
+        raise UserError(f"unknown data set {options.dataset!r}; known: {', '.join(DATASETS)}")
+    if options.calib and options.loss not in (None, CALIBRATED):
+        raise UserError(f"--calib is short for --loss {CALIBRATED}; it does not go with --loss {options.loss}")
+    name_loss(options, args.loss)
+    if options.loss not in CONSTANTS:
+        raise UserError(f"unknown loss {options.loss!r}; known: {', '.join(CONSTANTS)}")
+    cli.check_values(args)
+    if options.noise == 1:
+        raise UserError("--noise is the fraction of wrong training labels; it has to be below 1")
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if options.batch_size < 2 * processes:
+        raise UserError(f"--batch-size has to be at least {2 * processes}, two images a process, not "
+                        f"{options.batch_size}")
+
+
+def name_loss(options: TrainingOptions, constants: LossOptions) -> None:
+    """Set `options.loss` and `constants.maxent_multiplier` to values that fit together, as args.json holds them.
+
+    `options.loss` gets its full name: `CALIBRATED` with `--calib`, "ce" if no loss is given, and the multiplier of
+    MaxEnt if it is not the paper's: `--loss maxent+mbls --maxent-multiplier aaai` becomes maxent-aaai+mbls.
+    `constants.maxent_multiplier` gets the multiplier that the name states. Raises UserError where the name and
+    `--maxent-multiplier` contradict each other.
+    """
+    name = CALIBRATED if options.calib else options.loss or "ce"
+    first, plus, rest = name.partition("+")
+    if first == "maxent" and constants.maxent_multiplier != PUBLISHED_MULTIPLIER:
+        first = f"maxent-{constants.maxent_multiplier}"
+    elif first.startswith("maxent-"):
+        multiplier = first.removeprefix("maxent-")
+        if constants.maxent_multiplier not in (PUBLISHED_MULTIPLIER, multiplier):
+            raise UserError(f"--loss {options.loss} does not go with --maxent-multiplier "
+                            f"{constants.maxent_multiplier}")
+        constants.maxent_multiplier = multiplier  # type: ignore[assignment]  # `check` refuses unknown names
+    options.loss = first + plus + rest
+
+
+# --- options as args.json holds them ---
+
+
+def flat(args: Any) -> dict[str, Any]:
+    """The options of all groups in one dict of JSON values, as args.json holds them."""
+    values: dict[str, Any] = {}
+    for group in dataclasses.asdict(args).values():
+        values.update(group)
+    return json.loads(json.dumps(values, default=str))
+
+
+def effects(Args: type) -> dict[str, Effect]:
+    """What every option of a script has an effect on, option -> the `Effect` declared at its field. Args: the script's
+    class of options, or one of its groups."""
+    declared: dict[str, Effect] = {}
+    for name, annotation in get_type_hints(Args, include_extras=True).items():
+        kind, marks = cli.without_annotations(annotation)
+        if dataclasses.is_dataclass(kind):
+            declared.update(effects(kind))
+        else:
+            own = [mark for mark in marks if isinstance(mark, Effect)]
+            declared[name] = own[0] if own else Effect()
+    return declared
+
+
+def contents(args: Any) -> dict[str, str]:
+    """The digests of files that options name, for the options whose content counts: option -> "sha256 <16 digits>"."""
+    digests = {}
+    values = flat(args)
+    for name, effect in effects(type(args)).items():
+        if effect.by_content and values[name] and Path(values[name]).is_file():
+            with open(values[name], "rb") as file:
+                digests[name] = f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+    return digests
