@@ -98,8 +98,8 @@ def epoch(fabric: Fabric, args: Args, images: Images, number: int) -> np.ndarray
 
 def processor() -> float:
     """Seconds of this process and of the worker processes that have ended."""
-    used = (resource.getrusage(processes) for processes in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(part.ru_utime + part.ru_stime for part in used)
+    usages = (resource.getrusage(processes) for processes in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 if __name__ == "__main__":

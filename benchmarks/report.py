@@ -128,7 +128,8 @@ def write_scores(folder: Path, built: BuiltSet, rng: np.random.Generator, precis
             "demo": True}
     (out / "set.json").write_text(json.dumps(info))
     cells = pd.DataFrame([summaries[cell] for cell in CELLS])
-    pooled = [np.concatenate(parts) for parts in zip(*(part for pool in pools.values() for part in pool), strict=True)]
+    predictions = [cell for pool in pools.values() for cell in pool]
+    pooled = [np.concatenate(arrays) for arrays in zip(*predictions, strict=True)]
     summaries |= {("mean", ""): cells.mean().to_dict(), ("pooled", ""): metrics.summary(*pooled)}
     rows = [(built.folder.name, info["set_version"], "softmax", *cell, metric, value, precision, notes)
             for cell, values in summaries.items() for metric, value in (values | {"n": len(labels)}).items()]

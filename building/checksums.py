@@ -37,8 +37,8 @@ def content_hash(lines: Iterable[Line]) -> str:
     return digest(f"{value}  {name}" for value, name in lines if name not in ("manifest.json", "images.sha256"))
 
 
-def sorted_parts(tables: Iterable[str]) -> list[str]:
-    """The parts of a list of checksums in the order of their names: tables, and folders of images with a final "/"."""
+def sorted_entries(tables: Iterable[str]) -> list[str]:
+    """The entries of a list of checksums, by name: tables, and folders of images with a final "/"."""
     return sorted([*tables, *(f"{folder}/" for folder in FOLDERS)])
 
 
@@ -69,14 +69,14 @@ def seal(folder: Path, manifest: Mapping[str, Any], sums: Mapping[str, bytes], i
 
 def _set_lines(tables: Mapping[str, str], sums: Mapping[str, bytes], image_format: str) -> Iterator[Line]:
     """The lines of all files but the manifest, by name. One folder is sorted at a time: there may be millions."""
-    for part in sorted_parts(tables):
-        if part in tables:
-            yield tables[part], part
+    for entry in sorted_entries(tables):
+        if entry in tables:
+            yield tables[entry], entry
             continue
-        folder = part.rstrip("/")
+        folder = entry.rstrip("/")
         start = HASH_BYTES * FOLDERS.index(folder)
         suffix = image_suffix(folder, image_format)
-        for name, image_id in sorted((f"{part}{image_id}.{suffix}", image_id) for image_id in sums):
+        for name, image_id in sorted((f"{entry}{image_id}.{suffix}", image_id) for image_id in sums):
             yield sums[image_id][start:start + HASH_BYTES].hex(), name
 
 
@@ -172,18 +172,18 @@ def image_hashes(checksums: Checksums, ids: list[str], image_format: str) -> np.
     hashes = np.empty((len(FOLDERS), len(ids), HASH_BYTES), np.uint8)
     order_by_suffix = {suffix: _order_of_files(ids, suffix) for suffix in {"png", image_format}}
     start = 0
-    for part in sorted_parts(checksums.tables):
-        if part in checksums.tables:
+    for entry in sorted_entries(checksums.tables):
+        if entry in checksums.tables:
             start += 1
             continue
-        folder = part.rstrip("/")
+        folder = entry.rstrip("/")
         suffix = image_suffix(folder, image_format)
         order = order_by_suffix[suffix]
         lines = checksums.lines[start:start + len(ids)]
-        ends = [f"  {part}{ids[i]}.{suffix}".encode() for i in order]
+        ends = [f"  {entry}{ids[i]}.{suffix}".encode() for i in order]
         require([line[END] for line in lines] == ends, checksums.file,
-                f"it does not list the images of {part} as labels.csv names them")
-        hashes[FOLDERS.index(folder), order] = _parse_hashes(lines, part, checksums.file)
+                f"it does not list the images of {entry} as labels.csv names them")
+        hashes[FOLDERS.index(folder), order] = _parse_hashes(lines, entry, checksums.file)
         start += len(ids)
     require(start == len(checksums.lines), checksums.file, "it lists files that are no part of the set")
     return hashes
@@ -194,11 +194,11 @@ def _order_of_files(ids: list[str], suffix: str) -> list[int]:
     return sorted(range(len(ids)), key=lambda i: f"{ids[i]}.{suffix}")
 
 
-def _parse_hashes(lines: list[bytes], part: str, file: Path) -> np.ndarray:
+def _parse_hashes(lines: list[bytes], entry: str, file: Path) -> np.ndarray:
     """The hashes of lines as uint8 (number of lines, 32). Raises DamagedFile where one is malformed."""
     try:
         data = bytes.fromhex(b"".join(line[HASH] for line in lines).decode())
     except ValueError:
         data = b""
-    require(len(data) == HASH_BYTES * len(lines), file, f"a hash of {part} is malformed")
+    require(len(data) == HASH_BYTES * len(lines), file, f"a hash of {entry} is malformed")
     return np.frombuffer(data, np.uint8).reshape(len(lines), HASH_BYTES)

@@ -17,13 +17,13 @@ def predict(fabric: Any, model: torch.nn.Module, images: Any, batch_size: int, w
     model.eval()
     own = list(range(fabric.global_rank, len(images), fabric.world_size))
     batches = [own[start:start + batch_size] for start in range(0, len(own), batch_size)]
-    part = []
+    own_logits = []  # (indices, logits) of this process's batches
     for image, index in load_batches(fabric, images, batches, workers):
-        part.append((index.cpu().numpy(), model(image).float().cpu().numpy()))
-    parts = [part]
+        own_logits.append((index.cpu().numpy(), model(image).float().cpu().numpy()))
+    logits_by_process = [own_logits]
     if fabric.world_size > 1:
-        parts = [part] * fabric.world_size
-        torch.distributed.all_gather_object(parts, part)
-    indices = np.concatenate([index for part in parts for index, _ in part])
-    logits = np.concatenate([values for part in parts for _, values in part])
+        logits_by_process = [own_logits] * fabric.world_size
+        torch.distributed.all_gather_object(logits_by_process, own_logits)
+    indices = np.concatenate([index for pairs in logits_by_process for index, _ in pairs])
+    logits = np.concatenate([values for pairs in logits_by_process for _, values in pairs])
     return logits[np.argsort(indices)]

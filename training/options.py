@@ -118,7 +118,7 @@ class TrainingOptions:
     lr: Annotated[float, Between(0, above=True), Rare] = 2.5e-4
     """learning rate of Adam, kept constant (paper: 2.5e-4)"""
     lr_decay: Annotated[float, Between(0, above=True), Rare] = 1.0
-    """factor by which all learning rates are multiplied after each epoch (paper: 1; RUL release: 0.9)"""
+    """factor by which all learning rates are multiplied after each epoch (paper: 1, which keeps them)"""
     weight_decay: Annotated[float, Between(0), Rare] = 1e-5
     """weight decay of Adam, added to the gradient (paper: 1e-5)"""
     image_size: Annotated[int, Between(32, 4096), Rare] = 224
