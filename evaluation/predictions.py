@@ -219,7 +219,7 @@ def read_array(path: Path, shape: tuple[int, ...] | None = None, dtype: type = n
     if not path.is_file():
         raise DamagedFile(f"{path} is no regular file")
     try:
-        stored = np.load(path, mmap_mode="r", allow_pickle=False)
+        stored = np.load(str(path), mmap_mode="r", allow_pickle=False)  # of a Path, numpy would follow links, slowly
     except Exception as error:  # a damaged file can fail in any way
         raise DamagedFile(f"{path} is damaged ({first_line(error)})") from None
     if not isinstance(stored, np.ndarray):

@@ -8,7 +8,6 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from pathlib import Path
 
 import pandas as pd
@@ -49,16 +48,20 @@ def make_report(options: ReportOptions) -> None:
     figures_folder = README_FIGURES if options.readme_figures else report_folder / "figures"
     check_folders(report_folder, figures_folder, options.html)
 
-    predictions = {block: summarise_predictions(block, runs, scores, options.set) for block in blocks}
-    set_folders = {block: predictions[block].folder for block in blocks}
-    notes += find_gaps(runs, scores, set_folders)
-    for block in blocks:
-        notes += predictions[block].notes
-
     if not options.readme_figures:
         remove_others(figures_folder, blocks)
+    predictions: dict[Block, PredictionSummary] = {}
+    drawings: list[Drawing] = []
     with open_pool() as pool:  # other processes draw the figures while this one goes on
-        drawings = begin_figures(pool, options, survey, scores, predictions, figures_folder)
+        for block in blocks:
+            predictions[block] = summarise_predictions(block, runs, scores, options.set)
+            drawing = Drawing(block, figure_options(options, survey), figures_folder, options.readme_figures)
+            drawing.begin(pool, in_block(scores, block), predictions[block])
+            drawings.append(drawing)
+        set_folders = {block: predictions[block].folder for block in blocks}
+        notes += find_gaps(runs, scores, set_folders)
+        for block in blocks:
+            notes += predictions[block].notes
         differences, bootstrap_notes = compare_losses(options, set_folders, runs, scores)
         samples = sample_images(options, set_folders, runs, scores)
         for drawing in drawings:
@@ -86,18 +89,11 @@ def make_report(options: ReportOptions) -> None:
 # --- the long work, on each block ---
 
 
-def begin_figures(pool: Executor, options: ReportOptions, survey: Survey | None, scores: pd.DataFrame,
-                  predictions: Mapping[Block, PredictionSummary], folder: Path) -> list[Drawing]:
-    """Let the processes of `pool` draw the figures of all blocks into `folder`; `Drawing.finish` waits for them."""
-    figure_options = FigureOptions(
+def figure_options(options: ReportOptions, survey: Survey | None) -> FigureOptions:
+    """What the options of the report say of figures. survey: the one of --survey, read."""
+    return FigureOptions(
         figures=options.figures, heatmap=options.heatmap or HEATMAPS, with_images=options.with_images,
         image=options.image, corruption=options.corruption, survey=survey)
-    drawings = []
-    for block, summary in predictions.items():
-        drawing = Drawing(block, figure_options, folder, options.readme_figures)
-        drawing.begin(pool, in_block(scores, block), summary)
-        drawings.append(drawing)
-    return drawings
 
 
 def compare_losses(options: ReportOptions, set_folders: Mapping[Block, Path | None], runs: list[Run],

@@ -6,7 +6,7 @@ A cell is one of the 85 pairs of a corruption and a severity (corruptions.py). A
 import numpy as np
 import pandas as pd
 
-from corruptions import CORRUPTIONS, SEVERITIES
+from corruptions import CORRUPTIONS, SEVERITIES, cell_index
 from reporting.rows import COMPARED_LOSSES, named_pairs, Row
 from reporting.scores import DOMAINS
 
@@ -18,27 +18,35 @@ def by_severity(scores: pd.DataFrame) -> dict[tuple[str, str], dict[str, np.ndar
 
     Returns {(name of a variant, loss): {metric: float (seeds, 6)}}: the clean images, then the mean over the 17
     corruptions of each severity; NaN where one of them is missing."""
-    wanted = (scores["noise"] == 0) & scores["loss"].isin(COMPARED_LOSSES) & scores["metric"].isin(["accuracy", "ece"])
-    cells = scores[wanted & scores["corruption"].isin(["clean", *CORRUPTIONS])].fillna({"severity": 0})
-    complete = [1] + [len(CORRUPTIONS)] * len(SEVERITIES)
+    is_wanted = (scores["noise"] == 0) & scores["loss"].isin(COMPARED_LOSSES)
+    is_shown = scores["metric"].isin(["accuracy", "ece"]) & scores["corruption"].isin(["clean", *CORRUPTIONS])
+    cells = scores[is_wanted & is_shown].fillna({"severity": 0})
+    cells = cells[cells["severity"].isin(range(STEPS))]
+    statistics = cells.groupby([*Row._fields, "metric", "seed", "severity"])["value"].agg(["mean", "count"])
     curves: dict[Row, dict[str, np.ndarray]] = {}
-    for (*row, metric), part in cells.groupby([*Row._fields, "metric"]):
-        table = part.pivot_table(index="seed", columns="severity", values="value", aggfunc=["mean", "count"])
-        mean = table["mean"].reindex(columns=range(STEPS))
-        count = table["count"].reindex(columns=range(STEPS))
-        curves.setdefault(Row(*row), {})[metric] = mean.where(count == complete).to_numpy()
+    for (*row, metric), part in statistics.groupby(level=[*Row._fields, "metric"]):
+        seeds = part.index.get_level_values("seed")
+        positions = seeds.unique().get_indexer(seeds)
+        steps = part.index.get_level_values("severity").astype(int)
+        complete = np.where(steps == 0, 1, len(CORRUPTIONS))
+        curve = np.full((seeds.nunique(), STEPS), np.nan)
+        curve[positions, steps] = part["mean"].where(part["count"] == complete)
+        curves.setdefault(Row(*row), {})[metric] = curve
     return {key: curves[row] for key, row in named_pairs(curves).items()}
 
 
 def by_cell(scores: pd.DataFrame, metric: str) -> dict[Row, np.ndarray]:
     """A metric in every cell, {row: float (17, 5)}: the mean over the row's seeds, NaN where a seed lacks the cell."""
-    cells = scores[(scores["metric"] == metric) & scores["corruption"].isin(CORRUPTIONS)]
-    tables = {}
-    for row, part in cells.groupby(list(Row._fields)):
-        table = part.pivot_table(index="corruption", columns="severity", values="value", aggfunc=["mean", "count"])
-        mean = table["mean"].reindex(index=list(CORRUPTIONS), columns=SEVERITIES)
-        count = table["count"].reindex(index=list(CORRUPTIONS), columns=SEVERITIES)
-        tables[Row(*row)] = mean.where(count == part["seed"].nunique()).to_numpy()
+    is_cell = scores["corruption"].isin(CORRUPTIONS) & scores["severity"].isin(SEVERITIES)
+    cells = scores[is_cell & (scores["metric"] == metric)]
+    fields = list(Row._fields)
+    seeds = cells.groupby(fields)["seed"].nunique()
+    statistics = cells.groupby([*fields, "corruption", "severity"])["value"].agg(["mean", "count"])
+    tables: dict[Row, np.ndarray] = {}
+    for (*row, corruption, severity), mean, count in statistics.itertuples():
+        table = tables.setdefault(Row(*row), np.full((len(CORRUPTIONS), len(SEVERITIES)), np.nan))
+        if count == seeds[tuple(row)]:
+            table.ravel()[cell_index(corruption, int(severity))] = mean
     return tables
 
 
