@@ -2,12 +2,13 @@
 
   python make_fer_c.py --dataset demo                          faces drawn on the spot, nothing to fetch
   python make_fer_c.py --dataset ferplus --root DIR --workers 8
-  python make_fer_c.py --dataset ferplus --dry-run             how many images, bytes and minutes it would be
-  python make_fer_c.py --dataset ferplus --shard 2/8           a shard of it, on any machine; then, for all: --merge
+  python make_fer_c.py --dataset ferplus --dry-run             how many images, bytes and minutes it would take
+  python make_fer_c.py --dataset ferplus --shard 2/8           one of 8 parts, on any machine; in the end: --merge
   python make_fer_c.py --dataset ferplus --verify              hash a finished set again
 
-The set grows in DIR.partial and moves to DIR when it is complete. After a kill, the same command goes on and ends with
-the same bytes. FER-C: arXiv:2312.11542; the corruptions are ImageNet-C's (Hendrycks and Dietterich, ICLR 2019).
+The set grows in <out>.partial and moves to <out> (--out) when it is complete. After a kill, the same command goes on
+and ends with the same bytes. FER-C: arXiv:2312.11542; the corruptions are ImageNet-C's (Hendrycks and Dietterich, ICLR
+2019).
 """
 from support import start
 
@@ -26,11 +27,12 @@ from support.errors import UserError
 @dataclass
 class Args(BuildOptions):
     dry_run: bool = False
-    """build nothing: print how many images, bytes and minutes it would be, from a few images made in memory"""
+    """build nothing: print how many images, bytes and minutes it would take, from a few images made in memory"""
     verify: bool = False
     """build nothing: hash every file of the finished set again, and name what is missing, changed or extra"""
     gallery: Path | None = None
-    """also draw figure 2, one image in all 17 corruptions with its labels, into this file (.png, .svg or .pdf)"""
+    """also draw figure 2 of the paper, one image in all 17 corruptions with its labels, into this file (.png, .svg or
+    .pdf)"""
 
 
 def main(args: Args) -> None:
@@ -51,7 +53,7 @@ def main(args: Args) -> None:
     if not (out / "manifest.json").is_file():
         destination.check_destination(out, shards.shard_folder(out, *shard) if shard else out)
     build_plan = plan.make_plan(args)
-    set_is_built = state.is_built(build_plan, out)
+    set_is_built = state.report_if_built(build_plan, out)
     if shard and not set_is_built:
         build.build_shard(build_plan, out, args.workers, shard)
         return
@@ -79,7 +81,8 @@ def check_options(args: Args) -> None:
 
 
 def draw_gallery(out: Path, file: Path) -> None:
-    """Draw figure 2: one image in all 17 corruptions at severity 5, each over the bars of its soft label."""
+    """Draw figure 2 of the paper: one image in all 17 corruptions at severity 5, each above the bars of its soft
+    label."""
     import matplotlib.style
 
     from building.built_set import open_set

@@ -9,7 +9,8 @@ soft labels.
   state.py         whether what lies on disk was made with the same settings
   build.py         the order of a build: lock, chunks, finish, rename
   pool.py          worker processes
-  worker.py        one source image -> its files (chunks.py: what a worker is given; forms.py makes and encodes a form)
+  worker.py        one source image -> its files (chunks.py: what a worker is given)
+  forms.py         makes a form (a corrupted version of an image) and encodes it
   journal.py       what is done already
   shards.py        a build that is divided over several machines
   finishing.py     differences -> visibility -> soft labels

@@ -1,7 +1,7 @@
 """The order of a build: take the lock, make the chunks that are missing, finish, rename.
 
 A set is built in `<out>.partial` and moves to `<out>` when it is complete. A build that is killed goes on from its
-journal (journal.py) when the same command is given again, and ends with the same bytes.
+journals (journal.py) when the same command is given again, and ends with the same bytes.
 """
 import json
 import os
@@ -22,7 +22,7 @@ from building.options import command
 from building.plan import Plan
 from building.pool import run_all, worker_pool
 from building.shards import Shard, finished_shards, shard_folder, take_chunk
-from building.state import is_built, is_same_build, read_state, refuse_if_different
+from building.state import is_same_build, read_state, refuse_if_different, report_if_built
 from building.summary import print_summary
 from building.worker import make_chunk
 from corruptions import CELLS
@@ -39,7 +39,7 @@ def build_set(plan: Plan, out: Path, workers: int, shards: tuple[Path, ...] = ()
     job = Job(plan.root, work, plan.made_with, plan.keeps_images, shards)
     chunks = plan.chunks
     with explain_errors(plan, work, workers), lock(work, "building"):
-        if is_built(plan, out):  # by another process, while this one read the sources
+        if report_if_built(plan, out):  # by another process, while this one read the sources
             return
         prepare_work_folder(work, plan)
         process_chunks(job, chunks, workers, take_chunk if shards else make_chunk)
@@ -62,13 +62,14 @@ def build_shard(plan: Plan, out: Path, workers: int, shard: Shard) -> None:
     merge_command = command(plan.options, shard=None, merge=True)
     if (goal / "build.json").exists():
         refuse_if_different(read_state(goal), plan.state, goal)
-        print(f"{goal} is already built with these settings; when all {shard.n} are there, join them: {merge_command}")
+        print(f"{goal} is already built with these settings; when all {shard.n} shards are there, join them into the "
+              f"set: {merge_command}")
         return
     refuse_foreign_files(work, plan)
     job = Job(plan.root, work, plan.made_with, plan.keeps_images)
     chunks = plan.chunks[shard.i - 1::shard.n]
     with explain_errors(plan, work, workers), lock(work, "building"):
-        if is_built(plan, out):
+        if report_if_built(plan, out):
             return
         prepare_work_folder(work, plan)
         process_chunks(job, chunks, workers, make_chunk)
@@ -76,11 +77,12 @@ def build_shard(plan: Plan, out: Path, workers: int, shard: Shard) -> None:
         work.rename(goal)
     image_count = sum(int(chunk.rows["in_set"].sum()) for chunk in chunks)
     print(f"built {goal}: {image_count} of {len(plan.frame)} images x {len(CELLS)} forms; when all {shard.n} shards "
-          f"are there, join them: {merge_command}")
+          f"are there, join them into the set: {merge_command}")
 
 
 def remove_merged_shards(plan: Plan, out: Path) -> None:
-    """Remove the shards of a finished set: the merge that made it may have died before it had removed them."""
+    """Remove the shards of a finished set: the merge that made it may have been killed before it
+    had removed them."""
     for folder in finished_shards(out):
         if is_same_build(folder, plan):
             remove_written(folder, plan.ids)
@@ -88,7 +90,7 @@ def remove_merged_shards(plan: Plan, out: Path) -> None:
 
 def refuse_foreign_files(work: Path, plan: Plan) -> None:
     """Raises UserError where the folder in which the set grows was made with other settings, or holds what this build
-    does not write: it would become part of the set, or be left over in the end."""
+    does not write. Such files would become part of the set or be left over in the end."""
     if not work.exists():
         return
     if (work / "build.json").exists():
@@ -122,7 +124,7 @@ def prepare_work_folder(work: Path, plan: Plan) -> None:
     (work / "journal").mkdir(parents=True, exist_ok=True)
     for folder in FOLDERS if plan.keeps_images else FOLDERS[:1]:
         (work / "set" / folder).mkdir(parents=True, exist_ok=True)
-    for temporary in (work / "set").glob(".*.tmp"):  # left by a build that was killed: see `refuse_foreign_files`
+    for temporary in (work / "set").glob(".*.tmp"):  # left by a build that was killed, see `leftovers.is_written`
         temporary.unlink()
 
 

@@ -1,7 +1,8 @@
 """A finished set, read and checked: evaluation and reports open it here.
 
 `open_set(folder)` checks that manifest, tables and checksums are those that were built and fit each other, and gives a
-`BuiltSet`: images by `pixels`, soft labels by `soft_labels_of`. Every image is compared with its hash as it is read.
+`BuiltSet`: images by `pixels`, soft labels by `soft_labels_of`. Every image is compared with its hash as it is read,
+unless the set was opened with verify=False.
 """
 import io
 from dataclasses import dataclass
@@ -130,7 +131,8 @@ def _check_forms(built: BuiltSet) -> None:
         if sha256(encode(form, made_with["image_format"], made_with["quality"])) != expected:
             reason = _software_differences(built.manifest["software"]) or "another kind of processor?"
             raise UserError(f"{built.folder}: the images made here are not the ones the set was built with ({reason}). "
-                            f"Score from files, or build the set here: {rebuild_command(built.folder, made_with)}")
+                            f"Use a set with image files (in evaluate.py: without --on-the-fly), or build the set "
+                            f"here: {rebuild_command(built.folder, made_with)}")
 
 
 def _hashes_of_first_image(built: BuiltSet) -> list[str | None]:
@@ -155,9 +157,10 @@ def _software_differences(set_versions: dict[str, str]) -> str:
 def open_set(folder: Path, verify: bool = True) -> BuiltSet:
     """Open a built set and check that its tables are the ones that were built.
 
-    verify: compare manifest, tables and checksums with each other, and each image as it is read. With False only what
-    needs no hash is checked: shapes, ranges, and that the soft labels are distributions. Raises UserError as
-    `read_manifest` does, and DamagedFile naming the file and the command that builds the set again.
+    verify: compare manifest, tables and checksums with each other, and each image as it is read. With False no file is
+    compared with checksums.sha256. Still checked are the manifest, the ids and labels against its digests, shapes and
+    ranges, and that the soft labels are distributions. Raises UserError as `read_manifest` does, and DamagedFile naming
+    the file and the command that builds the set again.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)

@@ -1,7 +1,7 @@
 """checksums.sha256: the hash of every file of a set, in the format of `sha256sum -c`.
 
 A set without images/ lists the hashes of its images in images.sha256, and that file in checksums.sha256. The manifest
-holds a hash of all lines (`content_hash`), and checksums.sha256 lists the manifest, so neither can be changed alone.
+holds a hash of these lines (`content_hash`), and checksums.sha256 lists the manifest, so neither can be changed alone.
 Lines are in the order of the names of the files.
 """
 import heapq
@@ -20,7 +20,7 @@ from support.files import write_text, write_whole
 
 Line = tuple[str, str]  # (sha256 in hexadecimal, name of the file relative to the set)
 
-# The parts of a line as it stands in the file, "<sha256>  <name>": `image_hashes` slices millions of them.
+# The parts of a line as the file holds it, "<sha256>  <name>": `image_hashes` slices millions of them.
 HASH, END = slice(64), slice(64, None)  # END: two blanks and the name
 NAME = slice(66, None)
 HASH_BYTES = 32  # of a sha256 that is not written in hexadecimal
@@ -32,8 +32,10 @@ def line_name(line: Line) -> str:
 
 
 def content_hash(lines: Iterable[Line]) -> str:
-    """One hash over the lines of all files, those in images.sha256 included. The manifest, which holds it, is left
-    out."""
+    """One hash over the lines of all files, those listed in images.sha256 included.
+
+    Two lines are left out: that of manifest.json, which holds the hash, and that of images.sha256 itself, so that a set
+    has the same hash with and without images/."""
     return digest(f"{value}  {name}" for value, name in lines if name not in ("manifest.json", "images.sha256"))
 
 
@@ -44,17 +46,17 @@ def sorted_entries(tables: Iterable[str]) -> list[str]:
 
 # ---- writing
 
-def seal(folder: Path, manifest: Mapping[str, Any], sums: Mapping[str, bytes], image_format: str,
+def seal(folder: Path, manifest: Mapping[str, Any], hashes: Mapping[str, bytes], image_format: str,
          keeps_images: bool = True) -> None:
     """Write checksums.sha256 and then manifest.json, which makes the folder a set.
 
-    manifest: without its content hash; sums: {id: the hashes of the image's 86 files, 32 bytes each, in the order of
+    manifest: without its content hash; hashes: {id: the hashes of the image's 86 files, 32 bytes each, in the order of
     `FOLDERS`}. Where images/ is not kept, the lines of its files go to images.sha256; the manifest is the same.
     """
     tables = {name: sha256((folder / name).read_bytes()) for name in TABLES if (folder / name).exists()}
 
     def lines() -> Iterator[Line]:
-        return _set_lines(tables, sums, image_format)
+        return _set_lines(tables, hashes, image_format)
 
     text = json.dumps({**manifest, "content": content_hash(lines())}, indent=1, sort_keys=True) + "\n"
     last_lines = [(sha256(text.encode()), "manifest.json")]
@@ -67,7 +69,7 @@ def seal(folder: Path, manifest: Mapping[str, Any], sums: Mapping[str, bytes], i
     write_text(folder / "manifest.json", text)
 
 
-def _set_lines(tables: Mapping[str, str], sums: Mapping[str, bytes], image_format: str) -> Iterator[Line]:
+def _set_lines(tables: Mapping[str, str], hashes: Mapping[str, bytes], image_format: str) -> Iterator[Line]:
     """The lines of all files but the manifest, by name. One folder is sorted at a time: there may be millions."""
     for entry in sorted_entries(tables):
         if entry in tables:
@@ -76,8 +78,8 @@ def _set_lines(tables: Mapping[str, str], sums: Mapping[str, bytes], image_forma
         folder = entry.rstrip("/")
         start = HASH_BYTES * FOLDERS.index(folder)
         suffix = image_suffix(folder, image_format)
-        for name, image_id in sorted((f"{entry}{image_id}.{suffix}", image_id) for image_id in sums):
-            yield sums[image_id][start:start + HASH_BYTES].hex(), name
+        for name, image_id in sorted((f"{entry}{image_id}.{suffix}", image_id) for image_id in hashes):
+            yield hashes[image_id][start:start + HASH_BYTES].hex(), name
 
 
 def _is_corrupted_image(line: Line) -> bool:

@@ -49,13 +49,13 @@ def _check_goal(folder: Path, may_be_shard: bool) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise UserError(f"--out {folder} is a file; the set needs a folder")
+        raise UserError(f"{folder} is a file; the set needs a folder")
     if os.path.ismount(folder):
-        raise UserError(f"--out {folder} is a mount point, which a finished set cannot replace; give a folder below "
-                        f"it, for example --out {folder / 'FER-C'}")
+        raise UserError(f"{folder} is a mount point, which a finished set cannot replace; give a folder inside it, for "
+                        f"example --out {folder / 'FER-C'}")
     if Path.cwd().is_relative_to(folder.resolve()):
-        raise UserError(f"--out {folder} is the folder you are in, or above it; give a folder below it, for example "
-                        f"--out {folder / 'FER-C'}")
+        raise UserError(f"{folder} is the current folder or contains it, so a finished set cannot replace it; give a "
+                        f"folder inside it, for example --out {folder / 'FER-C'}")
     is_finished_shard = may_be_shard and (folder / "build.json").exists()
     if any(folder.iterdir()) and not is_finished_shard:
         raise UserError(f"{folder} exists and is no FER-C set (no manifest.json); choose another --out")
@@ -70,8 +70,8 @@ def _check_work_folder(work: Path) -> None:
 
 
 def _check_writable(out: Path, work: Path) -> None:
-    """Try the rename of the end with an empty folder. Raises OSError where it fails, UserError where a part of the path
-    is a file."""
+    """Try, with an empty folder, the rename that ends a build. Raises OSError where it fails, UserError where a part of
+    the path is a file."""
     parent = work
     if not work.exists():
         parent = next(folder for folder in work.absolute().parents if folder.exists())

@@ -1,4 +1,7 @@
-"""`make_fer_c.py --dry-run`: how many images, bytes and minutes a build would be. Nothing is written."""
+"""`make_fer_c.py --dry-run`: how many images a build would make, and how many bytes and minutes it would take.
+
+Nothing of the set is written. Reading the data set may write into its folder, as it always may (demo: draws the faces).
+"""
 import os
 import shutil
 import time
@@ -62,7 +65,7 @@ def measure_images(options: BuildOptions, root: Path, out: Path, frame: pd.DataF
     hashes = [read_source(root, row).sha256 for row in frame.itertuples()]
     rows = list(frame.assign(in_set=True, sha256=hashes).dropna(subset="sha256").itertuples())
     if not rows:
-        raise UserError(f"none of {MEASURED_IMAGES} images of {root} can be read")
+        raise UserError(f"none of {len(frame)} images of {root} can be read")
     process_source(job, rows[0])
     costs: list[tuple[list[int], float]] = []
     for row in rows:

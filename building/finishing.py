@@ -1,6 +1,6 @@
 """The last step of a build: from what was measured on the forms to soft labels, and to the files that complete a set.
 
-Differences (eq. 9) of the images of the set and of those on which D_worst is estimated come from the journal.
+Differences (eq. 9) of the images of the set and of those on which D_worst is estimated come from the journals.
 """
 import json
 from collections.abc import Iterator, Sequence
@@ -61,7 +61,7 @@ def finish(plan: Plan, work: Path, job: Job, chunks: Sequence[Chunk]) -> None:
 
 
 def read_measurements(work: Path, job: Job, chunks: Sequence[Chunk]) -> Measurements:
-    """The journals of all chunks together."""
+    """What the journals of all chunks hold, joined."""
     differences: dict[str, np.ndarray] = {}
     hashes: dict[str, bytes] = {}
     unchanged = np.zeros(len(CELLS), int)
@@ -82,7 +82,7 @@ def differences_of(measurements: Measurements, frame: pd.DataFrame) -> np.ndarra
 
 
 def soft_labels_by_cell(labels: np.ndarray, visibility: np.ndarray, exponent: float) -> Iterator[np.ndarray]:
-    """The soft labels of the 85 cells in the order of `CELLS` (eq. 10), float32 (N, K) each.
+    """The soft labels of the 85 cells in the order of `CELLS` (eqs. 8, 10, 11), float32 (N, K) each.
 
     They are computed one cell at a time, since all of them together may be larger than the memory.
 
@@ -102,8 +102,8 @@ def gmm_text(plan: Plan) -> str | None:
 
 
 def mostly_unchanged(fractions: np.ndarray) -> list[dict[str, Any]]:
-    """The cells in which over half of the images equal the clean one, for the manifest. fractions: float (85,), of the
-    images that do."""
+    """The cells in which over half of the images equal the clean one, for the manifest. fractions: float (85,),
+    for each cell the fraction of images that equal the clean one."""
     cells = []
     for (name, severity), fraction in zip(CELLS, fractions, strict=True):
         if fraction > 0.5:

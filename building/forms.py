@@ -25,9 +25,9 @@ ENCODER = "OpenCV; png: level 1, strategy RLE, filter up; jpg: 4:4:4"  # in the 
 def make_form(clean: np.ndarray, image_id: str, name: str, severity: int, made_with: Mapping[str, Any]) -> np.ndarray:
     """One form of a clean image, with the seed and the constants of `made_with` (the settings in the manifest).
 
-    clean: uint8 (S, S, 3), RGB; returns the same. Every form draws from a random stream of its own, keyed by (seed, id
-    of the image, corruption, severity). The constants are those that the manifest lists and not those of the preset as
-    it is today, so a set of an earlier release keeps its images.
+    clean: uint8 (S, S, 3), RGB. The result has the same shape and type. Every form draws from a random stream of its
+    own, keyed by (seed, id of the image, corruption, severity). The constants are those that the manifest lists and not
+    those of the preset as it is today, so a set of an earlier release keeps its images.
     """
     arguments = made_with["constants"][name][severity - 1]
     return apply(clean, name, keyed_rng(made_with["seed"], image_id, name, severity), arguments)

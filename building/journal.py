@@ -1,6 +1,6 @@
-"""The journal of a build: which files are done, with their hashes and what was measured on them.
+"""The journals of a build: which files are done, with their hashes and what was measured on them.
 
-journal  a JSON file for each finished chunk (chunks.py) of an unfinished set or a shard, journal/<number of the
+journal  the JSON file of a finished chunk (chunks.py) of an unfinished set or a shard, journal/<number of the
          chunk>.json. It holds a record for each source image. A chunk is done when its journal is there and every file
          has the hash that the journal says; otherwise it is made again, so a build may be killed at any moment.
 
@@ -26,7 +26,7 @@ from support.files import read_json
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """What the journal holds for one source image. An image that is not in the set has no hashes."""
+    """What a journal holds for one source image. An image that is not in the set has no hashes."""
 
     hashes: list[str]  # the sha256 of its 86 files in the order of `FOLDERS`, whether they are kept or not
     differences: list[float]  # of its 85 forms to the clean image, in the order of `CELLS`
@@ -90,7 +90,7 @@ def _checked_unchanged(values: Any, path: Path, image_id: str) -> list[int]:
 
 
 def damaged_file(job: Job, chunk: Chunk, folder: Path | None = None, first_release: bool = False) -> str | None:
-    """The first file of a chunk that is missing or differs from the journal, relative to `folder` or to its set/; None
+    """The first file of a chunk that is missing or differs from its journal, relative to `folder` or to its set/; None
     where the chunk is done. folder: an unfinished set or a shard (default: that of the job); first_release: as in
     `read_journal`."""
     folder = folder or job.work

@@ -8,8 +8,9 @@
       checksums.sha256       the sha256 of every file; images.sha256 where images/ is not kept (checksums.py)
   <set>.partial/             the same set while it is being built
       build.json             what it is made with (state.py)
-      journal/<number>.json  which files are done (journal.py)
+      journal/<number>.json  which files of a chunk are done (journal.py)
       set/                   the files, as in a finished set
+  <set>.shard-<i>-of-<n>/    a finished shard, laid out as <set>.partial/ (shards.py)
 """
 from pathlib import Path
 

@@ -1,9 +1,8 @@
-"""manifest.json: what a set was made with. It is checked key by key, since only scores with the same `set_version` are
-compared.
+"""manifest.json: what a set was made with. It is checked key by key, since it decides which scores may be compared.
 
 `made_with` are the settings and digests from which the bytes of the set follow; build.json of an unfinished set holds
-the same (state.py). The rest are facts about the finished set. `set_version` is a hash of the settings in `IDENTITY`:
-scores on two sets may be compared where their set versions are equal.
+the same and `files`: which files are kept (state.py). The rest are facts about the finished set. `set_version` is a
+hash of the settings in `IDENTITY`: scores on two sets may be compared where their set versions are equal.
 """
 import json
 from collections.abc import Mapping
@@ -98,8 +97,8 @@ def check_made_with(made_with: Mapping[str, Any], file: Path, where: str = "") -
 
 def check_constants(constants: Mapping[str, Any], file: Path, where: str) -> None:
     """Check the constants of the corruptions: {corruption: five times {argument: number or null}}, as
-    `corruptions.constants` gives them. Arguments that have a default may be absent: a set that is older than such an
-    argument does not list it. Raises DamagedFile."""
+    `corruptions.constants` gives them. Arguments may be absent, since a set that is older than an argument with a
+    default does not list it. Raises DamagedFile."""
     require(set(constants) == set(CORRUPTIONS), file,
             f"{where} has other corruptions than the {len(CORRUPTIONS)} of FER-C")
     for name, rows in constants.items():

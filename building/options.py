@@ -32,8 +32,9 @@ class BuildOptions:
     data: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """an option of the data set as key=value; may be given several times"""
     protocol: Literal["paper", "released"] = "paper"
-    """paper: as the paper describes it. released: as the published sets were made, which sets --corruptions
-    fer-c-released and --visibility l2-uint8"""
+    """paper: as the paper describes it. released: as the published sets were made. This sets --corruptions
+    fer-c-released, --visibility l2-uint8 and, for AffectNet, --data crop=legacy (for Aff-Wild2: --data
+    val_split=frames)"""
     corruptions: str = "fer-c"
     """preset of severity constants: fer-c, fer-c-released or imagenet-c"""
     image_size: Annotated[int, Between(SIZES[0], SIZES[-1])] = 224
@@ -46,30 +47,33 @@ class BuildOptions:
     limit: Annotated[int | None, Between(1)] = None
     """build only this many images, evenly spaced over the split (default: all)"""
     seed: int = 0
-    """seed of the corruptions, and of the choice of images on which D_worst is estimated"""
+    """seed of the corruptions, and of the choice of the 100 images that set the scale of the visibility (D_worst, eq.
+    9)"""
     beta: Fraction = 0.5
     """weight of the given label in the fused label (eq. 7; the paper gives no value)"""
     exponent: Annotated[float, Between(0, above=True)] = 2
-    """exponent of the softening curve (eq. 10; SoftAug's default)"""
+    """exponent of the softening curve (eq. 10; default: 2, as in SoftAug)"""
     visibility: Literal["l2", "mse", "ssim", "psnr", "l2-uint8"] = "l2"
-    """measure of the difference between a corrupted and a clean image (eq. 9; paper: l2)"""
+    """which measure of the difference between a corrupted and a clean image the visibility is computed from (eq. 9;
+    paper: l2)"""
     visibility_per: Literal["image", "mean"] = "image"
     """image: each image has its own visibility. mean: all images have the mean of their corruption at a severity, as
-    in figure 4"""
+    in figure 4 of the paper"""
     gmm: Path | None = None
     """take the mixture over valence and arousal from this file, the gmm.json of a built set (default: fit one on the
     training split)"""
     skip_bad: bool = False
     """leave out source images that cannot be read and name them in the manifest, instead of stopping"""
     images: bool = True
-    """keep the corrupted images as files. With --no-images the set has no images/; evaluate.py --on-the-fly makes the
-    same images in memory, bit by bit"""
+    """with --no-images, the corrupted images are hashed and measured but not kept: the set has no folder images/, and
+    evaluate.py --on-the-fly makes the same images in memory, bit by bit"""
     workers: Annotated[int, Between(1)] = len(os.sched_getaffinity(0))
-    """number of worker processes (default: all processor cores). The bytes of the set do not depend on it"""
+    """number of worker processes (default: all processor cores that this process may use). The bytes of the set do not
+    depend on it"""
     shard: str | None = None
     """i/n, with i from 1 to n: build only shard i of n, into a folder next to --out, for --merge"""
     merge: bool = False
-    """check the shards next to --out, join them to the set, and remove what was written into them"""
+    """check the shards next to --out, join them into the set, and remove what was written into them"""
 
 
 OptionsT = TypeVar("OptionsT", bound=BuildOptions)

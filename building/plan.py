@@ -1,11 +1,12 @@
 """What is built: the images, their labels before softening, and the settings from which every byte follows.
 
 Given the options of a build, `make_plan` loads the test split, fuses the labels, reads every source image once, and
-returns a `Plan`. What is wrong with the data set, its labels or its images is refused here, before the first byte is
-written; destination.py and state.py refuse what is wrong with the folder of the set.
+returns a `Plan`. What is wrong with the data set, its labels or its images is refused here, before the first byte of
+the set is written; destination.py and state.py refuse what is wrong with the folder of the set.
 
-D_worst, which the visibility is divided by (eq. 9), is the largest mean difference of the 85 cells (corruptions at a
-severity). It is estimated on `D_WORST_IMAGES` images of the whole split, so --limit does not change it.
+D_worst, by which differences are divided to give the visibility (eq. 9), is the largest mean difference of the 85 cells
+(corruptions at a severity). It is estimated on `D_WORST_IMAGES` images of the whole split, so --limit does not change
+it.
 """
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +33,7 @@ from support.errors import UserError
 from support.random_streams import keyed_rng
 
 D_WORST_IMAGES = 100  # D_worst is the largest mean difference over these (FER-C, section 4.2.3)
-CHUNK = 4  # source images of a chunk, whose 344 files are made between two entries of the journal
+CHUNK = 4  # source images of a chunk: 344 files, which share one journal
 ALL_FILES, WITHOUT_IMAGES = "all", "no images/"  # which files of a set are kept, as build.json says it
 
 

@@ -18,7 +18,8 @@ ResultT = TypeVar("ResultT")
 
 @contextmanager
 def worker_pool(count: int) -> Iterator[Executor | None]:
-    """A pool of `count` worker processes; None for one, whose work is then done in this process."""
+    """A pool of `count` worker processes; None where `count` is 1: the work is then done in this
+    process."""
     if count == 1:
         yield None
         return
@@ -33,8 +34,7 @@ def worker_pool(count: int) -> Iterator[Executor | None]:
 
 
 def _start_worker(main_process: int) -> None:
-    """Set up a worker process. main_process: the process id of the process with which the
-    worker ends."""
+    """Set up a worker process. main_process: the process id of the process with which the worker ends."""
     def end_with_main_process() -> None:
         try:
             select.select([os.pidfd_open(main_process)], [], [])  # returns when the main process has ended

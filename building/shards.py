@@ -1,7 +1,7 @@
 """A build divided over several machines.
 
 shard  one of n parts of a build: shard i makes every n-th chunk, in the folder <out>.shard-<i>-of-<n>, which is laid
-       out as an unfinished set. `--merge` checks the files of all shards and joins them to the set.
+       out as an unfinished set. `--merge` checks the files of all shards and joins them into the set.
 """
 import os
 import re
@@ -13,7 +13,7 @@ from building.chunks import Chunk, Job, kept_files
 from building.journal import damaged_file, read_journal, write_journal
 from building.layout import journal_path, partial_folder
 from building.options import BuildOptions, command
-from building.worker import checked_record, shard_advice
+from building.worker import advice_on_folder, checked_record
 from support.errors import UserError
 
 
@@ -40,7 +40,7 @@ def shard_folder(out: Path, i: int, n: int) -> Path:
 
 
 def finished_shards(out: Path) -> list[Path]:
-    """The folders of all finished shards next to `out`, of any division."""
+    """The folders of all finished shards next to `out`, whatever their n."""
     return [out.with_name(match[0]) for match in _shard_names(out) if not match[3]]
 
 
@@ -60,9 +60,9 @@ def find_shards(out: Path, options: BuildOptions) -> tuple[Path, ...]:
     if len(counts) != 1:
         problem = "no shards"
         if counts:
-            problem = f"shards of several divisions (n = {', '.join(map(str, counts))})"
-        raise UserError(f"--merge found {problem} in {out.parent}, named {out.name}.shard-<i>-of-<n>; it needs all "
-                        f"shards of one division. The first of two is built by: "
+            problem = f"shards of different n ({', '.join(map(str, counts))})"
+        raise UserError(f"--merge found {problem} in {out.parent}, named {out.name}.shard-<i>-of-<n>; it needs all n "
+                        f"shards of one and the same n. The first of two is built by: "
                         f"{command(options, merge=False, shard='1/2')}")
     n = counts[0]
     folders = {i: shard_folder(out, i, n) for i in range(1, n + 1)}
@@ -78,12 +78,12 @@ def find_shards(out: Path, options: BuildOptions) -> tuple[Path, ...]:
 
 
 def take_chunk(job: Job, chunk: Chunk) -> None:
-    """Take the files of a chunk from the shard that made it, hashed and measured again, then write its journal. Raises
-    UserError where a file is missing or not as it was built."""
+    """Hash and measure the files of a chunk again in the shard that made it, link or copy them into the set, then write
+    the chunk's journal. Raises UserError where a file is missing or not as it was built."""
     shard = job.shards[chunk.number % len(job.shards)]
     damaged = damaged_file(job, chunk, shard, first_release=True)
     if damaged:
-        raise UserError(f"{shard}: {damaged} is missing or not as built; {shard_advice(shard)}")
+        raise UserError(f"{shard}: {damaged} is missing or not as built; {advice_on_folder(shard)}")
     shard_records = read_journal(journal_path(shard, chunk.number), job, chunk.rows, first_release=True)
     records = {}
     for row in chunk.rows.itertuples():

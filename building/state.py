@@ -36,22 +36,22 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def is_built(plan: Plan, out: Path) -> bool:
-    """Whether the set is there, built with these settings. If so, this is printed, and what its build has left is
-    removed. Raises UserError where a set is there that was built with other settings."""
+def report_if_built(plan: Plan, out: Path) -> bool:
+    """Print that the set is there, and remove what its build has left, if it was built with these settings. Returns
+    whether it is there. Raises UserError where a set is there that was built with other settings."""
     if not (out / "manifest.json").exists():
         return False
     files = ALL_FILES if (out / "images").exists() else WITHOUT_IMAGES
     refuse_if_different(read_manifest(out)["made_with"] | {"files": files}, plan.state, out)
     if is_same_build(partial_folder(out), plan):
-        remove_written(partial_folder(out), plan.ids)  # the last build may have died just before doing so
+        remove_written(partial_folder(out), plan.ids)  # the last build may have been killed just before this
     print(f"{out} is already built with these settings ({plan.made_with['images']} images x {len(CELLS)})")
     return True
 
 
 def is_same_build(folder: Path, plan: Plan) -> bool:
     """Whether an unfinished set or a shard may be removed as the plan's own: it is made with the same settings, or it
-    has no build.json since it died while it was being removed. False where build.json is damaged."""
+    has no build.json, since the process that was removing it was killed. False where build.json is damaged."""
     if not folder.is_dir() or folder.is_symlink():
         return False
     if not (folder / "build.json").exists():
@@ -79,7 +79,7 @@ def refuse_if_different(earlier: Mapping[str, Any], wanted: Mapping[str, Any], f
             differences += _difference_in_words(key, earlier.get(key), value)
     if differences:
         raise UserError(f"{folder} was made with other settings ({'; '.join(differences)})."
-                        f"{_reason_of_constants(earlier, wanted)} Choose another --out or remove it.")
+                        f"{_reason_of_constants(earlier, wanted)} Choose another --out, or remove {folder}.")
 
 
 def _different_constants(earlier: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
@@ -103,4 +103,4 @@ def _reason_of_constants(earlier: Mapping[str, Any], wanted: Mapping[str, Any]) 
     if not same_preset or earlier["constants"] == wanted["constants"]:
         return ""
     return (f" The constants of preset {wanted['preset']} at {wanted['size']} pixels have changed since (see "
-            f"CHANGELOG.md): a finished set can still be scored, but not be continued.")
+            f"CHANGELOG.md): a finished set can still be scored, an unfinished one cannot go on.")

@@ -10,11 +10,11 @@ def print_summary(built: BuiltSet) -> None:
 
 
 def print_confidence(built: BuiltSet) -> None:
-    """The mean of the largest class of the soft labels, in percent, for every cell: how sure a person would be of
-    the expression, by the model of the soft labels."""
+    """The mean of the largest probability of the soft labels, in percent, for every cell: how sure a person would
+    be of the expression, by the model of the soft labels."""
     confidence = 100 * built.soft_labels.max(-1).mean(-1)
     measure = built.made_with["softening"]["visibility"]
-    print("mean label confidence (largest class, percent), severity 1..5; "
+    print("mean label confidence (largest probability of the soft label, percent), severities 1 to 5; "
           f"clean {100 * built.labels_before_softening.max(1).mean():.1f}, visibility {measure}")
     for name, values in zip(CORRUPTIONS, confidence, strict=True):
         print(f"  {name:18}" + "".join(f"{value:7.1f}" for value in values))
@@ -29,5 +29,5 @@ def print_unchanged(built: BuiltSet) -> None:
     for cell in cells:
         severities.setdefault(cell["corruption"], []).append(str(cell["severity"]))
     names = "; ".join(f"{name} {', '.join(numbers)}" for name, numbers in severities.items())
-    print(f"in {len(cells)} of {len(CELLS)} corruptions at a severity, over half of the images equal the clean one: "
-          f"{names}")
+    print(f"in {len(cells)} of {len(CELLS)} cells (a corruption at a severity), over half of the images are equal to "
+          f"their clean image: {names}")

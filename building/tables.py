@@ -1,12 +1,13 @@
 """The tables of a set, written and read: labels.csv, soft_labels.npy, visibility.npy, visibility_mean.csv, gmm.json.
 
-labels.csv           id, path, expression, t_0 ... t_{K-1} (the label before softening), valence, arousal, identity
+labels.csv           id, path (of the source image, relative to the data set's folder), expression, t_0 ... t_{K-1} (the
+                     label before softening), valence, arousal, identity
 soft_labels.npy      float32 (17, 5, N, K): the label of every image in every cell (corruptions.py)
 visibility.npy       float32 (17, 5, N)
 visibility_mean.csv  17 rows, 5 columns: the mean over the images
 gmm.json             the mixture over valence and arousal, where the labels came from one
 
-finishing.py computes what is written here. Reading raises `DamagedFile` for anything that was not written by this file.
+finishing.py computes what is written here. Reading raises `DamagedFile` for anything that this module did not write.
 """
 import io
 from collections.abc import Iterable, Mapping

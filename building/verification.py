@@ -44,8 +44,9 @@ def verify(folder: Path, workers: int) -> None:
     for fault, name in faults[:NAMED_FILES]:
         print(f"{fault}: {name}")
     if faults:
-        raise UserError(f"{folder}: {len(faults)} files are not as built. Restore them from another copy, or remove "
-                        f"the folder and build it again: {rebuild_command(folder, manifest['made_with'])}")
+        raise UserError(f"{folder}: {len(faults)} files are not as built. Restore what is missing or changed from "
+                        f"another copy and move away what is extra, or remove the folder and build it again: "
+                        f"{rebuild_command(folder, manifest['made_with'])}")
     open_set(folder)
     print(f"{folder}: {len(listed_names) - 1} files as built, set version {manifest['set_version'][:12]}")
 

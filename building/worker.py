@@ -111,7 +111,7 @@ def _check_clean_file(job: Job, row: Any, folder: Path) -> None:
     name = image_files(row.id, "png")[0]
     if not np.array_equal(clean_image(job, row), np.array(decode(folder / "set" / name))):
         raise UserError(f"{folder}: {name} is not the image that {inside(job.root, row.path)} gives; "
-                        f"{shard_advice(folder)}")
+                        f"{advice_on_folder(folder)}")
 
 
 def _check_hashes(image_id: str, record: ImageRecord, new_record: ImageRecord, folder: Path) -> None:
@@ -119,7 +119,7 @@ def _check_hashes(image_id: str, record: ImageRecord, new_record: ImageRecord, f
     if new_record.hashes != record.hashes:
         raise UserError(f"{folder}: the hashes of the images of {image_id}, which are not kept as files, are not those "
                         f"of the images made here (changed, or made on another kind of processor); "
-                        f"{shard_advice(folder)}")
+                        f"{advice_on_folder(folder)}")
 
 
 def _measure_png_files(job: Job, row: Any, folder: Path) -> tuple[list[float], list[int]]:
@@ -131,13 +131,13 @@ def _measure_png_files(job: Job, row: Any, folder: Path) -> tuple[list[float], l
     for number, name in enumerate(form_files):
         form = np.array(decode(folder / "set" / name))
         if form.shape != clean.shape:
-            raise UserError(f"{folder}: {name} has another size than the set; {shard_advice(folder)}")
+            raise UserError(f"{folder}: {name} has another size than the set; {advice_on_folder(folder)}")
         differences.append(soft_labels.difference(clean, form, job.made_with["softening"]["visibility"]))
         if np.array_equal(clean, form):
             unchanged.append(number)
     return differences, unchanged
 
 
-def shard_advice(shard: Path) -> str:
-    """What to do about a shard that cannot be used."""
-    return f"remove {shard} and build it again with its --shard"
+def advice_on_folder(folder: Path) -> str:
+    """What to do about an unfinished set or a shard that cannot be used."""
+    return f"remove {folder} and give the command again that made it (for a shard, the one with its --shard)"

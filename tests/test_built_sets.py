@@ -254,7 +254,7 @@ def test_names_in_checksums_stay_in_the_set(tables):
 def test_cells_that_equal_the_clean_image_are_counted(built, few_whole, build_args, tmp_path, capsys):
     """imagenet-c scales its lengths down: at 32 pixels some of its blurs do nothing. Counted before the encoder."""
     make_fer_c.main(build_args(out=tmp_path / "x", limit=2, corruptions="imagenet-c", format="jpg", quality=30))
-    line = next(line for line in capsys.readouterr().out.splitlines() if "equal the clean one" in line)
+    line = next(line for line in capsys.readouterr().out.splitlines() if "equal to their clean image" in line)
     data, expected = open_set(tmp_path / "x"), []
     for name, severity in CELLS:
         forms = [make_form(data.pixels(i), data.frame["id"].iloc[i], name, severity, data.made_with)
@@ -518,8 +518,8 @@ def test_out_is_probed_before_the_first_image(build_args, tmp_path, monkeypatch)
         (tmp_path / "file/below", "lies below .*file, which is a file"), (tmp_path / "file", "is a file"),
         (tmp_path / ("x" * 250), "File name too long"), (tmp_path / "y", "y.partial, where the set grows, is a file"),
         (tmp_path / "v", "v.partial, where the set grows, is a file or a link"), (tmp_path / "full", "is no FER-C set"),
-        (tmp_path / "loop", "loop"), (Path("."), "folder you are in"), (Path(".."), "folder you are in, or above"),
-        (Path("/"), "mount point"), (tmp_path / "empty", "folder you are in"),
+        (tmp_path / "loop", "loop"), (Path("."), "is the current folder or"), (Path(".."), "or contains it"),
+        (Path("/"), "mount point"), (tmp_path / "empty", "is the current folder or contains it"),
     ]
     monkeypatch.chdir(tmp_path / "empty")
     for out, message in cases:
@@ -534,7 +534,7 @@ def test_out_is_probed_before_the_first_image(build_args, tmp_path, monkeypatch)
 def test_a_mount_point_as_out(build_args, tmp_path, monkeypatch):
     no_image(monkeypatch)
     with small_disk(tmp_path / "disk", "size=1m") as disk:
-        with pytest.raises(UserError, match="is a mount point, .* give a folder below it, for example"):
+        with pytest.raises(UserError, match="is a mount point, .* give a folder inside it, for example"):
             make_fer_c.main(build_args(out=disk))
 
 

@@ -24,7 +24,7 @@ from building.built_set import open_set
 from building.forms import encode
 from building.journal import write_file
 from make_fer_c import Args, fill_defaults
-from building.state import is_built
+from building.state import report_if_built
 from building.worker import make_chunk
 from corruptions import CELLS, CORRUPTIONS, corrupt
 from datasets import fused, load_split, parse_options
@@ -557,7 +557,7 @@ def test_shards_that_are_missing_or_mixed_are_named(build_args, shards):
     with pytest.raises(UserError, match=r"1 of 2 shards are missing: 2/2 \(begun\)"):
         merge()
     (shards / "Demo-C.shard-2-of-2.partial").rename(shards / "Demo-C.shard-2-of-3")
-    with pytest.raises(UserError, match=r"several divisions \(n = 2, 3\)"):
+    with pytest.raises(UserError, match=r"shards of different n \(2, 3\)"):
         merge()
     shutil.rmtree(shards / "Demo-C.shard-2-of-3")
     shutil.rmtree(shards / "Demo-C.shard-1-of-2")
@@ -572,7 +572,8 @@ def test_damaged_shards_are_named_and_mended(built, build_args, shards):
     good = {path: path.read_bytes() for path in (image, entry)}
     for path, content in ((image, good[image][:100]), (image, None), (entry, b"{"), (entry, None)):
         path.unlink() if content is None else path.write_bytes(content)
-        with pytest.raises(UserError, match=f"{path.name} is missing or not as built; remove {shard} and build it"):
+        message = f"{path.name} is missing or not as built; remove {shard} and give the command"
+        with pytest.raises(UserError, match=message):
             make_fer_c.main(build_args(out=shards / "Demo-C", merge=True))
         assert not (shards / "Demo-C").exists()
         path.write_bytes(good[path])
@@ -830,7 +831,7 @@ def test_two_builds_started_at_once(built, demo_root, tmp_path):
 @pytest.mark.slow
 def test_a_set_that_another_process_finished_meanwhile(built, build_args, tmp_path, monkeypatch, capsys):
     """Between this one's first look and its lock."""
-    built_already, asked = is_built, []
+    built_already, asked = report_if_built, []
 
     def late(plan, out):
         asked.append(out)
@@ -839,7 +840,7 @@ def test_a_set_that_another_process_finished_meanwhile(built, build_args, tmp_pa
         return built_already(plan, out)
 
     for module in (state, build):
-        monkeypatch.setattr(module, "is_built", late)
+        monkeypatch.setattr(module, "report_if_built", late)
     make_fer_c.main(build_args(out=tmp_path / "Demo-C"))
     assert "is already built" in capsys.readouterr().out and sums(tmp_path / "Demo-C") == sums(built)
     assert [path.name for path in tmp_path.iterdir()] == ["Demo-C"]
