@@ -10,17 +10,18 @@ The operations are those of ImageNet-C (Hendrycks & Dietterich, Benchmarking Neu
 Corruptions and Perturbations, ICLR 2019, arXiv 1903.12261); motion blur follows ImageMagick (imagemagick.org,
 -motion-blur). Used by building/ to make sets, and by anybody who has an image.
 
-Images are uint8 arrays (H, W, 3) in RGB. In the docstrings below, x is the image divided by 255. A result is clipped to
-[0, 1], multiplied by 255 and truncated, as in the published code; rounding would shift every image by half a grey
-level.
+Images are uint8 arrays (H, W, 3) in RGB. In the docstrings below, x is the image divided by 255, and "the published
+code" is that of ImageNet-C, which the script of FER-C took over. A result is clipped to [0, 1], multiplied by 255 and
+truncated, as in the published code; rounding would shift every image by half a grey level.
 
 All that is random comes from `rng`, a numpy Generator, in the order that each function's docstring gives. "Draws
 uint32" means uniform uint32 values (`_words`), "draws normals" standard normal float32 values (`_normals`); both take
 at most half the time of the Generator's own methods.
 
-To add a corruption: write a function `(image, rng, *constants) -> image`, add its row to `CORRUPTIONS` and to each
-preset, and the names of those of its constants that are in pixels to `LENGTHS`. The names of constants stand in the
-manifests of built sets, so those that exist must not be renamed.
+To add a corruption: write a function `(image, rng, *constants) -> image`; add its row to `CORRUPTIONS` and to the
+tables `IMAGENET_C` and `FER_C` (`FER_C_RELEASED` takes those of `FER_C`); add the names of those of its constants that
+are in pixels to `LENGTHS`. The names of constants are in the manifests of built sets, so those that exist must not be
+renamed.
 """
 import functools
 import inspect
@@ -37,7 +38,7 @@ from PIL import Image
 
 from support.image_sizes import SMALLEST
 
-CANONICAL = 224  # the short side, in pixels, of the images for which the presets keep their constants unchanged
+CANONICAL = 224  # the short side, in pixels, at which every preset has exactly the constants of its table
 
 IMAGENET_C: dict[str, list[tuple]] = {  # the constants for 224 pixels
     "gaussian_noise": [(.08,), (.12,), (.18,), (.26,), (.38,)],
@@ -87,8 +88,8 @@ FER_C: dict[str, list[tuple]] = {
     "saturate": [(.3, 0), (.1, 0), (2, 0), (5, .1), (30, .2)],
 }
 
-# The script that made the published images had two faults: the loop over the pixels of glass blur still ended at the
-# border of 64-pixel images, and drops of spatter brighter than white (at severity 3) wrapped around at 256.
+# FER-C's script, which made the published images, had two faults: the loop over the pixels of glass blur still ended at
+# the border of 64-pixel images, and drops of spatter brighter than white (at severity 3) wrapped around at 256.
 FER_C_RELEASED: dict[str, list[tuple]] = {
     **FER_C,
     "glass_blur": [(*row[:3], 64) for row in FER_C["glass_blur"]],
@@ -101,6 +102,7 @@ class Preset:
     """The constants of all corruptions, and how those that are lengths follow the size of the image."""
 
     description: str
+    """how it differs from the others, in words; for readers of this file, no command prints it"""
     table: dict[str, list[tuple]]
     """{corruption: the constants of severities 1 to 5}, in the order of the function's arguments; arguments with a
     default may be absent at the end"""
@@ -124,7 +126,7 @@ PRESETS = {
         IMAGENET_C, shrinks=True),
 }
 
-# The arguments that are in pixels. `strength` of spatter is one only for mud, see `lengths_of`.
+# The arguments that are in pixels. `strength` of spatter is a length only for mud, see `lengths_of`.
 LENGTHS = {"radius", "alias", "sigma", "reach", "distance", "alpha", "jitter"}
 
 

@@ -1,9 +1,9 @@
 """Training losses: `build(name, num_classes, class_weights, **options)`; the names are the keys of `LOSSES`.
 
-A loss is a sum of named terms. Each kind of term is one class (`Term`), and `LOSSES` lists the terms of every loss. For
-example, "maxent+mbls" consists of the focal term, the MaxEnt term and the MbLS term; it is the calibrated loss of FER-C
-(arXiv 2312.11542, eq. 14). A loss takes logits and targets and gives the mean over the batch: `.terms(logits, target)`
-returns its terms by name, and calling it returns their sum.
+A loss is a sum of named terms. Each kind of term is a subclass of `Term`, and `LOSSES` lists the terms of every loss.
+For example, "maxent+mbls" consists of the focal term, the MaxEnt term and the MbLS term; it is the calibrated loss of
+FER-C (arXiv 2312.11542, eq. 14). A loss takes logits and targets and gives the mean over the batch:
+`.terms(logits, target)` returns its terms by name, and calling it returns their sum.
 
 Notation: N images, K classes; z logits; p = softmax(z); y the target distribution; w the class weights; t the class
 with the largest y; x = (0, 1, ..., K-1) the class index read as a number; E = sum_k p_k x_k.
@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 from torch.nn import functional as F
 
-MULTIPLIERS = ("ferc", "constant", "aaai", "gibbs")  # of `MaxEnt`; the first is the published one
+MULTIPLIERS = ("ferc", "constant", "aaai", "gibbs")  # of `MaxEnt`; the first is that of FER-C
 
 
 def build(name: str, num_classes: int, class_weights: ArrayLike | None = None, **chosen: Any) -> "Loss":
@@ -88,7 +88,8 @@ def class_weights(labels: ArrayLike | torch.Tensor, num_classes: int, rule: str 
 
 
 class Loss(nn.Module):
-    """A sum of terms, `parts`. It checks logits, targets and class weights, and computes in float32."""
+    """A sum of terms, `parts`. It checks logits, targets and class weights, and computes in float32, or in float64 for
+    float64 logits."""
 
     def __init__(self, num_classes: int, class_weights: ArrayLike | None = None) -> None:
         super().__init__()
@@ -125,7 +126,7 @@ class Loss(nn.Module):
             y = F.one_hot(target.long(), self.num_classes) if has_indices else target
             y = y.to(logits.dtype)
             # Autograd adds up the gradients of the logits in the reverse order of computation, and the last bits of a
-            # sum depend on its order. So the order of computation is fixed, apart from the order of `parts`.
+            # sum depend on its order. So the order of computation is fixed, whatever the order of `parts`.
             in_order = sorted(self.parts, key=lambda part: part.order_of_computation)
             computed = {part: part(logits, y, self.class_weights) for part in in_order}
             values: dict[str, torch.Tensor] = {}
@@ -137,8 +138,8 @@ class Loss(nn.Module):
 class Term(nn.Module):
     """A kind of term, built as `Kind(num_classes, **options)`. `forward` gives its values by name.
 
-    order_of_computation: the terms of a loss with 1 are computed first, then those with 2 (likelihoods), then those
-    with 3 (MbLS). Another order would change the last bits of gradients."""
+    order_of_computation: the terms of a loss with 1 are computed first, then those with 2 (cross-entropy and the focal
+    terms), then those with 3 (MbLS). Another order would change the last bits of gradients."""
 
     order_of_computation = 1
 
@@ -222,7 +223,8 @@ class Poly(Term):
 
 
 class MaxEnt(Term):
-    """The term that the maximum-entropy loss adds to the focal term: lambda |E - mu|, with four multipliers lambda.
+    """The term that the maximum-entropy loss adds to the focal term: lambda |E - mu|, where
+    `multiplier` chooses one of four lambdas.
 
     "ferc": FER-C, arXiv 2312.11542, eq. 12, in closed form. mu = (K-1)/2, d = mu - E, V = sum_k p_k (x_k - E)^2,
         lambda = clamp(d / V, 0, 1): the penalty is 0 for d <= 0, d^2 / V for 0 < d < V, d for d >= V.
@@ -503,7 +505,8 @@ class PairwiseConstraints(Term):
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes)
         if num_classes < 3:
-            raise ValueError("cpc compares the wrong classes with each other: it needs at least 3 classes")
+            raise ValueError("cpc compares the classes other than the true one with each other, so it needs at least "
+                             "3 classes")
 
     def forward(self, logits: torch.Tensor, y: torch.Tensor, weights: torch.Tensor) -> dict[str, torch.Tensor]:
         count = self.num_classes

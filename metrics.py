@@ -5,13 +5,14 @@ class with the highest probability (the first of equal ones), its confidence is 
 label as a distribution over the classes, one-hot or soft. The accuracy of an image is target[prediction], the
 probability that the prediction is right; the score `accuracy` always takes the hard label instead.
 
-Everything is computed in float64. Scores are fractions in 0..1, likelihoods are in nats. Names that end in `_released`
-repeat what the release of FER-C (arXiv 2312.11542) computes, for comparison with published numbers.
+Everything is computed in float64. Scores are fractions in 0..1 (`brier` and `cece_sum`: in 0..2); likelihoods and `kl`
+are in nats. Names that end in `_released` repeat what the release of FER-C (arXiv 2312.11542) computes, for comparison
+with published numbers.
 
 `METRICS`, at the end of this file, says how each score is printed: tables, figures and the page of a report take their
 headings and units from it.
 
-Pure mathematics without torch. Used by training/, evaluation/scores.py and reporting/.
+Pure mathematics without torch. Used by the training scripts, evaluation/ and reporting/.
 """
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ def summary(probs: ArrayLike, labels: ArrayLike, soft_labels: ArrayLike | None =
     still use `labels`, all other scores use `soft_labels`, and `kl` (soft NLL minus the entropy of the soft labels) is
     added. logits: (N, K), of which `probs` is the softmax; with them `nll` is exact, without them probabilities are
     clamped at 1e-12.
-    released_batch: images in a batch of `nll_released`, which is that of the algorithm's release.
+    released_batch: images in a batch of `nll_released`: the batch size of the algorithm's release.
     Raises ValueError on empty input, shapes that do not fit, NaN, labels out of range, rows that are not distributions,
     or logits that are not those of `probs`.
     """
@@ -305,7 +306,7 @@ class Metric:
     label: str
     """heading in tables and name of an axis in figures"""
     percent: bool
-    """True: a fraction, printed in percent. False: a likelihood, printed in nats"""
+    """True: a fraction, printed in percent. False: printed in nats"""
     higher_is_better: bool
     """True: the best model has the highest value. False: it has the lowest"""
 

@@ -1,7 +1,7 @@
 """Soft labels: how ambiguous a face is, and how much more ambiguous a corruption makes it.
 
 Pure functions in float64, without files. In the order of their use: datasets/fused.py calls the first two, building/
-the others. K is the number of classes, N of images.
+and reporting/pictures.py the others. K is the number of classes, N of images.
 
   fit_gmm       a Gaussian mixture over valence and arousal, one Gaussian for each class      FER-C eq. 5
   GMM.posterior P(class | valence, arousal) of every image                                    eq. 6
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-LARGEST = {"l2": 1, "mse": 1, "ssim": 2, "psnr": 1, "l2-uint8": 255}  # {measure: the largest possible difference}
+LARGEST = {"l2": 1, "mse": 1, "ssim": 2, "psnr": 1, "l2-uint8": 255}  # {measure: no difference is larger}
 MEASURES = tuple(LARGEST)
 TOLERANCE = 1e-4  # how far the sum of a distribution may be from 1: fractions of annotators are published rounded
 ONE_GREY_LEVEL = 20 * np.log10(255)  # the PSNR of images that differ by one grey level everywhere (dB)
