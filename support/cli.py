@@ -12,8 +12,9 @@ What this file adds to tyro is declared at the field, in `Annotated[type, ...]`:
     loss: Annotated[Loss, Rare] = field(default_factory=Loss)      the same for all options of a group
 
 `--help` shows what one usually sets, `--help-all` everything. The defaults they show are those of the chosen data set
-where the other arguments name one (`--dataset rafdb --help`). A default that is None, an empty tuple or a flag that
-is off is not shown, nor is one where the help text itself says "default": so a text explains what None means.
+where the other arguments name one (`--dataset rafdb --help`). A default that is None, an empty tuple or that of a flag
+is not shown, nor is that of an option whose help text contains the word "default": such a text has to state the default
+itself, for example what None means.
 """
 import ast
 import dataclasses
@@ -73,7 +74,8 @@ class Between:
 
 @dataclass(frozen=True, init=False)
 class OneOf:
-    """The values of an option of text, where a `Literal` cannot be written out: `Annotated[str, OneOf(TABLE)]`."""
+    """The values that an option may have whose value is text, where a `Literal` cannot be written out:
+    `Annotated[str, OneOf(TABLE)]`."""
 
     values: tuple[str, ...]
 
@@ -176,7 +178,7 @@ def check_values(args: Any) -> None:
     for option in declared_options(type(args), args):
         value = option.value
         if isinstance(value, int | float) and not isinstance(value, bool) and not math.isfinite(value):
-            raise UserError(f"{option.flag} is a number, not {value}")
+            raise UserError(f"{option.flag} has to be a finite number, not {value}")
         for mark in option.marks:
             if isinstance(mark, Between) and value is not None and not mark.holds(value):
                 raise UserError(f"{option.flag} has to be {mark}, not {value:g}")
@@ -289,7 +291,7 @@ def usage(options: Sequence[Option]) -> str:
 
 def description_lines(text: str, everything: bool) -> list[str]:
     """The docstring of a script in lines of at most `WIDTH` columns: its first paragraph and its indented lines (the
-    examples), or all of it. What stands behind two spaces or more in an example is a remark."""
+    examples), or all of it. What follows two spaces or more in an example is a remark."""
     lines: list[str] = []
     for number, paragraph in enumerate(re.split(r"\n\s*\n", text)):
         prose = [line for line in paragraph.splitlines() if not line.startswith(" ")]

@@ -1,6 +1,6 @@
 """The data sets by name, for run.sh, which runs before any package is installed.
 
-The tables stand in `datasets/__init__.py`. This file reads them as text and imports nothing of the project, so that it
+The tables are in `datasets/__init__.py`. This file reads them as text and imports nothing of the project, so that it
 works with any Python. A new data set then needs no edit in bash.
 
   python3 support/data_set_tables.py

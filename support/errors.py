@@ -1,7 +1,8 @@
 """Errors that a user can fix, and how an error is written in one line.
 
-Every floor raises `UserError`; `cli.run` prints it as one line without a traceback and ends with exit code 2. Every
-other exception is a bug and keeps its traceback.
+Every floor raises `UserError`; `cli.run` prints it as one line without a traceback and ends with exit code 2. It does
+the same for an error of the file system (OSError). Ctrl-C prints one line and ends with 130; a closed pipe ends with 1
+and prints nothing. Every other exception is a bug and keeps its traceback.
 """
 import errno
 

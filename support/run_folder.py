@@ -14,12 +14,14 @@ the recipe, the last part is `seed<s>-<8 hex digits>`, a hash of these settings.
               the machine of the run: bf16 where the hardware computes in it natively, else float32. `Model.recipe` is
               something else: the class and the arguments of a network, which args.json holds as "model".
   differs     the settings of one run whose value is not that of its recipe
-  comparable  settings of one run: those that change the result, without the five that the path states (the seed is one
-              of them), and with the digest of the training data
+  comparable  settings of one run: those that change the result, without the five that the path states
+              (`PATH_SETTINGS`, the seed among them), and with the digest of the training data
   varying     settings of several runs: the comparable ones that do not have the same value in all of these runs
   asked       the settings that a command line gives, as text
 
-`args.json` holds every setting, and three entries more, which runs of the first release of this project do not have:
+`args.json` holds every setting, the network (`model`), the batch size of the metric nll_released (`nll_batch`), facts
+about the data (training/data.py), and three entries more. Runs of the first release of this project have neither
+`nll_batch` nor these three:
 
   recipe    {setting: value}, see above
   differs   {setting: value}, see above; the hash in the folder's name is that of this entry
@@ -177,7 +179,8 @@ def find(runs: Path, dataset: str, script: str, loss: str, noise: float, seed: i
 
 def is_run_of(args: Mapping[str, Any], asked: Mapping[str, str]) -> bool:
     """Whether a run, given by its args.json, has the value that a command line gives to each setting, and the usual
-    value of every other setting. asked: as for `find`."""
+    value of every other setting. The text "auto" (of --precision) fits a run that does not differ from its recipe in
+    this setting. asked: as for `find`."""
     differs = args.get("differs")
     if not isinstance(differs, Mapping) or not set(differs) <= asked.keys():
         return False

@@ -7,8 +7,9 @@ A script calls `explain_failed_imports()` before it imports anything that is not
     if __name__ == "__main__":  # before the imports that take seconds, or fail outside the environment
         start.explain_failed_imports()
 
-For `python -m package.module` Python imports the package's `__init__.py` first. So datasets/__init__.py calls it, too,
-under `if sys.argv[:1] == ["-m"]:`, which is true only while Python looks for the module that it was asked to run.
+For `python -m package.module` Python imports the package's `__init__.py` first. So datasets/__init__.py calls the
+function, too, under `if sys.argv[:1] == ["-m"]:`. This is true only while Python looks for the module that it was asked
+to run.
 
 Only Python's own library is imported here, and nothing that Python 3.9 does not know is used.
 """
@@ -63,7 +64,7 @@ def was_interrupted(error: Optional[BaseException]) -> bool:
 
 
 def advice() -> str:
-    """The command to type instead of the one that was typed."""
+    """What to do, with the command to type: the end of the message."""
     environment = os.path.join(ROOT, ".venv")
     inside = os.getcwd() == ROOT
     python = os.path.join(".venv" if inside else environment, "bin", "python")

@@ -315,7 +315,7 @@ def test_help_waits_for_no_slow_import(command, more):
 def test_values_that_are_not_declared_are_refused():
     for words, message in ((["--dataset", "none"], "--dataset has to be one of demo, rafdb, not 'none'"),
                            (["--dataset", "demo", "--gamma", "-1"], "--gamma has to be at least 0, not -1"),
-                           (["--dataset", "demo", "--gamma", "nan"], "--gamma is a number, not nan")):
+                           (["--dataset", "demo", "--gamma", "nan"], "--gamma has to be a finite number, not nan")):
         with pytest.raises(UserError, match=message):
             cli.check_values(cli.parse(Small, argv=words))
 
