@@ -6,9 +6,9 @@ set is named only where something holds for it alone: the drawn faces of the dem
 paper (`train_SCN.py`, `run.sh`).
 
 To add a data set, write a module with `OPTIONS` ({option: what it is}) and `load(root, split, **options) -> Split`, and
-add its row to `DATASETS`, `TITLES` and `RECIPES`. `official(**options)`, the published image counts, is optional;
-`python -m datasets.check` compares with them. `support/data_set_tables.py` reads `DATASETS`, `TITLES` and `GMM_FROM` as
-text, so they stay plain literals.
+add its row to `DATASETS`, `TITLES` and `RECIPES`. A function `official(**options)` that returns the published image
+counts is optional; `python -m datasets.check` compares with them. `support/data_set_tables.py` reads `DATASETS`,
+`TITLES` and `GMM_FROM` as text, so they stay plain literals.
 """
 import sys
 
@@ -40,8 +40,9 @@ TITLES = {
     "folders": "Folders",
 }
 
-# How each data set is trained: values of the training options (training/options.py) that differ from their defaults.
-# "released" holds those of `--protocol released`, which follow the FER-C release instead of the paper.
+# How each data set is trained and built: values that differ from the defaults of the options, for training
+# (training/options.py) and for building (building/options.py takes those that it has, image_size and data). "released"
+# holds those of `--protocol released`, which follow the FER-C release instead of the paper.
 RECIPES: dict[str, dict[str, Any]] = {
     "affectnet": {"epochs": 5, "released": {"data": ("crop=legacy",)}},
     "affwild": {"epochs": 20, "class_weights": "none", "released": {

@@ -2,21 +2,22 @@
 with one of eight expressions, valence and arousal.
 
 Layouts:
-  old distribution   Manually_Annotated/Manually_Annotated_Images/<subdir>/<hash>.jpg (whole pictures), with
-                     training.csv and validation.csv in any of `LIST_PLACES`
-  March 2021         {train_set,val_set}/images/<id>.jpg (224x224, cropped), with
-                     {train_set,val_set}/annotations/<id>_{exp,val,aro}.npy
-Pictures saved again under another suffix are found. Where both are there, that of March 2021 is read.
+  old release   Manually_Annotated/Manually_Annotated_Images/<subdir>/<hash>.jpg (whole pictures), with training.csv and
+                validation.csv in any of `LIST_PLACES`
+  March 2021    {train_set,val_set}/images/<id>.jpg (224x224, cropped), with
+                {train_set,val_set}/annotations/<id>_{exp,val,aro}.npy
+Pictures saved again under another suffix are found. Where both releases are there, that of March 2021 is read
+(`layout=` chooses). The notes call them distributions: their texts are in the manifests of built sets.
 
 Splits. The official validation images serve as test. val is held out of the official training images
 (`datasets.split.hold_out`).
 
 Dropped, each with a note: rows without one of the eight expressions (None, Uncertain, No-Face), malformed rows, rows
-listed twice, images that are not on disk, and, in the old distribution, face boxes without area or outside their
+listed twice, images that are not on disk, and, in the old release, face boxes without area or outside their
 picture. Images without valence or arousal are kept.
 
 Two things take long, so their results are kept in a scan file (`_scan_places`): the numbers in the many .npy files of
-March 2021, and the sizes of the pictures of the old distribution, which the check of face boxes needs.
+March 2021, and the sizes of the pictures of the old release, which the check of face boxes needs.
 
 Within this module the images of a split are a table with the columns name (the example in notes, the source of the id),
 path, expression, valence, arousal and, from the old lists, `BOX`. `datasets.load_split` calls `load`; the options are
@@ -58,13 +59,13 @@ OPTIONS = {
     "classes": "8 (default) or 7 (without Contempt)",
     "crop": "xywh (default: boxes are x, y, width, height) or legacy (read as left, top, right, bottom, as the code "
             "released with FER-C does); the images of March 2021 are cropped already",
-    "layout": "old or 2021: which distribution to read where both are there (default: 2021)",
+    "layout": "old or 2021: which release to read where both are there (default: 2021)",
 }
 # Images per class in the official training list (one Happy row has a negative face_width and is dropped). `hold_out`
 # takes 250 of each class for val. The official validation list has 500 of each class.
 TRAIN_COUNTS = (74874, 134416, 25459, 14090, 6378, 3803, 24882, 3750)
 
-# --- names of the old distribution ---
+# --- names of the old release ---
 
 LISTS = {"train": "training.csv", "val": "training.csv", "test": "validation.csv"}
 LIST_PLACES = ("Manually_Annotated_file_lists", "Manually_Annotated/Manually_Annotated_file_lists",
@@ -77,7 +78,7 @@ BLANKS = ' "\t\n'  # around a cell; copies saved by other programs quote the tex
 PLAIN_NUMBER = re.compile(r"[-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?")
 LONGEST_SIDE = 65535  # pixels, of a JPEG file: a longer box is malformed
 
-# --- names of the distribution of March 2021 ---
+# --- names of the release of March 2021 ---
 
 FOLDERS = {"train": "train_set", "val": "train_set", "test": "val_set"}
 KINDS = ("exp", "val", "aro")  # of .npy files: expression, valence, arousal
@@ -87,8 +88,9 @@ IDS_AT_ONCE = 500  # images whose files a thread reads before it takes the next 
 
 # --- names in both ---
 
+# A name as the releases have it: letters and digits, perhaps below one folder, with or without a suffix.
 RELEASED_NAME = re.compile(r"((?:[A-Za-z0-9]+/)?[A-Za-z0-9]+)(?:\.[A-Za-z]+)?")
-LEADS_OUT = re.compile(r"^/|^[A-Za-z]:|(?:^|/)\.\.(?:/|$)")
+LEADS_OUT = re.compile(r"^/|^[A-Za-z]:|(?:^|/)\.\.(?:/|$)")  # an absolute path or a '..' part
 SHOWN = 80  # characters of a name in a note
 
 
@@ -100,8 +102,8 @@ def official(classes: str = "8", **options: Any) -> dict[str, tuple[int, ...]]:
 def load(root: Path, split: str, classes: str = "8", crop: str = "xywh", layout: str = "") -> Split:
     """One split; the options are those of `OPTIONS`.
 
-    Notes of train and val count what the whole training list lost. Raises UserError where neither distribution is
-    found, and where a list cannot be read or names a file outside the root.
+    Notes of train and val count what the whole training list lost. Raises UserError where neither release is found, and
+    where a list cannot be read or names a file outside the root.
     """
     _refuse_unknown("classes", classes, ("8", "7"))
     _refuse_unknown("crop", crop, ("xywh", "legacy"))
@@ -109,7 +111,7 @@ def load(root: Path, split: str, classes: str = "8", crop: str = "xywh", layout:
         _refuse_unknown("layout", layout, ("old", "2021"))
     notes: dict[str, Any] = {}
     num_classes = int(classes)
-    is_old = _distribution(root, layout, notes) == "old"
+    is_old = _release(root, layout, notes) == "old"
     if is_old:
         table = _list_rows(root, split, notes)
     else:
@@ -133,8 +135,8 @@ def _refuse_unknown(option: str, value: Any, known: Sequence[str]) -> None:
         raise UserError(f"affectnet: {option}={value}: choose {' or '.join(known)}")
 
 
-def _distribution(root: Path, wanted: str, notes: dict[str, Any]) -> str:
-    """Which distribution to read, "old" or "2021": the wanted one, else the one that is there. Raises UserError where
+def _release(root: Path, wanted: str, notes: dict[str, Any]) -> str:
+    """Which release to read, "old" or "2021": the wanted one, else the one that is there. Raises UserError where
     there is neither."""
     has_2021 = (root / "train_set").is_dir() or (root / "val_set").is_dir()
     has_old_images = any((root / place).is_dir() for place in IMAGE_PLACES)
@@ -153,13 +155,13 @@ def _distribution(root: Path, wanted: str, notes: dict[str, Any]) -> str:
 
 
 def _dropped(table: pd.DataFrame, is_good: pd.Series | np.ndarray, reason: str, notes: dict[str, Any]) -> pd.DataFrame:
-    """The table without the rows that are not good (bool, N). These are noted under `reason`."""
+    """The good rows of a table; the others are noted under `reason`. is_good: bool (N,)."""
     names = table["name"][~is_good].str[:SHOWN].replace("", "row without a path")
     count_note_for_names(notes, reason, names.tolist())
     return table[is_good]
 
 
-# --- lists of the old distribution ---
+# --- lists of the old release ---
 
 def _list_place(root: Path, name: str) -> str | None:
     """The place of `LIST_PLACES` that has a list of this name, None if there is none."""
@@ -192,7 +194,7 @@ def _list_rows(root: Path, split: str, notes: dict[str, Any]) -> pd.DataFrame:
 
 
 def _read_list(path: Path) -> tuple[pd.DataFrame, bool]:
-    """A list of the old distribution, with the columns name and `NUMBERS`, and whether it has a header.
+    """A list of the old release, with the columns name and `NUMBERS`, and whether it has a header.
 
     A number is NaN where its cell holds none; so are all numbers of a row with too few or too many cells. The file is
     not read by pandas: a line has 1 kB, nearly all of it landmarks, and for 400,000 lines pandas takes far longer. No
@@ -244,7 +246,7 @@ def _cell_number(cell: str) -> float:
         return float(text) if PLAIN_NUMBER.fullmatch(text) else np.nan
 
 
-# --- face boxes of the old distribution ---
+# --- face boxes of the old release ---
 
 def _with_box_in_picture(root: Path, list_name: str, table: pd.DataFrame, notes: dict[str, Any]) -> pd.DataFrame:
     """The rows whose face box lies in its picture, with the columns picture_width and picture_height.
@@ -464,7 +466,7 @@ def _read_scan(path: Path, stamp: str, number_columns: Sequence[str] = ("express
     return table
 
 
-# --- both distributions ---
+# --- both releases ---
 
 def _with_expression(table: pd.DataFrame, num_classes: int, notes: dict[str, Any]) -> pd.DataFrame:
     """The rows with one of the first `num_classes` expressions. Valence and arousal outside [-1, 1] (the lists have -2

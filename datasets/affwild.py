@@ -2,18 +2,18 @@
 
 Layouts: below the root, in any depth, cropped_aligned*/<video>/00001.jpg and the label files of one or more ABAW
 challenges, (EXPR|VA)*/.../Train_Set|Training_Set/<video>.txt (annotations/EXPR_Set of ABAW1 and 2, "3rd ABAW
-Annotations/Third ABAW Annotations/EXPR_Classification_Challenge" and so on). An edition is the folder with the label
-files of one challenge. Line 0 of a label file is a header, line i is frame 00001.jpg for i = 1; frames without a
-detected face are not on disk. Frames that were extracted anew are read under any number of digits and any suffix of
-`datasets.listing.SUFFIXES` (1.png, 000001.jpg); they have to count from 1. Where several files stand for one frame, the
-name in the release goes first.
+Annotations/Third ABAW Annotations/EXPR_Classification_Challenge" and so on). An edition is the label files of one
+challenge; it goes by the name of their folder. Line 0 of a label file is a header, line i belongs to frame i (line 1 to
+00001.jpg); frames without a detected face are not on disk. Frames that were extracted anew are read under any number of
+digits and any suffix of `datasets.listing.SUFFIXES` (1.png, 000001.jpg); they have to count from 1. Where there are
+several files for one frame, the one with the name in the release is preferred.
 
 Splits. FER-C's is followed as far as it is known: its logs count 54,720 training and 4,800 test rows, 228 and 20 videos
 of 240 frames, together the 248 EXPR *training* videos of ABAW3. So the official EXPR validation videos are not used.
-(The text of the paper says 252 videos and an 80/20 split.) Which frames and which videos is not public. Here 240 evenly
-spaced frames of each video are taken, and 20 test videos and, of the other 228, 8 validation videos are drawn with a
-seed; both persons of a video stay in one split. The list of frames is written to affwild_split.csv, and `split_file=`
-reads such a list.
+(The text of the paper says 252 videos and an 80/20 split.) Which frames and which videos they are is not public. Here
+240 evenly spaced frames of each video are taken. 20 test videos and, of the other 228, 8 validation videos are drawn
+with a seed; both persons of a video stay in one split. The list of frames is written to affwild_split.csv, and
+`split_file=` reads such a list.
 
 Valence and arousal belong to another task of the challenge, which divides the videos in another way: the VA file of a
 video is taken from the training set of that task or, where it is not there, from its validation set.
@@ -56,10 +56,12 @@ CLASSES = ("Neutral", "Happy", "Sad", "Surprise", "Fear", "Disgust", "Anger")
 LIST_NAME = "affwild_split.csv"
 LIST_COLUMNS = ("split", "path", "expression", "valence", "arousal", "identity")
 OPTIONS = {
-    "edition": "a part of the name of the challenge's folder, or all of it, where several are there (the newest)",
-    "frames": "frames of a video, evenly spaced (240)",
-    "split_seed": "which videos are held out (0)",
-    "val_split": "identity: validation videos are no training videos; frames: frames of the same videos (identity)",
+    "edition": "a part of the name of the challenge's folder, or all of it, where several are there (default: the"
+               " newest)",
+    "frames": "frames of a video, evenly spaced (default: 240)",
+    "split_seed": "seed that chooses the videos which are held out (default: 0)",
+    "val_split": "identity (default: validation videos are no training videos) or frames (validation and training have "
+                 "frames of the same videos)",
     "split_file": f"a list of frames that determines everything (columns {', '.join(LIST_COLUMNS)})",
     "write_split": f"where the list of frames is written (default: {LIST_NAME} in the root)",
 }
@@ -68,7 +70,7 @@ OPTIONS = {
 # is chosen here.
 VIDEOS, TEST_VIDEOS, VAL_VIDEOS = 248, 20, 8
 
-# Names in a header line, in lower case -> label. Another name in a header (Other) stands for no label.
+# Names in a header line, in lower case -> label. Another name in a header (Other) gives no label.
 LABEL_BY_NAME = {name.lower(): label for label, name in enumerate(CLASSES)} | {"happiness": 1, "sadness": 2}
 UNANNOTATED, OTHER, MALFORMED, OUTSIDE = -1, -2, -3, -4  # in place of a label, where a frame has none
 REASONS = {
@@ -103,8 +105,8 @@ def load(root: Path, split: str, edition: str = "", frames: str = "240", split_s
     """One split; the options are those of `OPTIONS`.
 
     Every frame has one of the seven expressions and an image. Where a video has more frames than wanted, those with
-    valence and arousal go first; the others have NaN. `identity` is the full name of the video; X, X_left and X_right
-    are never in different splits. Raises UserError on a bad option and on a folder or list that cannot be used.
+    valence and arousal are preferred; the others have NaN. `identity` is the full name of the video; X, X_left and
+    X_right are never in different splits. Raises UserError on a bad option and on a folder or list that cannot be used.
     """
     frame_count = _whole_number("frames", frames, 1)
     seed = _whole_number("split_seed", split_seed, 0)

@@ -8,7 +8,8 @@ are drawn independently of the class.
 Layout: <root>/v<drawing>-seed<seed>/<split>/<id>.png. `load` draws the files that are missing. Image i of a split
 depends on (seed, split, i) only, so a larger set begins with the smaller one.
 
-The command writes drawn faces in the official layout of another data set, to try its commands without its licence:
+The command writes drawn faces in the official layout of another data set, so that the commands for that data set can be
+tried without its licence:
 
   python -m datasets.demo --layout ferplus --out DIR
 """
@@ -27,7 +28,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -35,17 +36,17 @@ import pandas as pd
 from tqdm import tqdm
 
 from datasets.drawn.faces import CLASSES, draw_image, image_labels, person_name
-from datasets.drawn.layouts import write_layout
+from datasets.drawn.layouts import LAYOUTS, write_layout
 from datasets.split import COLUMNS, Split
 from support import cli
 from support.errors import UserError
 
 DEFAULTS = {"train": 256, "val": 64, "test": 56, "seed": 0}
 OPTIONS = {
-    "train": f"images to draw for training ({DEFAULTS['train']})",
-    "val": f"images to draw for validation ({DEFAULTS['val']})",
-    "test": f"images to draw for testing ({DEFAULTS['test']})",
-    "seed": f"which set of faces ({DEFAULTS['seed']})",
+    "train": f"images to draw for training (default: {DEFAULTS['train']})",
+    "val": f"images to draw for validation (default: {DEFAULTS['val']})",
+    "test": f"images to draw for testing (default: {DEFAULTS['test']})",
+    "seed": f"which set of faces (default: {DEFAULTS['seed']})",
 }
 DRAWING = 1  # raise it with every change of the pictures: files on disk are not drawn again
 DRAWING_THREADS = 4
@@ -128,10 +129,10 @@ def _draw_file(image: MissingImage) -> None:
 
 @dataclass
 class Args:
-    layout: str
-    """the layout to write: affectnet-old, affectnet-2021, affwild2, rafdb, raf-ml, ferplus or folders"""
+    layout: Annotated[str, cli.OneOf(LAYOUTS)]
+    """the layout to write"""
     out: Path
-    """the folder to write to: a new or an empty one (raf-ml may go beside rafdb)"""
+    """the folder to write to: a new or an empty one (rafdb and raf-ml may share one)"""
 
 
 def main(args: Args) -> None:

@@ -14,8 +14,9 @@ Labels. The distribution of an image is the fraction of its votes for each of th
 FER+ authors: an expression with a single vote loses it, and votes for "unknown" and "not a face" do not count. With
 `labels=majority` it is one-hot.
 
-Dropped, each with a note: images that keep fewer than half of the votes cast (with `labels=majority`: without an
-expression that has more than half), malformed rows, rows without a name, images that are not on disk.
+Dropped, each with a note: images that keep fewer than half of the votes cast; with `labels=majority` instead images
+without an expression that has more than half of the votes that are left, those for "unknown" and "not a face" included;
+malformed rows, rows without a name, images that are not on disk.
 
 `datasets.load_split` calls `load`; the options are in `OPTIONS`.
 """
@@ -46,7 +47,7 @@ from support.errors import UserError, first_line
 from support.files import final_name, read_json, temporary_path, write_text
 
 CLASSES = ("Neutral", "Happiness", "Surprise", "Sadness", "Anger", "Disgust", "Fear", "Contempt")
-OPTIONS = {"labels": "distribution (default: the votes) or majority (one class above half of the votes, one-hot)"}
+OPTIONS = {"labels": "distribution (default: the votes) or majority (one class with more than half, one-hot)"}
 
 FOLDERS = {"train": "FER2013Train", "val": "FER2013Valid", "test": "FER2013Test"}
 USAGES = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}  # the column Usage
@@ -72,7 +73,7 @@ class VoteRow(NamedTuple):
     """A row of fer2013new.csv."""
 
     usage: str
-    """one of `USAGES`, or what else stands in the cell"""
+    """one of `USAGES`, or what else the cell holds"""
     name: str
     """of the image"""
     votes: list[str]
@@ -270,7 +271,7 @@ def _write_folder(root: Path, folder: Path, rows: Sequence[KaggleRow], left_out:
     lines = []
     for row in rows:
         name = f"fer{row.number:07d}.png"
-        _picture(root, row).save(folder / name)
+        _picture(root, row).save(folder / name)  # not by support.files: the folder is renamed when it is whole
         lines.append(f'{name},"(0, 0, 48, 48)",{",".join(row.votes)}\n')
     write_text(folder / "label.csv", "".join(lines))
     if left_out:

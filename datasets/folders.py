@@ -170,7 +170,7 @@ def _source(root: Path, split: str, names: Mapping[str, str], test: str) -> str:
     """The split whose folder is read to make `split`. names: {split: name of its folder}; test: the option. Raises
     UserError where that folder is not there."""
     if "train" not in names:
-        raise UserError(f"{root}: no folder train (or training); found: {folder_contents(root)}. Training images stand "
+        raise UserError(f"{root}: no folder train (or training); found: {folder_contents(root)}. Training images lie "
                         f"in train/<class>/")
     if test and "val" not in names:
         raise UserError(f"{root}: test=val, but there is no folder val (or valid, validation); found: "

@@ -51,6 +51,7 @@ def label_parts(name: str, split: Split, root: Path, options: Mapping[str, Any],
     """
     expression = split.frame["expression"].to_numpy()
     if split.distribution is not None:
+        # The text is in the manifests of built sets. RAF-DB basic has one-hot distributions without basic_labels=votes.
         return LabelParts(split.distribution, np.zeros(len(expression)), None,
                           {"labels": "the annotators' distribution"})
     va = split.frame[["valence", "arousal"]].to_numpy()
@@ -64,7 +65,7 @@ def label_parts(name: str, split: Split, root: Path, options: Mapping[str, Any],
         gmm = read_gmm(gmm_file, split.classes)
         origin = f"given, sha256 {hashlib.sha256(gmm_file.read_bytes()).hexdigest()}"
     else:
-        gmm = fit_gmm(name, load_split(name, root, "train", **options).frame, split.classes)
+        gmm = fit_training_gmm(name, load_split(name, root, "train", **options).frame, split.classes)
         origin = "fitted on the training split"
         if name in GMM_FROM:
             origin += f", although FER-C takes that of {GMM_FROM[name]}"
@@ -87,18 +88,18 @@ def training_label_parts(name: str, train: Split, root: Path, options: Mapping[s
     of the two arrays.
 
     noise: the fraction of training labels that are made wrong on purpose. Raises UserError where that could not reach
-    the targets, because the annotators' distributions take the place of all labels.
+    the targets, because the distributions of the data set take the place of all labels.
     """
     parts = label_parts(name, train, root, options, gmm_file)
     if noise and not parts.label_weight.any():
-        raise UserError(f"the annotators' distributions take the place of the labels of {name}: --noise would change "
-                        f"nothing under --targets fused")
+        raise UserError(f"the distributions of the data set take the place of the labels of {name}: --noise would "
+                        f"change nothing under --targets fused")
     label_weight = np.nan_to_num(parts.label_weight, nan=beta)
     digest = hashlib.sha256(parts.distribution.tobytes() + label_weight.tobytes()).hexdigest()
     return parts._replace(label_weight=label_weight, notes=parts.notes | {"sha256": digest})
 
 
-def fit_gmm(name: str, train: pd.DataFrame, classes: Sequence[str]) -> soft_labels.GMM:
+def fit_training_gmm(name: str, train: pd.DataFrame, classes: Sequence[str]) -> soft_labels.GMM:
     """The mixture fitted to the frame of a training split (eq. 5). Raises UserError naming the class whose images do
     not suffice."""
     va = train[["valence", "arousal"]].to_numpy()

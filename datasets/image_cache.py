@@ -2,8 +2,9 @@
 
 A block is `BLOCK` consecutive pictures, which have one hash. The cache of a data set is three files in the folder of
 `--cache`: the pixels, <key>.npy, the hashes of the blocks, <key>.blocks.json, and a lock that every writer holds,
-<key>.lock. The key is a hash of the list of pictures, their sizes and dates. Pixels are read by position and never
-mapped into memory: if a mapped file is truncated, the process ends without a message.
+<key>.lock. The key is a hash of the size in pixels, of the boxes, and of each picture's path, number of bytes and time
+of change. Pixels are read by position and never mapped into memory: if a mapped file is truncated, the process ends
+without a message.
 
 `datasets.images.open_cache` is the way in.
 """
@@ -197,8 +198,8 @@ class ImageCache:
 
 
 def _key(paths: Sequence[Path], boxes: np.ndarray, size: int) -> str:
-    """The key of a cache: 32 hexadecimal digits that depend on the size, the boxes, and each picture's path, length and
-    time of change."""
+    """The key of a cache: 32 hexadecimal digits that depend on the size, the boxes, and each picture's path, number
+    of bytes and time of change."""
     key = hashlib.sha256(repr(size).encode() + np.ascontiguousarray(boxes, np.float64).tobytes())
     for path in paths:
         try:

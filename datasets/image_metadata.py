@@ -1,8 +1,9 @@
 """The orientation in a picture's metadata, and pictures without their metadata.
 
 The orientation is all that metadata say about the pixels. Photographs from the web have tags of the wrong type,
-fractions over zero and truncated blocks, and Pillow refuses some of these files although their pixels are sound. So the
-orientation is read here entry by entry, and `without_metadata` gives `datasets.images` a file that can be decoded.
+fractions with the denominator zero and truncated blocks, and Pillow refuses some of these files although their pixels
+are sound. So the orientation is read here entry by entry, and `without_metadata` gives `datasets.images` a file that
+can be decoded.
 """
 import re
 import struct

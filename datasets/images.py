@@ -1,4 +1,4 @@
-"""Pictures from files: find, decode, crop, convert to RGB, resize, and keep the result in a cache.
+"""Pictures from files: decode, crop, convert to RGB, resize, and keep the result in a cache.
 
 All floors read pictures through this module: `decode` and `read_image` for one picture, `open_cache` for all pictures
 of a data set, `box_fits` and `picture_sizes` for parsers that check face boxes, `inside` for paths from label files.
@@ -63,32 +63,10 @@ def inside(root: str | os.PathLike, path: str | os.PathLike) -> Path:
     return full
 
 
-def on_disk(root: str | os.PathLike, paths: Sequence[str]) -> np.ndarray:
-    """Which of these files exist: bool (N,).
-
-    paths: N texts, relative to the root. Every folder is listed once, since asking for each of 300,000 files would take
-    minutes. Raises UserError where a folder cannot be listed or leads out of the root.
-    """
-    listings: dict[str, set[str]] = {}
-    present = np.zeros(len(paths), bool)
-    for i, path in enumerate(paths):
-        folder, _, name = path.rpartition("/")
-        if folder not in listings:
-            try:
-                with os.scandir(inside(root, folder)) as entries:
-                    listings[folder] = {entry.name for entry in entries if entry.is_file()}
-            except PermissionError as error:
-                raise UserError(f"{error.filename}: {error.strerror}") from None
-            except (OSError, ValueError):  # absent, or a name from a label file that cannot be one
-                listings[folder] = set()
-        present[i] = name in listings[folder]
-    return present
-
-
 def decode(path: str | os.PathLike | BinaryIO, box: Sequence[float] | None = None) -> Image.Image:
     """One picture as a PIL image in RGB, upright, cropped.
 
-    path: file, or an open file in memory (its attribute `name`, where it has one, stands in messages);
+    path: file, or an open file in memory (its attribute `name`, where it has one, is used in messages);
     box: (left, top, right, bottom) in pixels of the upright picture, or None (or NaN) for all of it.
 
     JPEG, PNG, WebP, BMP, TIFF and GIF are read, of several frames the first. Grey, palette, alpha, CMYK, 16-bit (the
@@ -319,7 +297,7 @@ def open_cache(folder: str | os.PathLike, paths: Sequence[Path], boxes: np.ndarr
     """The cache of decoded pictures in `folder`, which is made on the first call. Item i is uint8 (size, size, 3).
 
     paths: N files; boxes: float (N, 4), NaN for the whole picture. The file's name depends on paths, boxes, size and
-    each picture's length and time of change: changed pictures make a new cache. Several processes may call at once: one
-    decodes, the others wait. Raises UserError on an unreadable picture or too little room.
+    each picture's number of bytes and time of change: changed pictures make a new cache. Several processes may call at
+    once: one decodes, the others wait. Raises UserError on an unreadable picture or too little room.
     """
     return ImageCache.open(Path(folder), paths, boxes, size, read_image)

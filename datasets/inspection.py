@@ -1,4 +1,5 @@
-"""What a data folder holds: `inspect` reads all splits and decodes all their pictures, `report_lines` tells people.
+"""What a data folder holds: `inspect` reads all splits and decodes all their pictures, `report_lines` writes it for
+people.
 
 `python -m datasets.check` is the command (check.py); it hands in the name of a data set, its folder and its options.
 """
@@ -23,7 +24,7 @@ SHOWN_DUPLICATES = 3
 
 Report = dict[str, Any]
 """The keys of the JSON output: dataset, root, splits {split: facts}, problems [text], official {splits: counts},
-duplicates {where: groups, examples}, usable."""
+duplicates {where: groups, examples}, usable. Among the facts, "noticed" holds the notes of a split."""
 
 
 def inspect(dataset: str, root: Path | None = None, data: Sequence[str] = ()) -> Report:
@@ -91,11 +92,16 @@ def split_facts(root: Path, name: str, split: Split,
         "images": len(frame),
         "counts": dict(zip(split.classes, counts, strict=True)),
         "identities": int(frame["identity"].replace("", np.nan).nunique()),
-        "labels": "one class each" if split.distribution is None else "distributions",
+        "labels": "one class each" if has_one_class_each(split) else "distributions",
         "ranges": ranges,
         "unreadable": unreadable,
         "noticed": {reason: count for reason, count in split.notes.items() if reason != "layout"},
     }
+
+
+def has_one_class_each(split: Split) -> bool:
+    """Whether no image of a split has a distribution over several classes."""
+    return split.distribution is None or bool((split.distribution.max(1) == 1).all())
 
 
 def duplicates(places_of_pixels: Mapping[bytes, Sequence[tuple[str, str]]]) -> dict[str, dict[str, Any]]:
@@ -125,7 +131,7 @@ def report_lines(report: Report, advice: str = "") -> Iterator[str]:
         notes = {reason: count for reason, count in facts["noticed"].items() if reason != "cache"}
         equal_splits = [split for split, other_notes in notes_of_split.items() if other_notes == notes]
         if notes and equal_splits:  # val is often a part of train's list
-            yield f"  left out: as in {equal_splits[0]}"
+            yield f"  notes: as in {equal_splits[0]}"
         else:
             yield from (f"  {reason}: {count}" for reason, count in facts["noticed"].items())
         notes_of_split[name] = notes

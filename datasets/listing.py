@@ -1,7 +1,7 @@
 """The files on disk that stand for the pictures a label file names.
 
 Copies of a data set are often saved again in another format. So a picture is found under any of `SUFFIXES`, in any
-letter case; the name in the label file goes first. Used by all parsers that read label files.
+letter case; the name in the label file is preferred. Used by all parsers that read label files.
 """
 import os
 from collections import Counter
@@ -15,11 +15,12 @@ from datasets.images import inside
 from datasets.split import count_note_for_names, folder_contents, printable
 from support.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # of several files the first one is taken
+# Of files that differ in the suffix only, the one whose suffix comes first here is taken.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file has the name of a picture. Hidden files have not (macOS leaves ._x.jpg behind)."""
+    """Whether a file has the name of a picture. Hidden files do not count (macOS leaves ._x.jpg behind)."""
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
@@ -111,7 +112,7 @@ class Listing:
 
 
 def _ambiguous_stems(paths: Sequence[str]) -> set[str]:
-    """The paths without their suffixes, as far as several of the paths have the same."""
+    """The stems (paths without their suffix) that more than one of the paths has."""
     counts = Counter(os.path.splitext(path)[0] for path in paths)
     return {stem for stem, count in counts.items() if count > 1}
 

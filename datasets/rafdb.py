@@ -7,12 +7,12 @@ training and 3,370 test images. `classes=7` is the RAF-DB of most papers: basic 
 Layouts, below a root that holds `basic` and `RAF-ML` (or is one of the two itself):
   basic/EmoLabel/list_patition_label.txt (sic; list_partition_label.txt too)      train_00001.jpg 5
   basic/Image/aligned[/aligned]/train_00001_aligned.jpg                           100x100
-  distribute_basic.csv, in EmoLabel, basic or the root (not in the package)       seven fractions a row, train then test
+  distribute_basic.csv, in EmoLabel, basic or the root                            seven fractions a row, train then test
   RAF-ML[/RAF-ML]/EmoLabel/{distribution.txt,partition_label.txt}                 0001.jpg p1 .. p6; 0001.jpg 0|1 (test)
   RAF-ML[/RAF-ML]/Image/aligned[/aligned]/0001_aligned.jpg
-Copies differ. Pictures are read with or without `_aligned` and with any suffix of `datasets.listing.SUFFIXES`; the
-name in the release goes first. Lists may have commas, more columns, or words in place of label numbers, as long as only
-one column can be the label.
+distribute_basic.csv is not in the official download. Copies differ. Pictures are read with or without `_aligned` and
+with any suffix of `datasets.listing.SUFFIXES`; the name in the release is preferred. Lists may have commas, more
+columns, or words in place of label numbers, as long as only one column can be the label.
 
 Splits. test is the official test rows. There is no official validation split: val is held out of the training rows
 (`datasets.split.hold_out`).
@@ -20,9 +20,10 @@ Splits. test is the official test rows. There is no official validation split: v
 Labels. The distribution of a RAF-DB basic image is one-hot, or its votes (`basic_labels=votes`). That of a RAF-ML image
 is the fractions of its votes, and its label is the class with the largest one.
 
-Dropped, each with a note: images of Neutral among six classes, ambiguous images (`labels=mivia` only), images of RAF-ML
-without any vote or without a row in partition_label.txt, malformed rows, and images that are not on disk. About 2 % of
-basic's test images are in RAF-ML too; they are kept, and `python -m datasets.check` lists them.
+Dropped, each with a note: images of Neutral among six classes, images that the vote filter of the MIVIA benchmark
+(docs/data.md) calls ambiguous (with `labels=mivia` only), images of RAF-ML without any vote or without a row in
+partition_label.txt, malformed rows, and images that are not on disk. About 2 % of basic's test images are in RAF-ML
+too; they are kept, and `python -m datasets.check` lists them.
 
 A part is RAF-DB basic or RAF-ML. `datasets.load_split` calls `load`; the options are in `OPTIONS`.
 """
@@ -56,8 +57,9 @@ OPTIONS = {
     "classes": "6 (default: no Neutral) or 7 (RAF-DB basic with Neutral)",
     "parts": "basic,ml (default of the six classes; ml only where it is there), basic or ml",
     "basic_labels": "label distributions of RAF-DB basic: onehot (default) or votes (of distribute_basic.csv)",
-    "labels": "which images of RAF-DB basic: list (default: all of its list file) or mivia (MIVIA's vote filter drops "
-              "ambiguous ones; implies basic_labels=votes)",
+    "labels": "which images of RAF-DB basic are used (not which labels, see basic_labels): list (default: all of its "
+              "list file) or mivia (the vote filter of the MIVIA benchmark drops ambiguous ones; implies "
+              "basic_labels=votes)",
 }
 
 # Official image counts. Those of RAF-DB basic are per class, in the order of SEVEN, counted in the list file of the
@@ -135,7 +137,7 @@ class Choices(NamedTuple):
     basic_labels: str
     """onehot or votes"""
     vote_filter: bool
-    """whether MIVIA's filter drops ambiguous images of RAF-DB basic"""
+    """whether the vote filter of the MIVIA benchmark drops ambiguous images of RAF-DB basic"""
 
 
 def load(root: Path, split: str, classes: str = "6", parts: str | None = None, basic_labels: str | None = None,
@@ -295,7 +297,7 @@ def _read_basic_list(path: Path, notes: dict[str, Any]) -> tuple[np.ndarray, np.
 
 
 def vote_filter(votes: Any) -> tuple[np.ndarray, np.ndarray]:
-    """MIVIA's filter for ambiguous images.
+    """The vote filter of the MIVIA benchmark, for ambiguous images (docs/data.md).
 
     Fractions of at most 10 % are removed. An image is dropped where more than two classes have the largest fraction, or
     where the one or two classes that have it hold at most half of what is left.
@@ -335,8 +337,8 @@ def _read_votes(root: Path, folder: str, ids: np.ndarray, in_test: np.ndarray) -
     places = [root / folder / "EmoLabel" / VOTES, root / folder / VOTES, root / VOTES]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
-        raise UserError(f"{places[0]}: no such file, nor in the folders above. The package has no votes: "
-                        f"use basic_labels=onehot and labels=list, or put {VOTES} there")
+        raise UserError(f"{places[0]}: no such file, nor in the folders above. The official download has no "
+                        f"votes: use basic_labels=onehot and labels=list, or put {VOTES} there")
     rows = [line.split(",") for line in read_text(path).splitlines() if line.strip()]
     if rows and all(_numbers([cell], 1) is None for cell in rows[0]):
         rows = rows[1:]  # a header
@@ -410,7 +412,7 @@ class Line(NamedTuple):
     text: str
     """its first `SHOWN` characters"""
     cells: list[str]
-    """what stands between the separators, without quotes"""
+    """what is between the separators, without quotes"""
 
 
 class NamedRows(NamedTuple):
@@ -429,7 +431,7 @@ def _read_named_rows(path: Path, width: int, pattern: str, example: str, notes: 
     """Read rows `<name>[_aligned][.jpg] number ...`, separated by blanks or commas.
 
     width: how many numbers a row has; pattern: the regular expression of a name; example: a row, for messages; words:
-    what may stand in place of a number, and what may stand in a column of labels. Rows of another form and names that
+    what may be in place of a number, and what may be in a column of labels. Rows of another form and names that
     do not match are noted. Raises UserError showing the line on a name that leads out of the folder, a name that
     appears twice, columns that could be meant in two ways, and a file without any row of this form.
     """

@@ -5,8 +5,11 @@ Words that this module owns:
 split         one part of a data set, by its name: train, val or test (`SPLITS`).
 `Split`       the object that describes the images and labels of a split.
 frame         the pandas table of a split: one row for each image, with the columns `COLUMNS`.
-distribution  the label of an image as K numbers that sum to 1: the fraction of its annotators that chose each class,
-              or one-hot where the parser is asked for one class (RAF-DB basic by default, FER+ with labels=majority).
+picture       a file as it lies on disk.
+image         what one row of a frame describes: a picture, or the part of it that lies in the face box.
+distribution  the label of an image as K numbers that sum to 1: the fraction of its annotators that chose each class, or
+              one-hot, where a parser that gives distributions has or takes one class only (RAF-DB basic without
+              basic_labels=votes, FER+ with labels=majority).
 note          one entry of `Split.notes`, usually a reason in words -> how often it happened. A parser notes what it
               dropped and what it had to guess. `python -m datasets.check` prints the notes, and `make_fer_c.py` stores
               them in the manifest of a built set, so their texts are a part of the file format.
@@ -58,7 +61,8 @@ class Split:
     `expression` is int64 in 0..K-1. `valence arousal` are in [-1, 1], NaN where unknown. `identity` is the name of the
     person or video, "" where unknown."""
     distribution: np.ndarray | None
-    """float64 (N, K), the distributions of the images. None where the data set publishes no votes of annotators."""
+    """float64 (N, K), the distributions of the images. None where the parser gives each image a class and no
+    distribution."""
     classes: tuple[str, ...]
     """the K class names, in the order of the labels"""
     notes: dict[str, Any] = field(default_factory=dict)
@@ -178,7 +182,7 @@ def validated_split(data: Split, dataset: str, split: str) -> Split:
 
     A test or validation split may lack images of a class; that is noted in `data.notes`. Raises UserError where the
     data are at fault: no image, an id that cannot be a file name or is not unique, a label out of range, a class
-    without a training image. Raises AssertionError where the parser is.
+    without a training image. Raises AssertionError where the parser is at fault.
     """
     where = f"{dataset} {split}"
     summary = note_summary(data.notes) or "nothing was found"
@@ -203,7 +207,8 @@ def validated_split(data: Split, dataset: str, split: str) -> Split:
 
 def _advice_without_images(split: str) -> str:
     if split == "val":
-        return f"Without an official list, val is a tenth of each class of train, at most {MOST_HELD_OUT} images"
+        return (f"Without an official list, val is a tenth of each class of train, at most {MOST_HELD_OUT} images of a "
+                f"class")
     return "Is the copy complete, and do the names in its label files fit those on disk?"
 
 

@@ -1,4 +1,4 @@
-"""AffectNet: both distributions, their quirks, every option and error, the scan's cache, the layouts written here."""
+"""AffectNet: both releases, their quirks, every option and error, the scan's cache, the layouts written here."""
 import io
 import os
 import warnings
@@ -60,7 +60,7 @@ def count(notes, why):
     return matching[0] if matching else 0
 
 
-# ---- the old distribution
+# ---- the old release
 
 def test_known_answer(tmp_path):
     rows = [row("103/0a.jpg", 6, -0.5, 0.75), row("7/ff.PNG", 0, 0, -1, (134, 130, 899, 800))]
@@ -224,7 +224,7 @@ def test_a_damaged_file_of_sizes_is_written_anew(tmp_path, content):
 
 # ---- pictures saved again
 
-def test_pictures_of_the_old_distribution_saved_again(tmp_path):
+def test_pictures_of_the_old_release_saved_again(tmp_path):
     write_list(tmp_path, ROWS)
     for path in [*(tmp_path / IMAGES).rglob("*.jpg")]:
         path.rename(path.with_suffix(".PNG"))
@@ -326,7 +326,7 @@ def test_dots_in_names_lead_nowhere(tmp_path):
     assert len(load(write_list(tmp_path, [row("1/a..b.jpg", 0)])).frame) == 1
 
 
-# ---- the distribution of March 2021
+# ---- the release of March 2021
 
 def npy(value):
     data = io.BytesIO()
@@ -459,7 +459,7 @@ def test_a_damaged_cache_is_written_anew(tmp_path):
     assert (tmp_path / ".fer-c-val_set.csv").read_bytes() == good
 
 
-# ---- which distribution
+# ---- which release
 
 def test_2021_is_preferred_and_said(tmp_path):
     write_list(write_new(tmp_path, ALL), ROWS[:3])

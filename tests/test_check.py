@@ -58,7 +58,7 @@ def test_counts_stand_below_their_names_and_val_repeats_nothing():
              "usable": True, "splits": {"train": facts | {"noticed": notes}, "val": facts | {"noticed": notes},
                                         "test": facts | {"noticed": {"face box without area (for example b)": 2}}}}
     text = "\n".join(inspection.report_lines(content))
-    assert "val: 3 images; as released; labels: one class each\n  left out: as in train\n" in text
+    assert "val: 3 images; as released; labels: one class each\n  notes: as in train\n" in text
     assert text.count("(a.jpg): 1") == text.count("without area (for example b): 2") == 1
     assert "train+val: 6 images here, 11 officially (-5)" in text and "test: 3 images here, 3 officially\n" in text
     names, sad, anger = text.splitlines()[-5:-2]

@@ -10,7 +10,7 @@ from scipy.stats import multivariate_normal
 
 from datasets import RECIPES, demo, load_split
 from datasets.drawn.faces import (
-    CLASSES, CLASS_COVARIANCES, CLASS_MEANS, PER_IDENTITY, draw_face, draw_point, true_posterior)
+    CLASSES, CLASS_COVARIANCES, CLASS_MEANS, PER_PERSON, draw_face, draw_point, true_posterior)
 from datasets.demo import Args, main
 from datasets.drawn.layouts import LAYOUTS
 from datasets.split import COLUMNS
@@ -227,7 +227,7 @@ def test_raf_ml_goes_beside_raf_db(tmp_path, monkeypatch):
 def test_the_demo_is_of_the_size_that_the_corruptions_were_made_for():
     """64 px, at least 56 test images, of several people."""
     assert RECIPES["demo"]["image_size"] == 64
-    assert demo.DEFAULTS["test"] >= 56 and demo.DEFAULTS["test"] // PER_IDENTITY >= 7
+    assert demo.DEFAULTS["test"] >= 56 and demo.DEFAULTS["test"] // PER_PERSON >= 7
 
 
 def test_importing_leaves_the_global_generator_alone():

@@ -397,7 +397,7 @@ PARTITION, VOTES = "RAF-ML/EmoLabel/partition_label.txt", "basic/EmoLabel/distri
     (lambda root: shutil.rmtree(root / "basic/EmoLabel"), "found: RAF-ML, basic"),
     (lambda root: shutil.rmtree(root / "basic/Image"), "no .jpg in Image/aligned.*unpack"),
     (lambda root: (root / PARTITION).unlink(), "no partition_label.txt"),
-    (lambda root: (root / VOTES).unlink(), "The package has no votes"),
+    (lambda root: (root / VOTES).unlink(), "The official download has no votes"),
     (rewrite(LIST, "train_00001.jpg 0\n"), "label.txt line 1: label 0 of train_00001 is not in 1..7"),
     (rewrite(LIST, "train_00001.jpg 1.5\n"), "label 1.5 of train_00001"),
     (rewrite(LIST, "train_00001.jpg 3\n" * 2), "1 names appear twice, for example train_00001 .again in line 2."),

@@ -18,7 +18,7 @@ LANDMARKS = 68
 
 
 class ListRow(NamedTuple):
-    """A row of a list of the old distribution."""
+    """A row of a list of the old release."""
 
     key: int | str
     """the name of the picture is made from it"""
@@ -32,7 +32,7 @@ class ListRow(NamedTuple):
 
 
 def write_old(out: Path, faces: Faces) -> None:
-    """The old distribution: pictures with a margin around the face, boxes x, y, width, height, and a headerless
+    """The old release: pictures with a margin around the face, boxes x, y, width, height, and a headerless
     validation.csv.
 
     Both lists have rows without an expression (8 to 10, valence and arousal -2) and an image without valence and
@@ -62,10 +62,10 @@ def write_old(out: Path, faces: Faces) -> None:
 
 
 def write_2021(out: Path, faces: Faces) -> None:
-    """The distribution of March 2021: cropped images with four .npy files each.
+    """The release of March 2021: cropped images with four .npy files each.
 
-    train_set and val_set use the same ids. Of the numbers every third is a text. Missing are: the expression of one
-    image, the valence of one, the arousal of one, and the image of one expression.
+    train_set and val_set use the same ids. In every third image the numbers are texts. Missing are: the expression of
+    one image, the valence of one, the arousal of one, and the image of one expression.
     """
     for split, count in COUNTS.items():
         images = out / FOLDERS[split] / "images"

@@ -22,8 +22,8 @@ SIZE = 112  # pixels of a frame
 
 
 def write_layout(out: Path, faces: Faces) -> None:
-    """12 training videos, one with two persons and one in cropped_aligned_new_50_vids, a validation video, and a video
-    without labels.
+    """12 training videos, counting the two persons of one video as two; one of them is in cropped_aligned_new_50_vids.
+    Besides them a validation video, and a video without labels.
 
     The peculiarities of the release are in: -1, -5 and Other, missing frames, a label file with a line more and one
     with a line less than frames, a malformed line, a video without valence and arousal, and a video whose valence and

@@ -8,7 +8,8 @@ Lengths on the face are in half face heights, x to the right and y down, with th
 them into output pixels, `canvas.py` paints them. Left and right are those of the image.
 
 `datasets.demo` uses `image_labels` and `draw_image`, the writers of official layouts use `faces`. Equal arguments give
-equal pixels: all random numbers come from `keyed_rng` streams of the seed, the split and the image or person.
+equal pixels: all random numbers come from `keyed_rng` streams of the seed, the split and the image or person, those of
+freckles and strands of hair from a generator whose seed is drawn from such a stream (`Person.seed`).
 """
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ from datasets.drawn.canvas import SIZE, clipped, draw_lines, ellipse, fill, mirr
 from support.random_streams import keyed_rng
 
 CLASSES = ("Neutral", "Happy", "Sad", "Surprise", "Fear", "Disgust", "Anger", "Contempt")
-PER_IDENTITY = len(CLASSES)  # every person shows each class once
-ZOOM = 2  # the face is drawn twice as large and then averaged
+PER_PERSON = len(CLASSES)  # every person shows each class once
+OVERSAMPLING = 2  # the face is drawn twice as large and then averaged
 SIDES = (-1, 1)  # left and right in the image
 UNIT = np.linspace(-1, 1, 25)  # along an eye or the mouth
 
@@ -91,7 +92,7 @@ Faces = Callable[[str, int], Iterator[Face]]
 def image_labels(seed: int, split: str, index: int) -> ImageLabels:
     """Person, label and point of image `index` of a split. Every person shows each class once, in an order of their
     own."""
-    person, place = divmod(index, PER_IDENTITY)
+    person, place = divmod(index, PER_PERSON)
     order = keyed_rng("demo", seed, split, "order", person).permutation(len(CLASSES))
     label = int(order[place])
     return ImageLabels(person, label, draw_point(keyed_rng("demo", seed, split, "point", index), label))
@@ -121,7 +122,7 @@ def faces(split: str, count: int) -> Iterator[Face]:
 # --- movements of the face ---
 
 class Movements(NamedTuple):
-    """How far each part of the face is moved, 0 for at rest and 1 for fully."""
+    """How far each part of the face is moved, 0 at rest and 1 fully; those with (+) and (-) go both ways."""
 
     corner: float
     """mouth corners up (+) or down (-)"""
@@ -281,9 +282,9 @@ def draw_person(rng: np.random.Generator) -> Person:
     """A person at random. The order of the draws is a part of the drawing: every face depends on it."""
     tone = rng.uniform(0, len(SKIN) - 1)
     skin = mix(SKIN[int(tone)], SKIN[min(int(tone) + 1, len(SKIN) - 1)], tone % 1) * rng.uniform(0.98, 1.02, 3)
-    is_dark = tone > 3.5 and rng.random() < 0.8  # fair hair on dark skin is rare, not absent
-    hair = HAIR[rng.integers(3)] if is_dark else HAIR[rng.integers(len(HAIR))]
-    iris = IRIS[rng.integers(2)] if is_dark else IRIS[rng.integers(len(IRIS))]
+    has_dark_hair = tone > 3.5 and rng.random() < 0.8  # and dark eyes; fair hair on dark skin is rare, not absent
+    hair = HAIR[rng.integers(3)] if has_dark_hair else HAIR[rng.integers(len(HAIR))]
+    iris = IRIS[rng.integers(2)] if has_dark_hair else IRIS[rng.integers(len(IRIS))]
     style = rng.choice([*STYLES, "bald"])
     return Person(
         skin=np.clip(skin, 20, 252), tone=tone / (len(SKIN) - 1), hair=np.clip(hair * rng.uniform(0.85, 1.15), 8, 240),
@@ -316,8 +317,8 @@ class Scene:
     roll: float
     yaw: float
     pitch: float
-    zoom: float
-    """half the height of the face"""
+    half_height: float
+    """of the face"""
     x: float
     """of the centre of the head"""
     y: float
@@ -339,10 +340,9 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     return Scene(
         light=np.array([np.cos(angle), np.sin(angle)]) * rng.uniform(0.1, 0.75), strength=rng.uniform(0.15, 0.55),
         exposure=rng.uniform(0.85, 1.1), warmth=rng.normal(0, 0.05), roll=rng.normal(0, 0.09), yaw=rng.normal(0, 0.16),
-        pitch=rng.normal(0, 0.09), zoom=rng.uniform(76, 87), x=112 + rng.normal(0, 4), y=116 + rng.normal(0, 4),
-        gaze=rng.normal(0, 0.10), shirt=rng.uniform(25, 235, 3), collar=rng.uniform(-0.05, 0.25),
-        blur=max(0.0, rng.uniform(-0.4, 0.9)), noise=rng.uniform(0.3, 3.0),
-    )
+        pitch=rng.normal(0, 0.09), half_height=rng.uniform(76, 87), x=112 + rng.normal(0, 4),
+        y=116 + rng.normal(0, 4), gaze=rng.normal(0, 0.10), shirt=rng.uniform(25, 235, 3),
+        collar=rng.uniform(-0.05, 0.25), blur=max(0.0, rng.uniform(-0.4, 0.9)), noise=rng.uniform(0.3, 3.0))
 
 
 # --- from face coordinates to the image ---
@@ -359,7 +359,7 @@ class View:
         cp, sp = np.cos(scene.pitch), np.sin(scene.pitch)
         cr, sr = np.cos(scene.roll * roll), np.sin(scene.roll * roll)
         turn = np.array([[cy, 0.0, sy], [sp * sy, cp, -sp * cy]])  # yaw, then pitch; z points at the camera
-        matrix = np.array([[cr, -sr], [sr, cr]]) @ turn * scene.zoom
+        matrix = np.array([[cr, -sr], [sr, cr]]) @ turn * scene.half_height
         self.plane = matrix.T[:2].copy()
         self.depth = matrix[:, 2].copy()
         self.centre = np.array([scene.x, scene.y])
@@ -410,14 +410,14 @@ class Outlines:
 
 # --- the face ---
 
-def draw_face(va: Any, identity_rng: np.random.Generator, nuisance_rng: np.random.Generator) -> np.ndarray:
+def draw_face(va: Any, person_rng: np.random.Generator, nuisance_rng: np.random.Generator) -> np.ndarray:
     """Draw one face: uint8 (224, 224, 3), RGB.
 
-    va: (valence, arousal); identity_rng: of the person; nuisance_rng: of the scene. Equal arguments, the states of the
+    va: (valence, arousal); person_rng: of the person; nuisance_rng: of the scene. Equal arguments, the states of the
     generators included, give equal pixels.
     """
     move = movements(va)
-    person = draw_person(identity_rng)
+    person = draw_person(person_rng)
     scene = draw_scene(nuisance_rng)
     head = View(scene, 1.0)
     body = View(scene, 0.3)
@@ -696,7 +696,7 @@ def _background(rng: np.random.Generator) -> np.ndarray:
         x, y, radius = rng.uniform((0, 0, 64), (896, 896, 256)).astype(int).tolist()
         cv2.circle(small, (x, y), radius, colour.tolist(), -1, cv2.LINE_AA, 4)
     small = cv2.GaussianBlur(small, (0, 0), rng.uniform(1.2, 6.0))
-    return cv2.resize(small, (SIZE * ZOOM, SIZE * ZOOM), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(small, (SIZE * OVERSAMPLING, SIZE * OVERSAMPLING), interpolation=cv2.INTER_LINEAR)
 
 
 def _photograph(image: np.ndarray, scene: Scene, rng: np.random.Generator) -> np.ndarray:
@@ -708,7 +708,8 @@ def _photograph(image: np.ndarray, scene: Scene, rng: np.random.Generator) -> np
     if scene.blur > 0.2:
         image = cv2.GaussianBlur(image, (0, 0), scene.blur)
     grid = np.arange(2, SIZE, 4)  # light changes slowly: every fourth pixel is enough
-    x, y = (grid[None, :] - scene.x) / (0.95 * scene.zoom), (grid[:, None] - scene.y) / (1.25 * scene.zoom)
+    x = (grid[None, :] - scene.x) / (0.95 * scene.half_height)
+    y = (grid[:, None] - scene.y) / (1.25 * scene.half_height)
     square = x * x + y * y
     z = np.exp(-square / 1.2)  # the head as an egg that flattens into the background, so that no edge shows
     lambert = (x * scene.light[0] + y * scene.light[1] + z * 0.8) / np.sqrt(square + z * z)

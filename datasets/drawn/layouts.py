@@ -1,8 +1,9 @@
 """The official layouts of the other data sets, filled with drawn faces.
 
-The other files of this folder each write one or two layouts, in exactly the form of the release, with the irregular
-rows, names and files that it is known for. `write_layout` is the one way in; `python -m datasets.demo --layout` and the
-tests of the parsers use it.
+affectnet.py, affwild.py, ferplus.py, folders.py and rafdb.py each write one or two layouts, in exactly the form of the
+release, with the irregular rows, names and files that it is known for. `write_layout` is the one way in;
+`python -m datasets.demo --layout` and the tests of the parsers use it. The writers do not need `support.files`:
+`write_layout` gives them a temporary folder, whose content it moves when everything is written.
 """
 import tempfile
 from collections.abc import Callable
