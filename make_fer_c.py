@@ -3,7 +3,7 @@
   python make_fer_c.py --dataset demo                          faces drawn on the spot, nothing to fetch
   python make_fer_c.py --dataset ferplus --root DIR --workers 8
   python make_fer_c.py --dataset ferplus --dry-run             how many images, bytes and minutes it would take
-  python make_fer_c.py --dataset ferplus --shard 2/8           one of 8 parts, on any machine; in the end: --merge
+  python make_fer_c.py --dataset ferplus --shard 2/8           one of 8 parts, on any machine; --merge joins them
   python make_fer_c.py --dataset ferplus --verify              hash a finished set again
 
 The set grows in <out>.partial and moves to <out> (--out) when it is complete. After a kill, the same command goes on

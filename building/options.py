@@ -33,8 +33,8 @@ class BuildOptions:
     """an option of the data set as key=value; may be given several times"""
     protocol: Literal["paper", "released"] = "paper"
     """paper: as the paper describes it. released: as the published sets were made. This sets --corruptions
-    fer-c-released, --visibility l2-uint8 and, for AffectNet, --data crop=legacy (for Aff-Wild2: --data
-    val_split=frames)"""
+    fer-c-released and --visibility l2-uint8, for AffectNet also --data crop=legacy, for Aff-Wild2 --data
+    val_split=frames"""
     corruptions: str = "fer-c"
     """preset of severity constants: fer-c, fer-c-released or imagenet-c"""
     image_size: Annotated[int, Between(SIZES[0], SIZES[-1])] = 224
@@ -64,9 +64,9 @@ class BuildOptions:
     training split)"""
     skip_bad: bool = False
     """leave out source images that cannot be read and name them in the manifest, instead of stopping"""
-    images: bool = True
-    """with --no-images, the corrupted images are hashed and measured but not kept: the set has no folder images/, and
-    evaluate.py --on-the-fly makes the same images in memory, bit by bit"""
+    images: bool = True  # the text is that of --no-images
+    """hash and measure the corrupted images, but do not keep them: the set has no folder images/, and evaluate.py
+    --on-the-fly makes the same images in memory, bit by bit"""
     workers: Annotated[int, Between(1)] = len(os.sched_getaffinity(0))
     """number of worker processes (default: all processor cores that this process may use). The bytes of the set do not
     depend on it"""

@@ -74,8 +74,7 @@ class Between:
 
 @dataclass(frozen=True, init=False)
 class OneOf:
-    """The values that an option may have whose value is text, where a `Literal` cannot be written out:
-    `Annotated[str, OneOf(TABLE)]`."""
+    """The values of a text option, where a `Literal` cannot be written out: `Annotated[str, OneOf(TABLE)]`."""
 
     values: tuple[str, ...]
 
