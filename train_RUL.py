@@ -62,7 +62,7 @@ class Algorithm:
 class Args:
     options: TrainingOptions
     algorithm: Annotated[Algorithm, cli.Rare] = field(default_factory=Algorithm)
-    loss: Annotated[LossOptions, cli.Rare] = field(default_factory=LossOptions)
+    constants: Annotated[LossOptions, cli.Rare] = field(default_factory=LossOptions)
     machine: MachineOptions = field(default_factory=MachineOptions)
 
 

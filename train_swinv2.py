@@ -67,7 +67,7 @@ class Algorithm:
 class Args:
     options: Options
     algorithm: Algorithm = field(default_factory=Algorithm)
-    loss: Annotated[LossOptions, cli.Rare] = field(default_factory=LossOptions)
+    constants: Annotated[LossOptions, cli.Rare] = field(default_factory=LossOptions)
     machine: MachineOptions = field(default_factory=MachineOptions)
 # --- shared ---
 

@@ -71,7 +71,7 @@ def test_the_recipe_has_the_plain_path(script, protocol):
         for loss in (None, "maxent-aaai+mbls"):
             command = ["--dataset", dataset, "--protocol", protocol, *(["--loss", loss] if loss else [])]
             args = cli.parse(script.Args, recipe_filler(script.RELEASED, script.RELEASED_ON), command)
-            name_loss(args.options, args.loss)
+            name_loss(args.options, args.constants)
             values, usual = flat(args), usual_values(args, script.RELEASED, script.RELEASED_ON)
             wanted = {} if protocol == "paper" else {"protocol": "released"}
             assert run_folder.settings_that_differ(values, usual, {}) == wanted

@@ -155,9 +155,9 @@ def test_a_multiplier_of_maxent_names_the_run(train_args):
     """However it is asked for: two multipliers in one folder would be two losses in one row of the tables."""
     def named(loss=None, multiplier="ferc", **more):
         args = train_args(loss=loss, **more)
-        args.loss.maxent_multiplier = multiplier
+        args.constants.maxent_multiplier = multiplier
         check(args)
-        return args.options.loss, args.loss.maxent_multiplier
+        return args.options.loss, args.constants.maxent_multiplier
 
     assert get_args(LossOptions.__annotations__["maxent_multiplier"]) == losses.MULTIPLIERS
     assert named(calib=True, multiplier="aaai") == ("maxent-aaai+mbls", "aaai")
@@ -216,7 +216,7 @@ def test_settings_go_command_line_protocol_recipe_default():
     def parsed(line):
         fill_defaults = recipe_filler(train_baseline.RELEASED, train_baseline.RELEASED_ON)
         args = cli.parse(train_baseline.Args, fill_defaults, line.split())
-        return args.options, args.loss
+        return args.options, args.constants
 
     run, loss = parsed("--dataset demo")
     assert (run.epochs, run.image_size, run.weights, run.class_weights) == (3, 64, "none", "balanced")

@@ -1,7 +1,8 @@
 """The options that all training scripts have in common, and the values that a data set and a protocol give them.
 
 A script's `Args` has four groups of options: `options` (`TrainingOptions`), `algorithm` (declared in the script),
-`loss` (`LossOptions`) and `machine` (`MachineOptions`). The value of an option comes, first match first, from
+`constants` (`LossOptions`: the constants of the losses) and `machine` (`MachineOptions`). The value of an option comes,
+first match first, from
 
   1. the command line;
   2. with `--protocol released`: the data set's released values (`datasets.RECIPES[dataset]["released"]`), the script's
@@ -261,7 +262,7 @@ def usual_values(args: Any, released: Mapping[str, Any],
     options = type(args.options)(dataset=args.options.dataset, protocol=args.options.protocol)
     usual = recipe_filler(released, released_on)(type(args)(options=options))
     usual.options.loss = args.options.loss
-    name_loss(usual.options, usual.loss)  # a multiplier that the loss's name states is no setting of its own
+    name_loss(usual.options, usual.constants)  # a multiplier that the loss's name states is no setting of its own
     values = flat(usual) | {"protocol": TrainingOptions.protocol}
     results = [name for name, effect in effects(type(args)).items() if effect.on == "result"]
     return {name: values[name] for name in results if name not in run_folder.PATH_SETTINGS}
@@ -277,7 +278,7 @@ def check(args: Any) -> None:
         raise UserError(f"unknown data set {options.dataset!r}; known: {', '.join(DATASETS)}")
     if options.calib and options.loss not in (None, CALIBRATED):
         raise UserError(f"--calib is short for --loss {CALIBRATED}; it does not go with --loss {options.loss}")
-    name_loss(options, args.loss)
+    name_loss(options, args.constants)
     if options.loss not in CONSTANTS:
         raise UserError(f"unknown loss {options.loss!r}; known: {', '.join(CONSTANTS)}")
     cli.check_values(args)

@@ -169,7 +169,7 @@ class Training:
         """The chosen loss, with the constants of `LossOptions` and the class weights, on the device."""
         name = self.options.loss
         frequencies = self.labels.bincount(minlength=self.num_classes) / len(self.labels)
-        arguments = self.args.loss.arguments(name, frequencies)
+        arguments = self.args.constants.arguments(name, frequencies)
         try:
             loss = losses.build(name, self.num_classes, self.data.class_weights, **arguments)
         except ValueError as error:
