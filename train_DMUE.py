@@ -68,13 +68,14 @@ class Algorithm:
     classifier_lr: Annotated[float, cli.Between(0)] = 1e-3
     """learning rate of the classifiers and of the confidence (FER-C release, and DMUE release at the start: 1e-3)"""
     train_confidence: bool = True
-    """--no-train-confidence: keep the layers of the confidence as they are initialised, as in the DMUE release and
-    the FER-C release"""
+    """whether the layers of the confidence are trained; if not, they stay as they are initialised (DMUE release and
+    FER-C release: no)"""
     ramp: Annotated[float, cli.Between(0, above=True)] | None = None
     """epochs until the main loss has its full weight (if not given: a sixth of all epochs; DMUE release: 6 to 14 of
     36; FER-C release: 0.6)"""
     ramp_margin: bool = True
-    """--no-ramp-margin: do not apply the ramp to the MbLS term, as in the FER-C release"""
+    """whether the ramp applies to the MbLS term too; if not, this term always has its full weight (FER-C release:
+    no)"""
     soft_weight: float = 0.5
     """weight of the term latent; "soft" stands for its targets, the latent label distributions (DMUE release: 0.5)"""
     similarity_weight: float = 1000.0
@@ -82,8 +83,8 @@ class Algorithm:
     temperature: Annotated[float, cli.Between(0, above=True)] = 1.2
     """temperature of the latent label distributions; above 1 they become flatter (DMUE release: 1.2)"""
     renormalise: bool = False
-    """let the probabilities of the wrong classes sum to 1 before they are compared with the latent label distribution
-    (DMUE release: no)"""
+    """whether the probabilities of the wrong classes are scaled to the sum 1 before they are compared with the latent
+    label distribution (DMUE release and FER-C release: no)"""
     similarity: Literal["features", "logits"] = "features"
     """output of the experts that the similarity term compares (DMUE release and FER-C release: logits)"""
     experts: Literal["joint", "split", "eval"] = "joint"
@@ -96,11 +97,13 @@ class Algorithm:
     normalize: Literal["imagenet", "half"] = "imagenet"
     """normalisation of images; half: to -1..1, as the MS-Celeb weights were trained (FER-C release: imagenet)"""
     neck: bool = False
-    """BatchNorm without bias before the classifiers, one for all branches (DMUE release: yes; FER-C release: no)"""
+    """whether a BatchNorm without bias precedes the classifiers, one for all branches (DMUE release: yes; FER-C
+    release: no)"""
     dropout: cli.Fraction = 0.0
     """dropout before the classifiers, as a fraction (DMUE release: 0.5; FER-C release: 0)"""
     test_scale: bool = False
-    """multiply logits by the mean training confidence at inference (DMUE release and FER-C release: no)"""
+    """whether logits at inference are multiplied by the mean confidence of training (DMUE release and FER-C release:
+    no)"""
 
 
 @dataclass

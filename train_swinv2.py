@@ -60,7 +60,7 @@ class Algorithm:
     head: Annotated[Literal["features", "imagenet_logits"], cli.Rare] = "features"
     """input of the classifier (FER-C release: imagenet_logits)"""
     decay_all: Annotated[bool, cli.Rare] = False
-    """weight decay on norms and biases too (FER-C release: yes)"""
+    """whether weight decay applies to norms and biases too (FER-C release: yes)"""
 
 
 @dataclass

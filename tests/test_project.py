@@ -20,6 +20,7 @@ import tyro
 from support import cli
 from support.errors import UserError
 from support.files import final_name, read_rows, temporary_path, write_rows, write_text, write_whole
+from training.options import RELEASED, recipe_filler
 
 ROOT = Path(__file__).parent.parent
 # An import goes to a lower floor or stays in its folder. Folders of one floor never import each other.
@@ -293,6 +294,30 @@ def test_help_fits_eighty_columns(name, capsys):
         assert max(map(len, page.splitlines())) < 80
         for option in cli.declared_options(module.Args):
             assert option.text, f"{name}: {option.flag} has no help text"
+
+
+@pytest.mark.parametrize("name", [*(script.removesuffix(".py") for script in SCRIPTS), "make_fer_c", "evaluate",
+                                  "report", "sweep", "datasets.check", "datasets.demo"])
+def test_texts_of_boolean_options_fit_the_flags_beside_them(name, capsys):
+    """A protocol can turn an option on: then the help shows --no-x in place of --x, beside the same text. No text
+    begins with a flag, and a text that stands beside either flag begins with "whether"."""
+    module = importlib.import_module(name)
+    released, fill_defaults = getattr(module, "RELEASED", None), getattr(module, "fill_defaults", None)
+    if released is not None:
+        fill_defaults = recipe_filler(released, module.RELEASED_ON)
+    booleans = [option for option in cli.declared_options(module.Args) if option.kind is bool]
+    shown = {option.name: set() for option in booleans}
+    for protocol in ("paper", "released"):
+        words = ["--dataset", "affwild", "--protocol", protocol] if fill_defaults else []
+        page = help_text(capsys, *words, "--help-all", Args=module.Args, fill_defaults=fill_defaults)
+        for option in booleans:
+            flag, text = re.search(rf"^  (--(?:no-)?{option.flag[2:]})\s+(\S.*)$", page, re.MULTILINE).groups()
+            shown[option.name].add(flag)
+            assert not text.startswith("--"), f"{flag} {text}"
+    changed = {option.name for option in booleans if len(shown[option.name]) > 1}
+    assert all(option.text.startswith("whether ") for option in booleans if option.name in changed)
+    if released is not None:
+        assert changed == {name for name, value in (RELEASED | released).items() if isinstance(value, bool)}
 
 
 # What takes seconds to import and is not needed to parse a command line. A training script is flat: it imports torch.

@@ -144,7 +144,8 @@ class TrainingOptions:
     gmm: Annotated[Path | None, CONTENT, Rare] = None
     """mixture of fused targets, the gmm.json of a built set (if not given: fitted on the training split)"""
     skip_first_epoch: Annotated[bool, Rare] = False
-    """never choose the first epoch as the best one (FER-C release: yes)"""
+    """whether the first epoch is left out of the choice of the best one, unless it is the only epoch (FER-C release:
+    yes)"""
     runs: Annotated[Path, PLACE] = field(default_factory=run_folder.default_runs)
     """folder of all runs; this run gets a folder of its own there"""
     fresh: Annotated[bool, PLACE] = False
@@ -176,7 +177,8 @@ class LossOptions:
     maxent_prior: Literal["uniform", "data"] = "uniform"
     """class frequencies for the multipliers aaai and gibbs (FER-C release: uniform; MaxEnt release: the data's)"""
     detach_multiplier: bool = True
-    """--no-detach-multiplier: let gradients pass through the MaxEnt multiplier, as in the FER-C release"""
+    """whether the MaxEnt multiplier counts as a constant for the gradient; if not, gradients pass through it (FER-C
+    release: no)"""
 
     def arguments(self, loss: str, frequencies: Any) -> dict[str, Any]:
         """The constants of a loss, as keyword arguments of `losses.build`.
