@@ -1,23 +1,29 @@
 """DMUE: Dive into Ambiguity (She et al., CVPR 2021, arXiv:2104.00232).
 
-Idea: an image may show more than one expression; experts that do not know its own class say which others.
+Idea: an image may show more than one expression. For each class there is an expert that does not know this class; for
+an image of this class it says which other expressions the image shows.
 
 Network: the baseline's ResNet-18, and for each class an expert: a copy of the last stage that learns all other
 classes. A confidence for each image multiplies its logits in training.
 
-Loss: the chosen loss on these logits, plus three terms. latent: the probabilities of the wrong classes have to be
-those of the expert on the image's own class, its latent label distribution. similarity: images have to be
-as similar to each other in the experts as in the main branch. auxiliary: cross-entropy of the experts.
+Loss: the chosen loss on these logits, plus three terms. latent: the probabilities of the wrong classes have to be those
+that the expert of the image's own class gives. This expert knows all classes but that one, and its probabilities are
+the latent label distribution of the image. similarity: images have to be as similar to each other in the experts as in
+the main branch. auxiliary: cross-entropy of the experts.
 
-Paper: --protocol paper trains the confidence (in both releases no optimizer holds its parameters), runs each expert
-once a step, and leaves classes that a batch lacks out of the confidence.
-
-Released: --protocol released does not train the confidence, runs each expert twice, compares experts by their logits,
-and has ramps that end within the first epoch. Its network started from MS-Celeb weights with another stem;
-give them with --weights PATH. As for every algorithm, the protocol also changes what training/options.py lists in
-`RELEASED`.
+Ramp: the weight of all terms but auxiliary rises to 1 in the first epochs (--ramp). After that the weight of auxiliary
+falls.
 
 "DMUE release" is the code of She et al., "FER-C release" that of FER-C.
+
+Paper: --protocol paper trains the confidence (in both releases no optimizer holds its parameters), runs each expert
+once a step, compares experts by their features, and leaves classes that a batch lacks out of the confidence.
+
+Released: --protocol released does not train the confidence, runs each expert twice a step, compares experts by their
+logits, and counts the similarity to classes that a batch lacks as 0. The terms that rise have hardly any weight in the
+first epoch (0.007), and their full weight from the second epoch on; the MbLS term has its full weight always. The
+network has the stem (first layers) of the MS-Celeb weights from which the FER-C release starts; --weights PATH gives
+them. As for every algorithm, the protocol also changes what training/options.py lists in `RELEASED`.
 
 Inference: only the main branch is used, so it costs no more than the baseline.
 
@@ -40,6 +46,7 @@ import metrics
 from support import cli
 from training.options import LossOptions, MachineOptions, TrainingOptions, recipe_filler
 from training.run import start_training
+# Lines between the marks `algorithm` and `shared` are this algorithm's own; all others are the same in all scripts.
 # --- algorithm ---
 import math
 from typing import Annotated, Literal
@@ -55,10 +62,10 @@ RELEASED_ON = {}
 
 @dataclass
 class Options(TrainingOptions):
-    """What you usually set."""
+    """The run: its data, its recipe and its folders."""
 
     batch_size: int = 128
-    """images in a batch, over all devices (for DMUE: 128)"""
+    """images in a batch, over all devices (FER-C release, for DMUE: 128)"""
 
 
 @dataclass
@@ -71,8 +78,8 @@ class Algorithm:
     """whether the layers of the confidence are trained; if not, they stay as they are initialised (DMUE release and
     FER-C release: no)"""
     ramp: Annotated[float, cli.Between(0, above=True)] | None = None
-    """epochs until the main loss has its full weight (if not given: a sixth of all epochs; DMUE release: 6 to 14 of
-    36; FER-C release: 0.6)"""
+    """epochs until all terms but auxiliary have their full weight (if not given: a sixth of all epochs, rounded, at
+    least 1; DMUE release: 6 to 14 of 36; FER-C release: 0.6)"""
     ramp_margin: bool = True
     """whether the ramp applies to the MbLS term too; if not, this term always has its full weight (FER-C release:
     no)"""
@@ -88,10 +95,12 @@ class Algorithm:
     similarity: Literal["features", "logits"] = "features"
     """output of the experts that the similarity term compares (DMUE release and FER-C release: logits)"""
     experts: Literal["joint", "split", "eval"] = "joint"
-    """passes of an expert; joint: one, over the whole batch; split: two, with the images of its own class apart (DMUE
-    release and FER-C release); eval: as split, with running BatchNorm statistics for the images of its own class"""
+    """how an expert is run in a step; joint: once, on the whole batch; split: twice, on the images of all other classes
+    and then on those of its own class (DMUE release and FER-C release); eval: as split, with running BatchNorm
+    statistics for the images of its own class"""
     missing: Literal["mask", "zero"] = "mask"
-    """classes that a batch lacks, in the confidence; mask: left out; zero: similarity 0 (FER-C release)"""
+    """how the confidence treats classes that a batch lacks; mask: it leaves them out; zero: it counts the similarity to
+    them as 0 (FER-C release)"""
     stem: Literal["standard", "dmue"] = "standard"
     """first layers; dmue: 2x2 pooling and no ReLU, for the FER-C release's MS-Celeb weights"""
     normalize: Literal["imagenet", "half"] = "imagenet"
@@ -115,20 +124,20 @@ class Args:
 
 
 def ramps(epoch: int, length: float) -> tuple[float, float]:
-    """(weight of the main loss, which rises to 1 until epoch `length`; weight of the experts' own loss, which falls
-    from 1 after it), section 3.4 of the paper."""
+    """(weight of all terms but auxiliary, which rises to 1 until epoch `length`; weight of the term auxiliary, which
+    falls from 1 after it), section 3.4 of the paper. epoch: counted from 0."""
     rising = 1 if epoch > length else math.exp(-5 * (1 - epoch / length) ** 2)
     falling = 1 if epoch < length else math.exp(-((1 - length / epoch) ** 2))
     return rising, falling
 
 
-def mean_over_experts(values: torch.Tensor, counts_for: torch.Tensor) -> torch.Tensor:
+def mean_over_experts(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
     """Mean over the experts of the mean over their images; an expert without images is left out.
 
-    values: (K, ...), for each expert. counts_for: bool (K, ...), which values count for it. Returns a scalar.
+    values: (K, ...), for each expert. counted: bool (K, ...), which values count for each expert. Returns a scalar.
     """
-    counts = counts_for.flatten(1).sum(1)
-    means = (values * counts_for).flatten(1).sum(1) / counts.clamp_min(1)
+    counts = counted.flatten(1).sum(1)
+    means = (values * counted).flatten(1).sum(1) / counts.clamp_min(1)
     return means.sum() / (counts > 0).sum()
 
 
@@ -144,13 +153,15 @@ def auxiliary_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def similarity_loss(experts: torch.Tensor, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Squared difference between the similarities of images in each expert and in the main branch (eq. 6); a scalar.
+    """Mean squared difference between the similarities of images in each expert and in the main branch (eq. 6); a
+    scalar.
 
-    experts: (K, B, D). features: (B, D'), of the main branch. labels: int64 (B,). The similarities of an image are its
-    inner products with the images of the batch, scaled to length 1; images of an expert's own class do not count.
+    experts: (K, B, D). features: (B, D'), of the main branch. labels: int64 (B,). The similarities of an image are the
+    vector of its inner products with the images of the batch, scaled to length 1. Images of an expert's own class do
+    not count.
     """
-    counts_for = labels != torch.arange(len(experts), device=labels.device)[:, None]
-    pairs = counts_for[:, :, None] & counts_for[:, None, :]
+    counted = labels != torch.arange(len(experts), device=labels.device)[:, None]
+    pairs = counted[:, :, None] & counted[:, None, :]
     difference = F.normalize(experts @ experts.mT * pairs, dim=2) - F.normalize(features @ features.T * pairs, dim=2)
     return mean_over_experts(difference ** 2, pairs)
 
@@ -158,7 +169,7 @@ def similarity_loss(experts: torch.Tensor, features: torch.Tensor, labels: torch
 def latent_distribution(logits: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
     """Latent label distributions (B, K), 0 at the image's own class (eqs. 2, 3).
 
-    logits: (B, K - 1), of the expert on each image's own class. labels: int64 (B,).
+    logits: (B, K - 1), of the expert of each image's own class. labels: int64 (B,).
     """
     classes = torch.arange(logits.shape[1], device=labels.device).expand_as(logits)
     q = (logits.float() / temperature).softmax(1)
@@ -167,9 +178,10 @@ def latent_distribution(logits: torch.Tensor, labels: torch.Tensor, temperature:
 
 def latent_loss(logits: torch.Tensor, labels: torch.Tensor, latent: torch.Tensor,
                 renormalise: bool = False) -> torch.Tensor:
-    """Mean squared difference of probabilities and latent label distribution over the wrong classes (eq. 4); a scalar.
+    """Squared difference of probabilities and latent label distribution (eq. 4), summed over the wrong classes and
+    divided by K; a scalar, the mean over the batch.
 
-    logits, latent: (B, K). labels: int64 (B,). renormalise: the probabilities of the wrong classes sum to 1.
+    logits, latent: (B, K). labels: int64 (B,). renormalise: scale the probabilities of the wrong classes to the sum 1.
     """
     own_class = F.one_hot(labels, logits.shape[1]).bool()
     if renormalise:
@@ -182,7 +194,7 @@ def latent_loss(logits: torch.Tensor, labels: torch.Tensor, latent: torch.Tensor
 def all_terms(criterion: torch.nn.Module, out: Output, target: torch.Tensor, labels: torch.Tensor,
               algorithm: Algorithm, weights: tuple[float, float]) -> dict[str, torch.Tensor]:
     """The terms of a step. out: of the network. target: int64 (B,) or distributions (B, K). labels: int64 (B,).
-    weights: of the main loss and of the experts' own, as `ramps` gives them."""
+    weights: of all terms but auxiliary, and of auxiliary, as `ramps` gives them."""
     rising, falling = weights
     terms = criterion.terms(out.confidence[:, None] * out.logits, target)
     for name in terms:
@@ -209,11 +221,11 @@ def main(args: Args) -> None:
         model = DMUE(training.num_classes, args.options.image_size, algorithm.stem, algorithm.normalize,
                      algorithm.experts, algorithm.missing, algorithm.test_scale, algorithm.neck, algorithm.dropout)
         model.confidence.requires_grad_(algorithm.train_confidence)
-        trunk, heads = [], []
+        classifiers, others = [], []  # the confidence has the learning rate of the classifiers
         for name, parameter in model.named_parameters():
-            is_head = "classifier" in name or "confidence" in name
-            (heads if is_head else trunk).append(parameter)
-        groups = [{"params": trunk}, {"params": heads, "lr": algorithm.classifier_lr}]
+            is_classifier = "classifier" in name or "confidence" in name
+            (classifiers if is_classifier else others).append(parameter)
+        groups = [{"params": others}, {"params": classifiers, "lr": algorithm.classifier_lr}]
         # --- shared ---
         optimizer = torch.optim.Adam(groups, lr=args.options.lr, weight_decay=args.options.weight_decay, fused=True)
         model, optimizer = training.setup(model, optimizer)

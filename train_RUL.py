@@ -3,17 +3,17 @@
 Idea: of two images that are mixed, the network has to recognise both labels; it can do so only if it learns which
 of the two images is the uncertain one.
 
-Network: the baseline's ResNet-18 with two heads: features, and the uncertainty of an image relative to another one.
-In training the features of two images are mixed in proportion to their uncertainties.
+Network: the baseline's ResNet-18 with two heads. One gives the features of an image, the other its uncertainty. In
+training the features of two images are mixed in proportion to their uncertainties.
 
-Loss: half the chosen loss towards the label of either image ("add-up" loss).
-
-Released: --protocol released takes the loss of the first label only, because a line of that code overwrites the sum,
-and trains without dropout and with a single learning rate. Its network started from the weights of a face
-recognition network; give them with --weights PATH. As for every algorithm, the protocol also changes what
-training/options.py lists in `RELEASED`.
+Loss: the chosen loss towards the label of each of the two images, half of each ("add-up" loss).
 
 "RUL release" is the code of Zhang et al., "FER-C release" that of FER-C.
+
+Released: --protocol released takes the loss towards the label of the first image only (in the FER-C release a line
+overwrites the sum), and trains without dropout and with a single learning rate, 2e-4. The FER-C release starts from the
+weights of a face recognition network; --weights PATH gives them. As for every algorithm, the protocol also changes what
+training/options.py lists in `RELEASED`.
 
 Inference: one pass of the network; nothing is mixed.
 
@@ -36,6 +36,7 @@ import metrics
 from support import cli
 from training.options import LossOptions, MachineOptions, TrainingOptions, recipe_filler
 from training.run import start_training
+# Lines between the marks `algorithm` and `shared` are this algorithm's own; all others are the same in all scripts.
 # --- algorithm ---
 from typing import Annotated, Literal
 
@@ -50,8 +51,8 @@ class Algorithm:
     """Relative Uncertainty Learning."""
 
     mixture_loss: Literal["add-up", "own"] = "add-up"
-    """loss of two mixed images; add-up: half the loss towards each of the two labels (paper); own: towards the label of
-    the first image only (FER-C release)"""
+    """loss of two mixed images; add-up: half the loss towards each of the two labels (paper); own: the loss towards the
+    label of the first image only (FER-C release)"""
     dropout: cli.Fraction = 0.4
     """dropout before both heads, as a fraction (RUL release: 0.4; FER-C release: 0)"""
     classifier_lr_factor: Annotated[float, cli.Between(0)] = 10.0
@@ -86,9 +87,9 @@ def main(args: Args) -> None:
         # --- algorithm ---
         algorithm = args.algorithm
         model = RUL(training.num_classes, args.options.image_size, algorithm.dropout)
-        head = list(model.classifier.parameters())
-        trunk = [parameter for name, parameter in model.named_parameters() if not name.startswith("classifier.")]
-        groups = [{"params": trunk}, {"params": head, "lr": algorithm.classifier_lr_factor * args.options.lr}]
+        classifier = list(model.classifier.parameters())
+        others = [parameter for name, parameter in model.named_parameters() if not name.startswith("classifier.")]
+        groups = [{"params": others}, {"params": classifier, "lr": algorithm.classifier_lr_factor * args.options.lr}]
         # --- shared ---
         optimizer = torch.optim.Adam(groups, lr=args.options.lr, weight_decay=args.options.weight_decay, fused=True)
         model, optimizer = training.setup(model, optimizer)

@@ -1,19 +1,21 @@
 """SCN: Self-Cure Network (Wang et al., CVPR 2020, arXiv:2002.10392).
 
-Idea: a wrong label does less harm if the network learns to pay little attention to its image, and corrects it.
+Idea: an image with a wrong label does less harm if the network learns to give it little attention, and if its label is
+corrected.
 
 Network: the baseline's ResNet-18, and an attention weight for each image, which multiplies its logits.
 
-Loss: the chosen loss on these logits, plus a rank term: the mean attention of the most attended 70 % of a batch
-has to lie above that of the rest by a margin. Both have weight 1, as in the SCN release.
+"SCN release" is the code of Wang et al., "FER-C release" that of FER-C.
+
+Loss: the chosen loss on these logits, plus a rank term: the mean attention of the most attended part of a batch
+(--high-ratio, 70 %) has to lie above that of the rest by a margin. Both have weight 1, as in the SCN release.
 
 Labels: an image whose label is much less probable than the most probable class gets that class as its label from
-the next epoch on. The SCN release does this for all images of a batch, and so does this script.
+the next epoch on. The SCN release does this for all images of a batch, and so does this script by default
+(--relabel-scope).
 
 Released: --protocol released relabels from the third epoch on (AffWild: the sixteenth), with a margin of 0.9. As for
-every algorithm it also changes what training/options.py lists in `RELEASED`.
-
-"SCN release" is the code of Wang et al., "FER-C release" that of FER-C.
+every algorithm, the protocol also changes what training/options.py lists in `RELEASED`.
 
 Inference: one pass of the network; the logits are multiplied by the attention weight.
 
@@ -36,6 +38,7 @@ import metrics
 from support import cli
 from training.options import LossOptions, MachineOptions, TrainingOptions, recipe_filler
 from training.run import start_training
+# Lines between the marks `algorithm` and `shared` are this algorithm's own; all others are the same in all scripts.
 # --- algorithm ---
 from typing import Annotated, Literal
 
@@ -53,13 +56,13 @@ class Algorithm:
     """fraction of a batch that forms the high-attention group (SCN release: 0.7)"""
     rank_margin: float = 0.15
     """margin of the rank term: how far the mean attention of the high-attention group has to lie above that of the rest
-    (SCN release: 0.15; for batches of 64: 0.07)"""
+    (SCN release: 0.15, and 0.07 for batches of 64)"""
     relabel_margin: float = 0.2
     """margin of relabelling: how far the probability of the most probable class has to lie above the label's (SCN
     release: 0.2; FER-C release: 0.9)"""
     relabel_epoch: int | None = None
-    """number of the first epoch that relabels, counted from 0 (if not given: a sixth of all epochs; SCN release: 10 of
-    70; FER-C release: 2, for AffWild 15)"""
+    """number of the first epoch that relabels, counted from 0 (if not given: a sixth of all epochs, rounded, at least
+    1; SCN release: 10 of 70; FER-C release: 2, for AffWild 15)"""
     relabel_scope: Literal["all", "low"] = "all"
     """images that may be relabelled; all: every image of the batch (SCN release); low: only those outside the
     high-attention group (paper)"""

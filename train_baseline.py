@@ -4,7 +4,8 @@ Paper: FER-C (arXiv:2312.11542), section 5; ResNet-18: He et al., CVPR 2016 (arX
 
 Network: ResNet-18 from ImageNet weights, and a linear classifier; --backbone takes another network.
 
-Loss: cross-entropy; with --calib MaxEnt and margin-based label smoothing (MbLS), the paper's calibrated loss.
+Loss: cross-entropy; with --calib the paper's calibrated loss, which is the focal loss with the terms MaxEnt (maximum
+entropy) and MbLS (margin-based label smoothing); or any other one with --loss NAME.
 
 Released: --protocol released changes class weights, the rule of label noise, the choice of the best epoch, the
 gradient of MaxEnt, and how some data sets are read.
@@ -28,6 +29,7 @@ import metrics
 from support import cli
 from training.options import LossOptions, MachineOptions, TrainingOptions, recipe_filler
 from training.run import start_training
+# Lines between the marks `algorithm` and `shared` are this algorithm's own; all others are the same in all scripts.
 # --- algorithm ---
 from typing import Annotated
 

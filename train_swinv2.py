@@ -1,7 +1,7 @@
 """SwinV2-T (Liu et al., CVPR 2022, arXiv:2111.09883), or any other network of timm with --backbone NAME.
 
-Network: SwinV2-T from ImageNet weights, and a linear classifier. The network resizes the benchmark's images of 224
-pixels to its own 256 pixels, so clean and corrupted images are treated alike.
+Network: SwinV2-T from ImageNet weights, and a linear classifier. All images are read at 224 pixels, and the network
+itself resizes them to 256 pixels. In this way clean and corrupted images are treated alike.
 
 Loss: the chosen loss, as in the baseline.
 
@@ -9,7 +9,7 @@ Recipe: learning rate 5e-5, batches of 32 images, stochastic depth 0.1, no weigh
 
 Released: --protocol released applies weight decay to all parameters, and puts the classifier on the 1,000 logits of
 the ImageNet classifier. (The FER-C release also decodes clean images at 256 pixels; this script does not.) As for
-every algorithm it also changes what training/options.py lists in `RELEASED`.
+every algorithm, the protocol also changes what training/options.py lists in `RELEASED`.
 
 Cost: 27 s an epoch of the demo on one core (2.5 GHz), measured.
 
@@ -30,6 +30,7 @@ import metrics
 from support import cli
 from training.options import LossOptions, MachineOptions, TrainingOptions, recipe_filler
 from training.run import start_training
+# Lines between the marks `algorithm` and `shared` are this algorithm's own; all others are the same in all scripts.
 # --- algorithm ---
 from typing import Annotated, Literal
 
@@ -41,12 +42,12 @@ RELEASED_ON = {}
 
 @dataclass
 class Options(TrainingOptions):
-    """What you usually set."""
+    """The run: its data, its recipe and its folders."""
 
     batch_size: int = 32
-    """images in a batch, over all devices (for SwinV2: 32)"""
+    """images in a batch, over all devices (FER-C release, for SwinV2: 32)"""
     lr: Annotated[float, cli.Between(0, above=True), cli.Rare] = 5e-5
-    """learning rate of Adam, kept constant (paper, for SwinV2: 5e-5)"""
+    """learning rate of Adam, the same in all epochs unless --lr-decay is given (paper, for SwinV2: 5e-5)"""
 
 
 @dataclass
@@ -58,7 +59,8 @@ class Algorithm:
     drop_path: Annotated[cli.Fraction, cli.Rare] = 0.1
     """stochastic depth, the highest probability with which a layer is left out (FER-C release: 0.1)"""
     head: Annotated[Literal["features", "imagenet_logits"], cli.Rare] = "features"
-    """input of the classifier (FER-C release: imagenet_logits)"""
+    """input of the classifier; features: those of the network; imagenet_logits: the 1,000 logits of its ImageNet
+    classifier (FER-C release)"""
     decay_all: Annotated[bool, cli.Rare] = False
     """whether weight decay applies to norms and biases too (FER-C release: yes)"""
 

@@ -5,7 +5,7 @@ run.py        `start_training` and `Training`, which a script's loop talks to
 state.py      what last.pt holds
 folder.py     a run's folder: found, locked, and compared with what was asked for
 data.py       training and validation data, and which images are in which batch
-log.py        the terms of the steps, and TensorBoard
+log.py        the terms of the steps, TensorBoard, and Weights & Biases
 requests.py   requests to the loop: to write a checkpoint, to stop
 processes.py  what several processes do together
 """

@@ -105,7 +105,8 @@ def plan_batches(count: int, batch_size: int, seed: int, epoch: int, rank: int, 
     """The batches of one process in one epoch, as lists of indices of images.
 
     The order of the `count` images is keyed by (seed, epoch), so an epoch that is resumed has the same batches.
-    batch_size: images in a batch over all processes, of which each takes every `processes`-th, starting at its `rank`.
+    batch_size: images in a batch, over all processes. A process takes every `processes`-th image of the batch, from
+    number `rank` on.
     """
     order = keyed_rng("order", seed, epoch).permutation(count)
     starts = list(range(0, count, batch_size))

@@ -55,7 +55,7 @@ def open_run(processes: Processes, options: TrainingOptions, settings: dict[str,
 
 
 def lock_and_inspect(processes: Processes, options: TrainingOptions, settings: dict[str, Any]) -> OpenRun:
-    """`open_run` for one process."""
+    """What `open_run` does on the first process."""
     folder = folder_of_run(options, settings)
     opened = OpenRun(folder, lock(folder, "working in"), earlier=None, finished=False)
     if options.fresh:
@@ -136,8 +136,8 @@ def finished_epochs(folder: Path, epochs: int, processes: Processes) -> int:
 def holds_results(folder: Path) -> bool:
     """Whether a folder holds scores, predictions, or a best.pt of any epoch but the first.
 
-    best.pt of the first epoch does not count: it is written before metrics.csv and last.pt, so a run that died between
-    them has nothing else, and loses nothing if it starts again.
+    best.pt of the first epoch does not count: it is written before metrics.csv and last.pt, so a run that died after
+    best.pt and before these two has nothing else, and loses nothing if it starts again.
     """
     best = folder / run_folder.BEST
     if best.exists() and checkpoints.read_fields(best, {"epoch": checkpoints.BEST_FIELDS["epoch"]})["epoch"] > 0:
@@ -200,7 +200,8 @@ def record_resumption(folder: Path, machine: dict[str, Any]) -> str:
         before = {key: latest.get(key) for key in machine}
     except (FileNotFoundError, DamagedFile, TypeError, AttributeError, LookupError):
         write_text(path, json.dumps(machine, indent=1))
-        return f" ({path.name} was missing or damaged and is written anew: not known where the run began)"
+        return (f" ({path.name} was missing or damaged and is written anew: it is not known on which machine the run "
+                f"began)")
     if before == machine:
         return ""
     write_text(path, json.dumps(environment | {"resumed": [*resumptions, machine]}, indent=1))

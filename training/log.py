@@ -1,4 +1,4 @@
-"""The log of a training: the terms of its steps, and the event file of TensorBoard.
+"""The log of a training: the terms of its steps, the event file of TensorBoard, and Weights & Biases.
 
 Terms stay on the device until they are checked, since reading them waits for the device. Used by training/run.py.
 """
@@ -40,7 +40,8 @@ class Log:
     def check_pending(self, folder: Path, epoch: int, step: int, steps: int) -> None:
         """Log the terms of the steps since the last check. Raises UserError at the first that is not finite.
 
-        folder: of the run. epoch, step: finished ones. steps: in an epoch.
+        folder: of the run. epoch: number of finished epochs. step: number of finished steps of the current epoch.
+        steps: number of steps in an epoch.
         """
         for number, name, value in self.take_pending(step):
             if not math.isfinite(value):

@@ -76,8 +76,8 @@ class Effect:
     """What an option has an effect on, declared at its field: `Annotated[int, Effect("speed")]`.
 
     on: "result", the trained network (the default, not written out); "speed", only how long training takes; "place",
-    only files (where they lie, which ones are kept, whether copies lie elsewhere), not the result; "alias", the value
-    of another option, which is compared in its place.
+    only files (where they lie, which ones are kept, whether copies lie elsewhere), not the result; "alias", only the
+    value of another option, and that one is compared.
     by_content: the option names a file, and two runs are the same if the contents of their files are, whatever the
     names.
     """
@@ -92,24 +92,25 @@ ALIAS = Effect("alias")
 CONTENT = Effect(by_content=True)
 
 
-
 @dataclass
 class TrainingOptions:
-    """What you usually set."""
+    """The run: its data, its recipe and its folders."""
 
     dataset: Annotated[str, OneOf(DATASETS)]
     """data set to train on"""
     root: Annotated[Path | None, PLACE] = None
     """folder of the data set ($FERC_DATA/<dataset> or data/<dataset> if not given)"""
     data: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, Rare] = ()
-    """an option of the data set, written key=value; may be given several times"""
+    """an option of the data set, written key=value; may be given several times (an unknown key is answered with the
+    list of the known ones)"""
     protocol: Literal["paper", "released"] = "paper"
     """paper: follows the paper and fixes bugs of the FER-C release; released: reproduces that release, bugs included"""
     calib: Annotated[bool, ALIAS] = False  # of `loss`, which `name_loss` sets
     """use the calibrated loss; short for --loss maxent+mbls"""
     loss: str | None = None
     """training loss: ce (cross-entropy; the default), focal, maxent, mbls, maxent+mbls, invfocal, poly, avuc,
-    soft-avuc, cpc; maxent-constant, maxent-aaai or maxent-gibbs, alone or with +mbls: another multiplier of MaxEnt"""
+    soft-avuc, cpc; maxent-constant, maxent-aaai and maxent-gibbs, alone or with +mbls, are MaxEnt with another
+    multiplier. docs/method.md describes all of them"""
     seed: int = 0
     """seed of the training: initialisation, order of images, augmentation, dropout, label noise (paper: 0, 1, 2)"""
     epochs: Annotated[int, Between(1)] = 20
@@ -117,7 +118,7 @@ class TrainingOptions:
     batch_size: int = 256
     """images in a batch, over all devices (paper: 256)"""
     lr: Annotated[float, Between(0, above=True), Rare] = 2.5e-4
-    """learning rate of Adam, kept constant (paper: 2.5e-4)"""
+    """learning rate of Adam, the same in all epochs unless --lr-decay is given (paper: 2.5e-4)"""
     lr_decay: Annotated[float, Between(0, above=True), Rare] = 1.0
     """factor by which all learning rates are multiplied after each epoch (paper: 1, which keeps them)"""
     weight_decay: Annotated[float, Between(0), Rare] = 1e-5
@@ -127,8 +128,8 @@ class TrainingOptions:
     weights: Annotated[str, CONTENT] = "imagenet"
     """weights to start from: imagenet, none, or a file"""
     class_weights: Annotated[Literal["none", "balanced", "released"], Rare] = "balanced"
-    """weights of the classes in the loss; balanced: N / (K n_k), counted in the labels trained on; released:
-    max n / n_k, counted in the labels before label noise"""
+    """weights of the K classes in the loss, where n_k of N training images are in class k; balanced: N / (K n_k),
+    counted in the labels trained on; released: (largest n_k) / n_k, counted in the labels before label noise"""
     noise: Fraction = 0.0
     """fraction of training labels that are made wrong"""
     noise_rule: Annotated[Literal["exact", "released"], Rare] = "exact"
@@ -137,12 +138,13 @@ class TrainingOptions:
     augment: Annotated[Literal["none", "basic"], Rare] = "none"
     """augmentation of training images; basic: flip, shift and erase (paper: none)"""
     targets: Annotated[Literal["onehot", "fused"], Rare] = "onehot"
-    """targets of training; fused: beta * one-hot + (1 - beta) * posterior of the mixture, or the annotators'
-    distribution where the data set has one (paper: onehot)"""
+    """targets of training; fused: beta * one-hot + (1 - beta) * posterior of a Gaussian mixture over valence and
+    arousal (see --gmm), or the annotators' distribution where the data set has one (paper: onehot)"""
     beta: Annotated[Fraction, Rare] = 0.5
     """weight of the given label in fused targets"""
     gmm: Annotated[Path | None, CONTENT, Rare] = None
-    """mixture of fused targets, the gmm.json of a built set (if not given: fitted on the training split)"""
+    """file of the Gaussian mixture for fused targets, the gmm.json of a built set (if not given: it is fitted on the
+    training split)"""
     skip_first_epoch: Annotated[bool, Rare] = False
     """whether the first epoch is left out of the choice of the best one, unless it is the only epoch (FER-C release:
     yes)"""
@@ -161,7 +163,7 @@ class LossOptions:
     """Constants of the losses. Those that the chosen loss does not have are ignored."""
 
     gamma: Annotated[float, Between(0)] = 1.0
-    """exponent of the focal loss (FER-C: 1; Lin et al.: 2)"""
+    """exponent of the focal and inverse focal terms (FER-C: 1; Lin et al.: 2)"""
     margin: Annotated[float, Between(0)] = 8.0
     """MbLS (margin-based label smoothing): largest gap between logits that costs nothing (FER-C release: 8; Liu et al.:
     10)"""
@@ -171,11 +173,12 @@ class LossOptions:
     """reduction of the MbLS term over classes (FER-C release: sum; Liu et al.: mean)"""
     maxent_multiplier: Literal["ferc", "constant", "aaai", "gibbs"] = "ferc"
     """multiplier of the MaxEnt (maximum entropy) constraint; ferc: as in the paper, one-sided and dependent on the
-    order of the classes"""
+    order of the classes; constant, aaai, gibbs: see docs/method.md"""
     maxent_constraint: Literal["mean", "variance", "both"] = "mean"
     """moments that MaxEnt constrains (FER-C: mean; the others need the multiplier aaai)"""
     maxent_prior: Literal["uniform", "data"] = "uniform"
-    """class frequencies for the multipliers aaai and gibbs (FER-C release: uniform; MaxEnt release: the data's)"""
+    """class frequencies for the multipliers aaai and gibbs; data: those of the labels trained on, as in the code of the
+    MaxEnt paper, arXiv 2310.17159 (FER-C release: uniform)"""
     detach_multiplier: bool = True
     """whether the MaxEnt multiplier counts as a constant for the gradient; if not, gradients pass through it (FER-C
     release: no)"""

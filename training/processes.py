@@ -13,7 +13,7 @@ from support.errors import UserError, spell_os_error
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that train one run, as an object of each of them. The first one writes files and prints."""
+    """The processes that train one run; each of them has one such object. The first one writes files and prints."""
 
     fabric: Any  # lightning_fabric.Fabric
 
@@ -56,7 +56,7 @@ class Processes:
 
     def merged_labels(self, labels: torch.Tensor, next_labels: torch.Tensor) -> torch.Tensor:
         """The next labels, int64 (N,), with the changes that any process has made. Each image is in the batches of one
-        process, so no two of them change the same label. labels: int64 (N,), those of now."""
+        process, so no two of them change the same label. labels: int64 (N,), those of the current epoch."""
         if self.count == 1:
             return next_labels
         changed = torch.where(next_labels == labels, -1, next_labels)

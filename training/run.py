@@ -10,10 +10,13 @@
             logits, labels = training.predict(model)
             training.end_epoch(metrics.summary(...))
 
-Words: `training` is this object. `args` is the script's `Args`, with the values from the command line; `args.options`,
-the options that all scripts have in common, is one of its four groups (options.py). A run is the folder with the
-result; its settings are what its args.json holds. What last.pt holds is declared in state.py, what a run's folder holds
-in support/run_folder.py.
+Words: `training` is the object of class `Training`. `args` is the script's `Args`, with the values from the command
+line; `args.options`, the options that all scripts have in common, is one of its four groups (options.py). A run is one
+training together with the folder of its results; its settings are what its args.json holds. What last.pt holds is
+declared in state.py, what a run's folder holds in support/run_folder.py.
+
+In the scripts, `# --- algorithm ---` begins lines that are the algorithm's own. Lines after `# --- shared ---` are the
+same in all scripts, and a test compares them.
 """
 import signal
 import time
@@ -86,8 +89,8 @@ def all_settings(args: Any, script: str, released: Mapping[str, Any],
     digests = contents(args)
     settings = {"script": script}
     settings |= flat(args)
-    # evaluate.py computes the metric nll_released with batches of the script's default batch size, as each algorithm's
-    # release did.
+    # evaluate.py computes the metric nll_released with batches of the script's default batch size, as the FER-C release
+    # did for each algorithm.
     settings |= {"precision": precision, "recipe": usual, "contents": digests,
                  "nll_batch": type(args.options).batch_size}
     settings["differs"] = run_folder.settings_that_differ(settings, usual, digests)
@@ -144,7 +147,7 @@ class Training:
 
     @property
     def labels(self) -> torch.Tensor:
-        """int64 (N,): the labels trained on in this epoch, addressed by the index of a batch."""
+        """int64 (N,): the labels trained on in this epoch, addressed by the indices that `batches` gives."""
         return self.state.labels
 
     @property
@@ -260,7 +263,8 @@ class Training:
         return torch.lerp(fused.distribution[index], given, fused.label_weight[index])
 
     def end_step(self, terms: Mapping[str, torch.Tensor]) -> None:
-        """Add a step's terms of the loss to the log and to the means of the epoch. A term may be absent from steps.
+        """Add a step's terms of the loss to the log and to the means of the epoch. A term may be absent from some
+        steps.
 
         Every `CHECK_EVERY` steps the terms are checked: raises UserError where one is not finite. last.pt is written
         when `Requests` asks for it. After a request to stop, last.pt is written, then KeyboardInterrupt (Ctrl-C) or

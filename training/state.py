@@ -42,7 +42,8 @@ class State:
     """highest validation macro-F1 so far, as a fraction; -1 before the first epoch that counts"""
 
     def add_terms(self, terms: Mapping[str, torch.Tensor]) -> None:
-        """Count a step and add its terms, float64 scalars by name, to the sums. A term may be absent from steps."""
+        """Count a step and add its terms, float64 scalars by name, to the sums. A term may be absent from some
+        steps."""
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, 0) + torch.stack([value, torch.ones_like(value)])
         self.step += 1
@@ -90,8 +91,9 @@ def restore(path: Path, begun: State, network: torch.nn.Module, optimizer: torch
             epochs: int, steps: int, device: torch.device) -> State:
     """Read last.pt, load network and optimizer from it, and return its state, with tensors on `device`.
 
-    begun: the state at the start of this training; the file's labels have to be of as many images. num_classes, epochs,
-    steps: of this training; steps: in an epoch. Raises UserError where the file is damaged or of another training.
+    begun: the state at the start of this training; the file's labels have to be of the same number of images.
+    num_classes, epochs, steps: of this training; steps: in an epoch. Raises UserError where the file is damaged or of
+    another training.
     """
     try:
         checkpoint = Checkpoint(**checkpoints.read_fields(path, get_type_hints(Checkpoint), device))
