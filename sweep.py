@@ -2,22 +2,27 @@
 
   bash run.sh ferplus                   the usual way: run.sh writes the jobs and starts this script
   python sweep.py --jobs 2 < jobs.tsv   any other list of jobs
-  python sweep.py --folder-of train_SCN.py --dataset ferplus --calib
-                                        print the folder of the run that this command has begun
+  python sweep.py --folder-of train_SCN.py --dataset ferplus --calib   the folder of the run that it has begun
 
-A job is a line of standard input with three columns, `id <TAB> ids it comes after <TAB> command`:
-- id: letters, digits and any of ``._+/-``. No two jobs have the same id.
-- ids it comes after: separated by commas, or empty. A job starts when all of them are done. If one of them fails, the
-  job is left out. `*` means "after all other jobs, also after those that failed" (the report).
+A job is a line of standard input with three columns, `id <TAB> ids it comes after <TAB> command`.
+
+- id: letters, digits and any of `._+/-`. No two jobs have the same id.
+- ids it comes after: separated by commas, or empty. A job starts when all of these jobs are done. If one of them fails,
+  the job is left out. `*` means "after all other jobs, also after those that failed" (the report).
 - command: words, quoted as for a shell. No shell runs them, so nothing is expanded. The word `{run:ID}` becomes the
   folder of the run that the training with this id trains.
 
-All lines are read before the first job starts. A job is skipped if its result exists: a training (`train_*.py`) if its
-run is finished; a scoring (`evaluate.py`) with `--set` if it comes after its training and the run has float32 scores of
-all images of that set; a build (`make_fer_c.py`) with `--out` if that folder has a manifest. Without `--set` or `--out`
-a scoring or a build is always started. A build runs alone, because it uses every core. With `--jobs N` each of the
+All lines are read before the first job starts. A job is skipped if its result exists:
+
+- a training (`train_*.py`): if its run is finished.
+- a scoring (`evaluate.py`) with `--set`: if it comes after its training and the run has scores of all images of that
+  set in the `--precision` of the command (default: 32). Without `--set` it is always started.
+- a build (`make_fer_c.py`) with `--out`: if that folder has a manifest. Without `--out` it is always started.
+
+A build and a job with `*` run alone: they get every core and write to this terminal. With `--jobs N` (N > 1) each of the
 other jobs gets an equal part of the cores (OMP_NUM_THREADS) and one of the GPUs (CUDA_VISIBLE_DEVICES), and writes to a
 file of its own in `--logs`.
+
 Exit code: 0; 1 if a job failed; 2 if a line is wrong; 130 if the sweep was stopped.
 """
 from support import start
@@ -38,15 +43,16 @@ import tyro
 
 from support import cli
 from support.errors import UserError
-from sweeping.begun_runs import begun_folder
+from sweeping.begun_runs import required_run_folder
 from sweeping.durations import Durations, duration
 from sweeping.jobs import RUN_OF, Job, in_order, read_jobs
-from sweeping.results import is_finished, refuse_other_set
+from sweeping.results import is_finished, refuse_set_of_other_settings
 from sweeping.shell_commands import print_commands
 from sweeping.slots import Slots
 from sweeping.stop_requests import StopRequests
 
 PAUSE = 0.1  # seconds between two checks whether jobs have ended
+USAGE = ("[options] < JOBS", "--folder-of COMMAND")  # for the help page, see support/cli.py
 
 
 @dataclass
@@ -57,29 +63,29 @@ class Args:
     """folder for the output of the jobs, used with --jobs 2 and more"""
     list: bool = False
     """run nothing: print the missing builds to standard error, and to standard output one shell command for each run
-    that is not trained and scored, for the arrays of a cluster"""
+    that is not trained and scored, for an array of jobs on a cluster"""
     caller: Path = Path(".")
     """folder in which the commands that --list prints will be started"""
     folder_of: bool = False
-    """run nothing: print the folder of the run that the training command after this option has begun"""
-    words: tyro.conf.Positional[tuple[str, ...]] = ()
-    """the training command that follows --folder-of"""
+    """run nothing: print the folder of the run that COMMAND, a training command, has begun"""
+    command: tyro.conf.Positional[tuple[str, ...]] = ()
+    """only after --folder-of: the training command"""
 
 
 def main(args: Args) -> int:
     """Run the jobs, or print what the options ask for. Returns the exit code."""
     cli.check_values(args)
     if args.folder_of:
-        print(begun_folder(args.words))
+        print(required_run_folder(args.command))
         return 0
-    if args.words:
-        raise UserError(f"sweep.py reads its jobs from standard input and takes no {args.words[0]!r}; see --help")
+    if args.command:
+        raise UserError(f"sweep.py reads its jobs from standard input and takes no {args.command[0]!r}; see --help")
     if sys.stdin is None or sys.stdin.isatty():
         raise UserError("sweep.py reads its jobs from standard input; the published grid: bash run.sh --help")
     jobs = read_jobs(sys.stdin.buffer.read())
     for job in jobs.values():
         if job.is_build:
-            refuse_other_set(job)
+            refuse_set_of_other_settings(job)
     if args.list:
         print_commands(jobs, args.caller)
         return 0
@@ -132,7 +138,7 @@ class Sweep:
             if code == 0:
                 self.done.add(job.id)
                 self.durations.add(job, seconds)
-                if not job.is_last:  # the output of the report is the end of the sweep's
+                if not job.is_last:  # what the report prints shall be the last output of the sweep
                     self.print_result(job, f"done in {duration(seconds)}")
                 continue
             self.failed[job.id] = shlex.join(running.process.args)
@@ -163,7 +169,8 @@ class Sweep:
         return not job.is_last and any(name in self.failed or name in self.left_out for name in job.after)
 
     def is_ready(self, job: Job) -> bool:
-        """Whether everything that a job comes after has ended."""
+        """Whether a job may start: all jobs that it comes after are done. For a job with `*`: all others have ended or
+        are left out."""
         if job.is_last:
             return not self.slots.running and all(other.is_last for other in self.waiting.values())
         return all(name in self.done for name in job.after)
@@ -180,7 +187,7 @@ class Sweep:
     def fill_in(self, word: str) -> str:
         """A word of a command, with `{run:ID}` replaced by the folder of that run."""
         match = RUN_OF.fullmatch(word)
-        return str(begun_folder(self.jobs[match[1]].words)) if match else word
+        return str(required_run_folder(self.jobs[match[1]].words)) if match else word
 
     def print_result(self, job: Job, result: str) -> None:
         """Print how a job ended, how many have ended, and about how long the rest will take."""

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The checks: ruff, mypy and the tests. Makes .venv first where it is absent (6.5 GB).
+# The checks: ruff, mypy and the tests. Makes .venv (6.5 GB) first where it is absent or older than the requirements.
 #   bash test.sh [--slow] [options of pytest]
 #     --slow     also the tests that take long or need a tool that not everybody has
-#     -k NAME    only tests whose name holds NAME (an option of pytest, like -n 0: in one process)
+#     -k NAME    only tests whose name holds NAME (an option of pytest)
+#     -n 0       all tests in one process, for a debugger (an option of pytest)
 set -uo pipefail
 case " $* " in
-  *" -h "* | *" --help "*) sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+  *" -h "* | *" --help "*) sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
 esac
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 bash run.sh --setup-tests || exit

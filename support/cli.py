@@ -263,7 +263,7 @@ def help_page(Args: type, args: Any = None, everything: bool = False) -> str:
     rare = sum(option.is_rare for option in options)
     shown = [option for option in options if everything or not option.is_rare]
     description = inspect.getdoc(sys.modules[Args.__module__]) or ""
-    lines = [usage(options), ""]
+    lines = [*usage(Args, options), ""]
     lines += description_lines(description, everything or not rare)
     group = None
     for option in shown:
@@ -276,37 +276,84 @@ def help_page(Args: type, args: Any = None, everything: bool = False) -> str:
     return "\n".join(lines)
 
 
-def usage(options: Sequence[Option]) -> str:
-    """The first line of a help page: the command with the options that have to be given."""
+def usage(Args: type, options: Sequence[Option]) -> list[str]:
+    """The first lines of a help page: the command with the options that have to be given.
+
+    Where this would mislead, the script says in a constant USAGE what follows its name: one line for each form of the
+    command (see sweep.py)."""
     module = getattr(sys.modules["__main__"], "__spec__", None)
-    words = ["usage: python", f"-m {module.name}" if module else sys.argv[0]]
+    command = f"python -m {module.name}" if module else f"python {sys.argv[0]}"
+    words = []
     for option in options:
         if option.is_positional:
             words.append(invocation(option))
         elif option.is_required:
             words.append(f"{option.flag} {option.name.upper()}")
-    return " ".join([*words, "[options]"])
+    usual_form = " ".join([*words, "[options]"])
+    first, *others = getattr(sys.modules[Args.__module__], "USAGE", (usual_form,))
+    return [f"usage: {command} {first}", *(f"       {command} {form}" for form in others)]
 
 
 def description_lines(text: str, everything: bool) -> list[str]:
-    """The docstring of a script in lines of at most `WIDTH` columns: its first paragraph and its indented lines (the
-    examples), or all of it. What follows two spaces or more in an example is a remark."""
+    """The docstring of a script in lines of at most `WIDTH` columns: all of it, or its first paragraph and the examples.
+
+    A paragraph holds prose, items of a list and examples. An item begins with "- ", and its further lines are indented.
+    Other indented lines are examples: a command and, behind two spaces or more, a remark. The remark may go on in
+    lines that are indented further than the command."""
     lines: list[str] = []
     for number, paragraph in enumerate(re.split(r"\n\s*\n", text)):
-        prose = [line for line in paragraph.splitlines() if not line.startswith(" ")]
-        examples = [line.strip() for line in paragraph.splitlines() if line.startswith(" ")]
-        if everything or number == 0:
-            lines += [*([""] if lines else []), *textwrap.wrap(" ".join(prose), WIDTH)]
-        for example in examples:
-            command, *remarks = re.split(r"\s{2,}", example)
-            whole = f"  {command}  {'  '.join(remarks)}".rstrip()
-            if len(whole) <= WIDTH:
-                lines.append(whole)
-            else:
-                lines += textwrap.wrap(command, WIDTH, initial_indent="  ", subsequent_indent="    ",
-                                       break_on_hyphens=False)
-                lines += textwrap.wrap(" ".join(remarks), WIDTH, initial_indent=6 * " ", subsequent_indent=6 * " ")
+        printed: list[str] = []
+        for part in parts_of(paragraph):
+            if part[0].startswith(" "):
+                printed += example_lines(part)
+            elif everything or number == 0:
+                indent = "  " if part[0].startswith("- ") else ""
+                printed += textwrap.wrap(" ".join(line.strip() for line in part), WIDTH, subsequent_indent=indent,
+                                         break_on_hyphens=False)
+        if lines and printed:
+            lines.append("")
+        lines += printed
     return lines
+
+
+def parts_of(paragraph: str) -> list[list[str]]:
+    """A paragraph of a docstring as parts, each a list of lines: prose, an item of a list, or an example."""
+    parts: list[list[str]] = []
+    for line in paragraph.splitlines():
+        if parts and goes_on(parts[-1][0], line):
+            parts[-1].append(line)
+        else:
+            parts.append([line])
+    return parts
+
+
+def goes_on(first: str, line: str) -> bool:
+    """Whether a line belongs to the same part as the first line of that part."""
+    if line.startswith("- "):
+        return False
+    if first.startswith((" ", "- ")):
+        return indentation(line) > indentation(first)
+    return indentation(line) == 0
+
+
+def indentation(line: str) -> int:
+    """The number of spaces that a line begins with."""
+    return len(line) - len(line.lstrip(" "))
+
+
+def example_lines(part: Sequence[str]) -> list[str]:
+    """An example on a help page. The remark follows a "#", and a long command has a backslash at the end of each line,
+    so that a shell accepts what is copied from the page."""
+    command, *remarks = re.split(r"\s{2,}(?:#\s+)?|\s+#\s+", part[0].strip(), maxsplit=1)
+    remark = " ".join(" ".join([*remarks, *part[1:]]).split())
+    whole = f"  {command}   # {remark}" if remark else f"  {command}"
+    if len(whole) <= WIDTH:
+        return [whole]
+    *most, last = textwrap.wrap(command, WIDTH - 2, initial_indent="  ", subsequent_indent="    ",
+                                break_on_hyphens=False)
+    mark = 6 * " " + "# "
+    return [*(f"{line} \\" for line in most), last,
+            *textwrap.wrap(remark, WIDTH, initial_indent=mark, subsequent_indent=mark, break_on_hyphens=False)]
 
 
 def option_lines(option: Option) -> list[str]:

@@ -13,16 +13,16 @@ from support.errors import UserError
 from training.options import LossOptions, MachineOptions, TrainingOptions, effects, name_loss
 
 
-def begun_folder(words: tuple[str, ...]) -> Path:
+def required_run_folder(words: tuple[str, ...]) -> Path:
     """The folder of the run that a training command has begun. Raises UserError where there is none."""
-    folder = folder_of(words)
+    folder = find_run_folder(words)
     if folder is None:
         raise UserError(f"no run of this command has begun; start it: {shlex.join(words)}")
     return folder
 
 
-def folder_of(words: tuple[str, ...]) -> Path | None:
-    """The folder of the run that a training command has begun, None where it has not."""
+def find_run_folder(words: tuple[str, ...]) -> Path | None:
+    """The folder of the run that a training command has begun, None where there is none."""
     asked, script = read_options(words)
     runs = Path(asked.pop("runs", run_folder.default_runs()))
     if not runs.is_dir():
@@ -37,18 +37,18 @@ def folder_of(words: tuple[str, ...]) -> Path | None:
         constants.maxent_multiplier = asked["maxent_multiplier"]
     multiplier = constants.maxent_multiplier
     name_loss(options, constants)
-    if constants.maxent_multiplier != multiplier:  # the loss's name says it
+    if constants.maxent_multiplier != multiplier:  # the multiplier that the loss's name states
         asked["maxent_multiplier"] = constants.maxent_multiplier
     try:
         noise, seed = float(asked.pop("noise", "0")), int(asked.pop("seed", "0"))
     except ValueError:
         raise UserError(f"--noise or --seed is no number: {shlex.join(words)}") from None
-    for name in set(asked) & other_settings():
+    for name in set(asked) & settings_without_effect():
         del asked[name]
     return run_folder.find(runs, options.dataset, script, options.loss, noise, seed, asked)
 
 
-def other_settings() -> set[str]:
+def settings_without_effect() -> set[str]:
     """The names of the settings that all training scripts share and that do not change the result of a run."""
     @dataclass
     class Shared:

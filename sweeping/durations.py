@@ -1,5 +1,4 @@
-"""How long jobs take: an estimate of the rest, and seconds as text.
-"""
+"""How long jobs take: an estimate of the rest, and seconds as text."""
 import time
 from dataclasses import dataclass, field
 

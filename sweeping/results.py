@@ -1,11 +1,10 @@
-"""Whether the result of a job exists, so that the job can be skipped.
-"""
+"""Whether the result of a job exists, so that the job can be skipped."""
 from pathlib import Path
 
 from support import run_folder
 from support.errors import DamagedFile, UserError
 from support.files import read_json
-from sweeping.begun_runs import folder_of
+from sweeping.begun_runs import find_run_folder
 from sweeping.jobs import Job
 
 
@@ -26,7 +25,7 @@ def is_finished(job: Job, jobs: dict[str, Job]) -> bool:
         out = option(job.words, "--out")
         return out is not None and (Path(out) / "manifest.json").is_file()
     if job.is_training:
-        folder = folder_of(job.words)
+        folder = find_run_folder(job.words)
         return folder is not None and run_folder.is_finished(folder)
     if job.is_scoring:
         trainings = [jobs[name] for name in job.after if name in jobs and jobs[name].is_training]
@@ -36,12 +35,12 @@ def is_finished(job: Job, jobs: dict[str, Job]) -> bool:
         precision = option(job.words, "--precision") or "32"
         if built_set is None:
             return False
-        folders = [folder_of(training.words) for training in trainings]
+        folders = [find_run_folder(training.words) for training in trainings]
         return all(run_folder.is_scored(folder, Path(built_set), precision) for folder in folders)
     return False
 
 
-def refuse_other_set(job: Job) -> None:
+def refuse_set_of_other_settings(job: Job) -> None:
     """Raises UserError where the set that a build makes exists with another image size or protocol: otherwise every
     run would be trained before the scoring refuses the set."""
     from datasets import RECIPES  # late: the import takes half a second

@@ -27,7 +27,7 @@ class Running:
     job: Job
     process: subprocess.Popen
     start_time: float  # of time.monotonic()
-    log: IO[bytes] | None  # the open file that takes its output; None: that of this process
+    log: IO[bytes] | None  # the open file that takes its output; None: it goes where this process prints
 
     def close_log(self) -> None:
         """Close the log if there is one."""
@@ -37,7 +37,7 @@ class Running:
 
 class Slots:
     """The processes of the jobs, at most `number` at a time. If that is more than 1, a job gets an equal part of the
-    cores, the GPU of its slot and a log file."""
+    cores, the GPU of its slot and a log file. A job that runs alone gets every core and GPU and has no log file."""
 
     def __init__(self, number: int, logs: Path) -> None:
         self.number = number
@@ -123,7 +123,7 @@ class Slots:
         stop kills them."""
         if not self.running:
             return
-        print(f"stopping {len(self.running)} running jobs; Ctrl-C again kills them", file=sys.stderr, flush=True)
+        print(f"stopping {len(self.running)} running job(s); Ctrl-C again kills them", file=sys.stderr, flush=True)
         first_requests = stop_requests.count
         for running in self.running.values():
             signal_group(running.process, signal.SIGTERM)

@@ -1,5 +1,4 @@
-"""Requests to stop a sweep: Ctrl-C, and the signals TERM and HUP.
-"""
+"""Requests to stop a sweep: Ctrl-C, and the signals TERM and HUP."""
 import signal
 from types import FrameType
 from typing import Any

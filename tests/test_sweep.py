@@ -15,7 +15,7 @@ import pytest
 import datasets
 from support import data_set_tables, run_folder
 from support.errors import UserError
-from sweeping.begun_runs import folder_of
+from sweeping.begun_runs import find_run_folder
 from sweeping.jobs import read_jobs
 
 ROOT = Path(__file__).parent.parent
@@ -213,7 +213,7 @@ def test_folder_of_a_command(tmp_path):
         return folder
 
     def found(*options):
-        return folder_of(("python", "train_SCN.py", "--dataset", "demo", f"--runs={tmp_path}", "--noise", "0.20",
+        return find_run_folder(("python", "train_SCN.py", "--dataset", "demo", f"--runs={tmp_path}", "--noise", "0.20",
                                 "--seed", "3", *options))
 
     usual = {"lr": 2.5e-4, "image_size": 64, "detach_multiplier": True, "data": [], "precision": "32-true"}
@@ -238,7 +238,7 @@ def test_folder_of_a_command(tmp_path):
                            (("train_SCN.py", f"--runs={tmp_path}"), "names no --dataset"),
                            (("train_SCN.py", f"--runs={tmp_path}", "--dataset=demo", "--seed=x"), "is no number")):
         with pytest.raises(UserError, match=message):
-            folder_of(wrong)
+            find_run_folder(wrong)
 
 
 def test_folder_of_from_the_command_line(tmp_path):
@@ -253,8 +253,8 @@ def test_folder_of_from_the_command_line(tmp_path):
 
 
 def test_the_sweep_never_imports_torch():
-    code = ("import sys, sweep; from sweeping.begun_runs import folder_of, other_settings; other_settings();"
-            "folder_of(('train_x.py', '--dataset', 'demo')); sys.exit('torch' in sys.modules)")
+    code = ("import sys, sweep; from sweeping.begun_runs import find_run_folder, settings_without_effect; settings_without_effect();"
+            "find_run_folder(('train_x.py', '--dataset', 'demo')); sys.exit('torch' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"FERC_RUNS": str(ROOT)},
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
