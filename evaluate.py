@@ -1,13 +1,15 @@
-"""Score a trained run on the clean images of a FER-C set and on their corrupted forms.
+"""Score a trained run on a built set, on its clean images and on their corrupted forms.
 
   python evaluate.py runs/ferplus/baseline/ce/noise0/seed0                       the set of the run's own data set
   python evaluate.py runs/ferplus/baseline/ce/noise0/seed0 --set data/FERPlus-C data/Demo-C
   python evaluate.py runs/ferplus/baseline/ce/noise0/seed0 --limit 8             a quick look: prints, writes nothing
 
-Nothing is trained. All images come from the built set; the data set itself is not needed. A set has 17 corruptions at 5
-severities. For the clean images, and for each corruption at each severity, the network's outputs (logits) are stored in
-one file in the run's folder: in predictions/<set>/, or in predictions/<set>.bf16/ with --precision bf16. An interrupted
-command continues with the files that are missing. The scores, in scores.csv, are always computed from these files.
+A built set is the folder <Title>-C that make_fer_c.py makes from a data set; it has 17 corruptions at 5 severities. All
+images come from the built set, and the data set itself is not needed. Nothing is trained.
+
+The network's outputs (logits) are stored in the run's folder, one file for the clean images and one for each corruption
+at each severity: in predictions/<set>/, or in predictions/<set>.bf16/ with --precision bf16. After an interruption, the
+same command goes on with the files that are missing. The scores, in scores.csv, are always computed from these files.
 """
 from support import start
 
@@ -47,7 +49,8 @@ class Args:
     run: Annotated[Path, tyro.conf.Positional]
     """folder of a trained run"""
     set: tuple[Path, ...] = ()
-    """folders of built sets, one or several (default: data/<Title>-C of the run's data set)"""
+    """folders of built sets, one or several (default: <Title>-C of the run's data set, in $FERC_DATA or data; for runs
+    with --protocol released name the set, usually <Title>-C-released)"""
     limit: Annotated[int | None, Between(1)] = None
     """number of images, the first of the set, for a quick look: scores are printed, and nothing is written (default:
     all images)"""
@@ -55,9 +58,10 @@ class Args:
     """make the corrupted images in memory instead of reading files, with the same bytes; for sets that were built with
     --no-images"""
     verify: bool = True
-    """the set's files are compared with their checksums, unless --no-verify is given; the scores then carry a note"""
+    """whether the set's files are compared with their checksums; with --no-verify they are not, and the scores carry a
+    note"""
     batch_size: Annotated[int, Between(1)] = 128
-    """number of images that the network takes at once"""
+    """number of images that the network takes at once, on each device"""
     force: bool = False
     """score although the run and the set differ in protocol or image size; the scores carry a note"""
     machine: Machine = field(default_factory=Machine)
@@ -66,7 +70,8 @@ class Args:
 def main(args: Args) -> None:
     """Check the run and the sets, then compute and store what is missing."""
     cli.check_values(args)
-    if args.machine.precision not in PRECISIONS:  # from Python, nothing else checks it
+    # tyro checks the precision on a command line; a caller in Python may pass anything.
+    if args.machine.precision not in PRECISIONS:
         raise UserError(f"--precision of scoring is {' or '.join(PRECISIONS)}, not {args.machine.precision}")
 
     # Imported here, since it takes seconds and `--help` needs none of it; what is needed to check the sets comes first.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The grid of the paper: seeds x data sets x algorithms x {cross-entropy, calibrated}. Builds missing FER-C sets first.
+# The grid of the paper: seeds x data sets x algorithms x {cross-entropy, calibrated}. Builds missing sets first.
 #   bash run.sh [DATASET ...]   affectnet affwild rafdb, those that are in data/; or the named ones (ferplus, demo, ...)
 #   bash run.sh --demo          a small grid on faces drawn on the spot: no data, no GPU, ten minutes, 5 GB of disk
 #     --noise               also with 10, 20 and 30 % wrong training labels
@@ -180,7 +180,7 @@ train() {  # data set, algorithm, loss, percent of wrong labels, seed, more opti
   job "$run/score" "build/$set,$run" "$python" evaluate.py "{run:$run}" --set "$data/${title[$set]}-C$variant"
 }
 
-build() {  # data set: builds the corrupted set of its test split, after that of the data set whose mixture labels it
+build() {  # data set: builds the set of its test split, after that of the data set whose mixture labels it
   local set=$1 other=${mixture[$1]} gmm=() after=
   if [ -n "$other" ]; then
     local file=$data/${title[$other]}-C$variant/gmm.json

@@ -19,9 +19,9 @@ All lines are read before the first job starts. A job is skipped if its result e
   set in the `--precision` of the command (default: 32). Without `--set` it is always started.
 - a build (`make_fer_c.py`) with `--out`: if that folder has a manifest. Without `--out` it is always started.
 
-A build and a job with `*` run alone: they get every core and write to this terminal. With `--jobs N` (N > 1) each of the
-other jobs gets an equal part of the cores (OMP_NUM_THREADS) and one of the GPUs (CUDA_VISIBLE_DEVICES), and writes to a
-file of its own in `--logs`.
+A build and a job with `*` run alone: they get every core and write to this terminal. With `--jobs N` (N > 1) each of
+the other jobs gets an equal part of the cores (OMP_NUM_THREADS) and one of the GPUs (CUDA_VISIBLE_DEVICES), and writes
+to a file of its own in `--logs`.
 
 Exit code: 0; 1 if a job failed; 2 if a line is wrong; 130 if the sweep was stopped.
 """

@@ -53,9 +53,9 @@ def load_batches(fabric: Any, images: Any, batches: Sequence[Sequence[int]],
                  workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """(images uint8 (B, 3, S, S), indices int64 (B,)) on the device of `fabric`, for every list of indices.
 
-    batches: the lists. images: `Images`, or another data set with the same kind of items and an attribute `cached`,
-    None where its items are not in a cache. workers: processes that decode; none are started for cached images.
-    Raises UserError where an image cannot be read.
+    batches: the lists. images: `Images`, or another torch `Dataset` with the same kind of items and an attribute
+    `cached`, None where its items are not in a cache. workers: processes that decode; none are started for cached
+    images. Raises UserError where an image cannot be read.
     """
     workers = 0 if images.cached is not None else min(workers, len(batches))
     loader = DataLoader(images, batch_sampler=batches, num_workers=workers, collate_fn=_collate,

@@ -1,8 +1,8 @@
 """The device and its precision: Lightning Fabric, channels last, torch.compile, seeds, exact float32.
 
-Used by training/run.py, evaluation/benchmark.py and the speed benchmarks in benchmarks/. This is the only module that
-imports Fabric, and it does so on the first call of `connect`, since the import takes seconds that a script's --help
-should not wait for.
+Used by training/run.py, evaluation/scoring.py and the speed benchmarks in benchmarks/. Of the floors (0 to 5), only
+this module imports Fabric. It does so on the first call of `connect`, since the import takes seconds that a script's
+--help should not wait for.
 """
 import os
 import sys

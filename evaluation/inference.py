@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from building.built_set import BuiltSet
-from compute import predict as compute_predict
+from compute.predict import predict
 from evaluation.matching import MatchedSet
 from evaluation.predictions import ALL_CELLS, Cell, cell_name, write_cells
 from support.errors import UserError, first_line
@@ -32,6 +32,7 @@ class InferenceOptions:
     precision: str = "32"
     """"32" or "bf16", see `support.run_folder.PRECISIONS`"""
     batch_size: int = 128
+    """images that the network takes at once, in each process"""
     workers: int = 0
     """processes that read images; 0: none, the images are read in this process"""
     compile: bool = False
@@ -86,7 +87,7 @@ def predict_cells(fabric: Any, network: torch.nn.Module, model_name: str, matche
         for start in range(0, len(cells), cells_in_a_group):
             group = cells[start:start + cells_in_a_group]
             images = CellImages(built, group, count, options.on_the_fly)
-            logits = predict(fabric, network, images, options).reshape(len(group), count, -1)[:, :, matched.order]
+            logits = logits_of(fabric, network, images, options).reshape(len(group), count, -1)[:, :, matched.order]
             logits_by_cell = dict(zip(group, logits, strict=True))
             for cell, values in logits_by_cell.items():
                 check_finite(values, model_name, cell, options.precision)
@@ -105,11 +106,11 @@ def check_finite(logits: np.ndarray, model_name: str, cell: Cell, precision: str
                         f"({name}): its training has diverged, or --precision {precision} is too coarse for it")
 
 
-def predict(fabric: Any, network: torch.nn.Module, images: CellImages, options: InferenceOptions) -> np.ndarray:
+def logits_of(fabric: Any, network: torch.nn.Module, images: CellImages, options: InferenceOptions) -> np.ndarray:
     """Logits of these images, float32 (N, K), in the network's order of classes. Raises UserError where memory does not
     suffice."""
     try:
-        return compute_predict.predict(fabric, network, images, options.batch_size, options.workers)
+        return predict(fabric, network, images, options.batch_size, options.workers)
     except torch.OutOfMemoryError:
         smaller = max(1, options.batch_size // 2)
         raise UserError(f"--batch-size {options.batch_size} does not fit into the device's memory; try "

@@ -65,8 +65,9 @@ def check_set_names(folders: Sequence[Path]) -> None:
 
 
 def default_set_of(run: TrainedRun) -> Path:
-    """The folder of the corrupted test split of the run's own data set, in its usual place. Raises UserError with the
-    command that builds the set where there is neither a finished nor a partial one."""
+    """The folder of the built set of the run's own data set, in its usual place. Raises UserError with the command that
+    builds the set where there is neither a finished nor a partial one, and DamagedFile where args.json names an unknown
+    data set."""
     if run.dataset not in DATASETS:
         raise DamagedFile(f"{run.settings_file} is damaged (unknown data set {run.dataset!r}); restore it, or name a "
                           f"set with --set")

@@ -7,10 +7,11 @@ predictions of a set lie in a folder of the run: predictions/<set>/ for float32,
 
   clean.npy, <corruption>/<severity>.npy   logits of a cell, float32 (N, K), images and classes in the set's order
   labels.npy                               the set's hard labels, int64 (N,)
-  set.json                                 what the logits were made from, see `made_from`; and three entries more:
-                                           verified (true, false; missing in the first release of this project:
-                                           unknown), whether images were compared with their checksums; digests, {name
-                                           of a cell: `digest` of its logits}; folder, that of the set
+  set.json                                 the entries of `made_from`, and three more:
+      verified   whether images were compared with their checksums: true or false (missing in the first release of this
+                 project: unknown)
+      digests    {name of a cell: `digest` of its logits}
+      folder     the folder of the set
 
 Written by scoring.py and inference.py, read by scores.py and reporting/. Nothing here imports torch.
 """
@@ -61,7 +62,7 @@ def cell_name(cell: Cell) -> str:
 
 # ---- before inference: what can be used, what has to be computed
 
-def prepare_predictions(folder: Path, built: BuiltSet, limit: int | None, weights: str, precision: str,
+def prepare_predictions(folder: Path, built: BuiltSet, limit: int | None, weights_sha256: str, fabric_precision: str,
                         order: list[int] | None = None, verify: bool = True) -> tuple[list[Cell], bool | None]:
     """Make a folder of predictions ready, so that only missing cells have to be computed.
 
@@ -69,18 +70,19 @@ def prepare_predictions(folder: Path, built: BuiltSet, limit: int | None, weight
     deleted, and so are those of unverified images where `verify` asks for verified ones. Damaged files are set aside or
     written anew, with a line that says so.
 
-    limit: only the first images of the set, this many; None: all. weights: sha256 of best.pt. precision: Fabric's name
-    of it. order: as in `matching.MatchedSet`; None: the set's own order. verify: whether images will be compared with
-    their checksums. Returns the cells whose logits are missing, and whether the images behind all cells are verified
-    (None: unknown, predictions of the first release)."""
+    limit: only the first images of the set, this many; None: all. weights_sha256: that of the file best.pt.
+    fabric_precision: Fabric's name of the precision. order: as in `matching.MatchedSet`; None: the set's own order.
+    verify: whether images will be compared with their checksums. Returns the cells whose logits are missing, and
+    whether the images behind all cells are verified (None: unknown, predictions of the first release of this
+    project)."""
     own_order = list(range(len(built.classes)))
-    wanted = made_from(built, limit, weights, precision, order or own_order)
+    wanted = made_from(built, limit, weights_sha256, fabric_precision, order or own_order)
     separate_bf16_predictions(folder)
     for path in (folder.parent, folder, *(folder / name for name in CORRUPTIONS)):
         set_aside_unless_folder(path)
 
     origin_file = folder / ORIGIN
-    # The first release knew no other order and did not record it.
+    # The first release of this project knew no other order and did not record it.
     known = {"order": own_order} | read_origin(origin_file)
     verified, digests = known.get("verified"), known.get("digests", {})
     if not can_be_used(known, wanted) or (verify and verified is False):
@@ -103,12 +105,13 @@ def prepare_predictions(folder: Path, built: BuiltSet, limit: int | None, weight
     return missing, verified
 
 
-def made_from(built: BuiltSet, limit: int | None, weights: str, precision: str, order: list[int]) -> dict[str, Any]:
+def made_from(built: BuiltSet, limit: int | None, weights_sha256: str, fabric_precision: str,
+              order: list[int]) -> dict[str, Any]:
     """What logits are made from, as set.json records it: two predictions with equal entries are interchangeable.
     Arguments as in `prepare_predictions`."""
-    return {"weights": weights, "set_version": built.manifest["set_version"], "content": built.manifest["content"],
-            "classes": list(built.classes), "order": order, "limit": limit, "precision": precision,
-            "demo": built.made_with["dataset"] == "demo"}
+    return {"weights": weights_sha256, "set_version": built.manifest["set_version"],
+            "content": built.manifest["content"], "classes": list(built.classes), "order": order, "limit": limit,
+            "precision": fabric_precision, "demo": built.made_with["dataset"] == "demo"}
 
 
 def can_be_used(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -120,16 +123,16 @@ def can_be_used(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 
 def separate_bf16_predictions(folder: Path) -> None:
-    """Rename bf16 predictions of the first release, which lie where float32 predictions belong now.
+    """Rename bf16 predictions of the first release of this project, which lie where float32 predictions belong now.
 
     folder: of the predictions that are wanted, in either precision."""
     name = folder.name.removesuffix(".bf16")
     float32_folder, bf16_folder = folder.with_name(name), folder.with_name(f"{name}.bf16")
     try:
-        precision = read_json(float32_folder / ORIGIN).get("precision")
+        fabric_precision = read_json(float32_folder / ORIGIN).get("precision")
     except (OSError, DamagedFile):  # reported by `read_origin`
         return
-    if precision == run_folder.PRECISIONS["bf16"] and not os.path.lexists(bf16_folder):
+    if fabric_precision == run_folder.PRECISIONS["bf16"] and not os.path.lexists(bf16_folder):
         with os_errors_as_user_errors(bf16_folder):
             float32_folder.rename(bf16_folder)
 
@@ -141,7 +144,7 @@ def read_origin(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except DamagedFile as error:
-        print(f"{error}: not known what these predictions are of; they are made again")
+        print(f"{error}: it is not known which weights and which set these predictions are of, so they are made again")
         set_aside_unless_file(path)
         return {}
 

@@ -45,36 +45,37 @@ class CellPredictions(NamedTuple):
 
 
 def score(built: BuiltSet, folder: Path, limit: int | None, precision: str = "32", notes: Sequence[str] = (),
-          released_batch: int = metrics.RELEASED_BATCH) -> list[dict[str, Any]]:
+          nll_batch: int = metrics.RELEASED_BATCH) -> list[dict[str, Any]]:
     """The rows of scores.csv for one set, each a dict of `COLUMNS`: clean, 85 cells, and the three summaries.
 
     folder: of the set's predictions. limit: only the first images of the set, this many; None: all. precision: "32" or
-    "bf16", as it was used for the predictions. notes: what a reader of the scores has to know. released_batch: as in
-    `metrics.nll_released`. Raises DamagedFile where logits are missing or damaged."""
+    "bf16", as it was used for the predictions. notes: what a reader of the scores has to know. nll_batch: images in a
+    batch of `metrics.nll_released`. Raises DamagedFile where logits are missing or damaged."""
     labels = built.frame["expression"].to_numpy(np.int64)[:limit]
     shape = (len(labels), len(built.classes))
 
     logits = read_array(predictions_file(folder, None), shape)
     ties = count_ties(logits)
-    clean = metrics.summary(metrics.softmax(logits), labels, logits=logits, released_batch=released_batch)
-    summaries: list[tuple[str, int | str, dict[str, float]]] = [("clean", "", clean | {"n": len(labels)})]
+    clean = metrics.summary(metrics.softmax(logits), labels, logits=logits, released_batch=nll_batch)
+    # (corruption, severity, {metric: value}) of the clean images, of the 85 cells, and of the three `SUMMARIES`
+    scored: list[tuple[str, int | str, dict[str, float]]] = [("clean", "", clean | {"n": len(labels)})]
 
     pools: dict[int, list[CellPredictions]] = {severity: [] for severity in SEVERITIES}
     for name, severity in CELLS:
         cell = read_cell(built, folder, (name, severity), shape)
         ties += count_ties(cell.logits)
         pools[severity].append(cell)
-        summaries.append((name, severity, summary_of_pool([cell], labels, released_batch)))
-    of_cells = [values for _, severity, values in summaries if severity]
-    of_severities = [summary_of_pool(pool, labels, released_batch) for pool in pools.values()]
-    of_all = summary_of_pool([cell for pool in pools.values() for cell in pool], labels, released_batch)
-    summaries.append(("mean", "", mean_of(of_cells)))
-    summaries.append(("pooled_by_severity", "", mean_of(of_severities)))
-    summaries.append(("pooled", "", of_all))
+        scored.append((name, severity, summary_of_pool([cell], labels, nll_batch)))
+    of_cells = [values for _, severity, values in scored if severity]
+    of_severities = [summary_of_pool(pool, labels, nll_batch) for pool in pools.values()]
+    of_all = summary_of_pool([cell for pool in pools.values() for cell in pool], labels, nll_batch)
+    scored.append(("mean", "", mean_of(of_cells)))
+    scored.append(("pooled_by_severity", "", mean_of(of_severities)))
+    scored.append(("pooled", "", of_all))
 
     note = "; ".join([*notes, *note_on_ties(ties / (len(labels) * len(ALL_CELLS)))])
     rows = []
-    for corruption, severity_or_none, values in summaries:
+    for corruption, severity_or_none, values in scored:
         for metric, value in values.items():
             if not np.isfinite(value):  # metrics.summary refuses everything that could lead to this
                 raise AssertionError(f"{corruption} {severity_or_none} {metric} is {value}, which is no score")
@@ -108,14 +109,14 @@ def note_on_ties(fraction: float) -> list[str]:
     return [f"{100 * fraction:.1f} % of predictions tie, the class listed first counts"]
 
 
-def summary_of_pool(pool: Sequence[CellPredictions], labels: np.ndarray, released_batch: int) -> dict[str, float]:
+def summary_of_pool(pool: Sequence[CellPredictions], labels: np.ndarray, nll_batch: int) -> dict[str, float]:
     """`metrics.summary` of all predictions of several cells, and "n", the number of images. labels: int64 (N,), of
     every cell."""
     logits = np.concatenate([cell.logits for cell in pool])
     probabilities = np.concatenate([cell.probabilities for cell in pool])
     soft_labels = np.concatenate([cell.soft_labels for cell in pool])
     scores = metrics.summary(probabilities, np.tile(labels, len(pool)), soft_labels, logits,
-                             released_batch=released_batch)
+                             released_batch=nll_batch)
     return scores | {"n": len(labels)}
 
 

@@ -1,8 +1,8 @@
 """scores.csv in a run's folder: reading it, and keeping the rows that were scored with the present weights.
 
 scores.csv is a table with one score a line, for all sets that a run was scored on; its columns are `scores.COLUMNS`.
-scoring.py reads it before it scores, and writes it after each set. Files of the first release of this
-project, which have fewer columns, are read as well. Nothing here imports torch.
+scoring.py reads it before it scores, and writes it after each set. Files of the first release of this project, which
+have fewer columns, are read as well. Nothing here imports torch.
 """
 import csv
 import math
@@ -22,12 +22,12 @@ from support.files import read_json, read_rows
 PLACES = {("clean", ""), *((name, "") for name in SUMMARIES), *((name, str(severity)) for name, severity in CELLS)}
 
 
-def earlier_scores(run: Path, weights: str, sets_scored_now: Collection[str] = ()) -> list[dict[str, Any]]:
+def earlier_scores(run: Path, weights_sha256: str, sets_scored_now: Collection[str] = ()) -> list[dict[str, Any]]:
     """The rows of scores.csv that were scored with the present weights of the run, with all `COLUMNS`.
 
-    weights: sha256 of best.pt. Rows of earlier weights, as set.json of their predictions tells, are left out; a line
-    says so unless the set is in `sets_scored_now`. A damaged file is set aside, and a line says so. Rows of the first
-    release have no precision; where set.json records bf16, they get it."""
+    weights_sha256: that of the file best.pt. Rows of earlier weights, as set.json of their predictions tells, are left
+    out; a line says so unless the set is in `sets_scored_now`. A damaged file is set aside, and a line says so. Rows of
+    the first release of this project have no precision; where set.json records bf16, they get it."""
     path = run / run_folder.SCORES
     try:
         rows = read_scores(path)
@@ -42,7 +42,7 @@ def earlier_scores(run: Path, weights: str, sets_scored_now: Collection[str] = (
         if key not in origins:
             origins[key] = origin_of_scores(run, *key)
         origin = origins[key]
-        if origin.get("weights", weights) != weights:
+        if origin.get("weights", weights_sha256) != weights_sha256:
             outdated_sets.add(row["set"])
             continue
         if not row["precision"] and origin.get("precision") == run_folder.PRECISIONS["bf16"]:
@@ -109,8 +109,8 @@ def is_score(row: dict[str, str]) -> bool:
 def with_rows_of_set(rows: list[dict[str, Any]], new_rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows with those of one set replaced by `new_rows`, which come last.
 
-    Replaced are the rows of the same set, version, method and precision; rows of the first release without a precision
-    count as float32."""
+    Replaced are the rows of the same set, version, method and precision; rows of the first release of this project,
+    which have no precision, count as float32."""
     key = scoring_key(new_rows[0])
     return [row for row in rows if scoring_key(row) != key] + new_rows
 

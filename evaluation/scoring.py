@@ -30,7 +30,7 @@ from support.run_folder import LOCK, PRECISIONS, SCORES
 NOTES_ON_VERIFICATION: dict[bool | None, list[str]] = {
     True: [],
     False: ["not verified"],
-    None: ["predictions of the first release: images not verified"],
+    None: ["predictions of the first release: images not verified"],  # of this project; the text in files stays
 }
 
 
@@ -54,7 +54,7 @@ def score_run(run: TrainedRun, matched_sets: Sequence[MatchedSet], options: Infe
             file_rows: list[dict[str, Any]] = []
             if writes:
                 names = {matched.built.folder.resolve().name for matched in matched_sets}
-                file_rows = earlier_scores(run.folder, model.identity, names)
+                file_rows = earlier_scores(run.folder, model.weights_sha256, names)
             for matched in matched_sets:
                 if limit is not None and is_preview(limit, matched.built):
                     preview_set(scorer, matched, limit)
@@ -73,16 +73,16 @@ class SetScorer:
     options: InferenceOptions
     verify: bool
     """whether images are compared with their checksums"""
-    released_batch: int
+    nll_batch: int
     """images in a batch of `metrics.nll_released`"""
 
-    def rows(self, matched: MatchedSet, run_folder: Path, limit: int | None) -> list[dict[str, Any]]:
+    def rows(self, matched: MatchedSet, parent: Path, limit: int | None) -> list[dict[str, Any]]:
         """The rows of scores.csv for one set; [] in other processes than process 0.
 
-        run_folder: in its subfolder predictions/, the logits that are missing are computed and stored; the run's own
-        folder, or a temporary one. limit: only the first images of the set, this many; None: all."""
+        parent: the run's folder, or a temporary one; the missing logits are computed and stored in its subfolder
+        predictions/. limit: only the first images of the set, this many; None: all."""
         built, precision = matched.built, self.options.precision
-        folder = predictions_folder(run_folder, built.folder.resolve().name, precision)
+        folder = predictions_folder(parent, built.folder.resolve().name, precision)
         missing: list[Cell] = []
         notes: list[str] = []
         if self.is_first_process:
@@ -92,14 +92,14 @@ class SetScorer:
         predict_cells(self.fabric, self.network, self.model.name, matched, folder, missing, count, self.options)
         if not self.is_first_process:
             return []
-        return score(built, folder, limit, precision, notes, self.released_batch)
+        return score(built, folder, limit, precision, notes, self.nll_batch)
 
     def prepare(self, matched: MatchedSet, folder: Path, limit: int | None) -> tuple[list[Cell], list[str]]:
         """Print what a reader has to know about the set, and make its folder of predictions ready. Returns the cells
         whose logits are missing, and the notes for scores.csv. Called in process 0 only."""
         for note in matched.notes:
             print(f"{matched.built.folder}: {note}")
-        missing, verified = prepare_predictions(folder, matched.built, limit, self.model.identity,
+        missing, verified = prepare_predictions(folder, matched.built, limit, self.model.weights_sha256,
                                                 PRECISIONS[self.options.precision], matched.order, self.verify)
         return missing, [*matched.notes, *NOTES_ON_VERIFICATION[verified]]
 

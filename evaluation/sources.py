@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import models
-from evaluation.trained_run import REMEDY, TrainedRun, training_command
+from evaluation.trained_run import RESTORE_OR_TRAIN, TrainedRun, training_command
 from models import checkpoints
 from support import run_folder
 from support.errors import DamagedFile, UserError, first_line
@@ -27,8 +27,8 @@ class LoadedModel:
     """takes images, uint8 (N, 3, S, S), RGB, and returns logits (N, K); its first layer normalises the images"""
     classes: list[str]
     """names of the classes, in the order of the module's outputs"""
-    identity: str
-    """sha256 of the file of weights, as hexadecimal digits: predictions of other weights are not used"""
+    weights_sha256: str
+    """sha256 of the file best.pt, as hexadecimal digits: predictions of other weights are not used"""
 
 
 def load_model(run: TrainedRun) -> LoadedModel:
@@ -37,7 +37,7 @@ def load_model(run: TrainedRun) -> LoadedModel:
     try:
         network = models.build_model(run.network)
     except UserError as error:
-        raise DamagedFile(f"{run.settings_file}: {error}; {REMEDY}") from None
+        raise DamagedFile(f"{run.settings_file}: {error}; {RESTORE_OR_TRAIN}") from None
     path = run.folder / run_folder.BEST
     if not path.exists():
         raise UserError(missing_weights_message(run, path))
@@ -46,9 +46,9 @@ def load_model(run: TrainedRun) -> LoadedModel:
     except DamagedFile as error:
         raise DamagedFile(f"{error}. Restore it, or train again with {training_command(run, fresh=True)}") from None
     with open(path, "rb") as file:
-        identity = hashlib.file_digest(file, "sha256").hexdigest()
+        weights_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     load_weights(network, state, path)
-    return LoadedModel(str(run.folder), network, run.classes, identity)
+    return LoadedModel(str(run.folder), network, run.classes, weights_sha256)
 
 
 def missing_weights_message(run: TrainedRun, path: Path) -> str:
@@ -96,4 +96,4 @@ def check_image_size(model: LoadedModel, size: int) -> None:
         outcome = tuple(outputs.shape)
     if outcome != (1, len(model.classes)):
         raise DamagedFile(f"{model.name}: its {run_folder.ARGS} is damaged: it names {len(model.classes)} classes, "
-                          f"and the network gives {outcome} for one image; {REMEDY}")
+                          f"and the network gives {outcome} for one image; {RESTORE_OR_TRAIN}")

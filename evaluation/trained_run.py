@@ -20,7 +20,7 @@ from support.files import read_json
 NEEDED_SETTINGS = {"dataset": str, "protocol": str, "image_size": int, "classes": list, "model": dict, "nll_batch": int}
 TYPE_NAMES = {str: "text", int: "a whole number", list: "a list", dict: "an object"}
 LARGEST_IMAGE_SIZE = 4096  # side in pixels, as models.ImageSize has it
-REMEDY = "restore it, or train this run again"
+RESTORE_OR_TRAIN = "restore it, or train this run again"
 
 # How far `runs_below` looks: somebody may have named a whole disk.
 FOLDERS_VISITED = 5000
@@ -61,11 +61,12 @@ def read_trained_run(folder: Path) -> TrainedRun:
     try:
         settings = read_json(path)
     except DamagedFile as error:
-        raise DamagedFile(f"{error}; {REMEDY}") from None
-    needed = {"nll_batch": metrics.RELEASED_BATCH} | settings  # runs of the first release have no nll_batch
+        raise DamagedFile(f"{error}; {RESTORE_OR_TRAIN}") from None
+    # Runs of the first release of this project have no nll_batch.
+    needed = {"nll_batch": metrics.RELEASED_BATCH} | settings
     problem = problem_of_settings(needed)
     if problem:
-        raise DamagedFile(f"{path} is damaged ({problem}); {REMEDY}")
+        raise DamagedFile(f"{path} is damaged ({problem}); {RESTORE_OR_TRAIN}")
     return TrainedRun(folder, needed["dataset"], needed["protocol"], needed["image_size"], needed["classes"],
                       needed["model"], needed["nll_batch"], settings)
 
@@ -138,7 +139,7 @@ def name_with_settings(run: Path) -> str:
 def training_command(run: TrainedRun, fresh: bool) -> str:
     """The command that trains a run, for messages. fresh: start from the beginning.
 
-    Runs of the first release do not record their command: for them the answer is a sentence."""
+    Runs of the first release of this project do not record their command: for them the answer is a sentence."""
     settings = run.settings
     differing = settings.get("differs")
     if not isinstance(differing, dict) or not isinstance(settings.get("script"), str):

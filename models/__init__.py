@@ -1,6 +1,13 @@
-"""Floor 3: the networks, one file each.
+"""Floor 3: the networks, and the files of their weights.
 
-A network is a class that is built as Model(num_classes, image_size, **options).
+  resnet.py, scn.py, dmue.py, rul.py   the networks of the algorithms
+  swinv2.py         SwinV2-T, or any other network of timm
+  pretrained.py     loads weights to start from
+  weight_files.py   tells what kind of file these weights are in
+  checkpoints.py    best.pt and last.pt as files
+  augment.py        augmentation of batches
+
+A network is a subclass of `Model`, built as `Class(num_classes, image_size, **options)`.
 
 In eval mode model(image) takes uint8 (N, 3, S, S) in 0..255 and returns logits (N, K) and nothing else; what it takes
 and returns in training mode is up to the algorithm. Normalisation is the first layer, so that nobody can forget or
@@ -32,8 +39,8 @@ ImageSize = Annotated[int, Between(16, 4096)]  # side in pixels
 
 
 class Model(nn.Module):
-    """The base class of networks. It keeps the arguments that it was built with, so that a run can be rebuilt from its
-    args.json. A network's `backbone` is the part that weights to start from are loaded into."""
+    """The base class of networks. It keeps the arguments that it was built with, so that the network can be built
+    again from a run's args.json. A network's `backbone` is the part that weights to start from are loaded into."""
 
     backbone: nn.Module
 
@@ -42,7 +49,7 @@ class Model(nn.Module):
         self.arguments = {"num_classes": num_classes, "image_size": image_size, **options}
 
     @property
-    def recipe(self) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
         """What args.json stores, so that `build_model` can build the network again."""
         kind = type(self)
         return {"class": f"{kind.__module__}.{kind.__qualname__}", "arguments": self.arguments}
@@ -72,16 +79,17 @@ class Normalize(nn.Module):
         return image * self.scale - self.shift
 
 
-def build_model(recipe: dict[str, Any]) -> Model:
-    """Build the network that `Model.recipe` described, with initial weights.
+def build_model(description: dict[str, Any]) -> Model:
+    """Build the network that `Model.description` described, with initial weights.
 
-    recipe: {"class": "models.<file>.<class>", "arguments": {name: plain value}}, as args.json holds it under "model".
-    Whoever wrote that file must not decide what is called: nothing but a whole network of this package is built, from
-    values that its class declares, and all of this is checked before anything is called. Raises UserError in one line.
+    description: {"class": "models.<file>.<class>", "arguments": {name: plain value}}, as args.json holds it under
+    "model". Whoever wrote that file must not decide what is called: nothing but a whole network of this package is
+    built, from values that its class declares, and all of this is checked before anything is called. Raises UserError
+    in one line; the caller puts the name of the file before it.
     """
-    if not isinstance(recipe, dict) or not isinstance(recipe.get("arguments"), dict):
-        raise UserError("the network's recipe has to hold \"class\" and \"arguments\"")
-    kind, arguments = _find_class(recipe.get("class")), recipe["arguments"]
+    if not isinstance(description, dict) or not isinstance(description.get("arguments"), dict):
+        raise UserError('its entry "model" has to hold "class" and "arguments"')
+    kind, arguments = _find_class(description.get("class")), description["arguments"]
     name = f"{kind.__module__}.{kind.__qualname__}"
     declared = {key: entry for key, entry in inspect.signature(kind).parameters.items()
                 if entry.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD}
@@ -90,7 +98,7 @@ def build_model(recipe: dict[str, Any]) -> Model:
         raise UserError(f"{name} has no argument {', '.join(map(_shortened, unknown[:3]))}")
     missing = [key for key, entry in declared.items() if entry.default is entry.empty and key not in arguments]
     if missing:
-        raise UserError(f"the recipe of {name} lacks {', '.join(missing)}")
+        raise UserError(f"its entry \"model\" lacks {', '.join(missing)} among the arguments of {name}")
     types = get_type_hints(kind.__init__, include_extras=True)
     for key, value in arguments.items():
         if not _is_allowed(value, types[key]):
@@ -115,7 +123,7 @@ def _find_class(path: Any) -> type[Model]:
         raise UserError(f"models.{match[1]} cannot be imported ({first_line(error)})") from None
     kind = vars(module).get(match[2])
     is_network = isinstance(kind, type) and issubclass(kind, Model) and kind.__module__ == module.__name__
-    if not is_network or "forward" not in vars(kind):  # a base class of networks is none itself
+    if not is_network or "forward" not in vars(kind):  # a base class of networks is no network itself
         raise refusal
     return kind
 

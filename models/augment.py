@@ -7,11 +7,13 @@ FLIPPED = 0.5  # probability of a flip, and of an erased box
 ASPECT = 0.3  # height by width of a box lies between this and 1 / this
 
 
-def flip_crop_erase(image: torch.Tensor) -> torch.Tensor:
-    """Flip half of the images, shift each by up to 1/8 of its side, and erase a box of half of them.
+def flip_shift_erase(image: torch.Tensor) -> torch.Tensor:
+    """Flip each image with probability 1/2, shift it by up to 1/8 of its side, and erase a box of it with probability
+    1/2.
 
-    image: uint8 (N, 3, H, W). Returns the same in new memory. The border is repeated where a shift leaves a gap; an
-    erased box is filled with noise. Draws from torch's generator of the device, which is seeded for every step.
+    image: uint8 (N, 3, H, W). Returns new images, of the same shape and type. The border is repeated where a shift
+    leaves a gap; an erased box is filled with noise. Draws from torch's generator of the device, which is seeded for
+    every step.
     """
     count, _, height, width = image.shape
     draws = torch.rand(8, count, 1, device=image.device)

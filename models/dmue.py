@@ -1,5 +1,5 @@
-"""DMUE's network (She et al., CVPR 2021, arXiv:2104.00232): ResNet-18, for each class an expert on all other classes,
-and a confidence that is computed from how an image's features agree with those of each class in the batch.
+"""DMUE's network (She et al., CVPR 2021, arXiv:2104.00232): ResNet-18, for each class an expert that knows all other
+classes, and a confidence that is computed from how an image's features agree with those of each class in the batch.
 
 The main branch is a plain ResNet-18: the trunk (stem and three stages), the last stage and a classifier. An expert is a
 copy of the last stage with a classifier of its own. In training all K + 1 last stages run; inference uses the main
@@ -29,16 +29,17 @@ class Output(NamedTuple):
     features: torch.Tensor  # (B, 512), of the main branch
     expert_features: torch.Tensor  # (K, B, 512); what expert c gives for images of class c does not count
     expert_logits: torch.Tensor  # (K, B, K - 1), likewise; of expert c over the classes other than c
-    latent: torch.Tensor  # (B, K - 1), logits of the expert on the image's own class, without gradient
+    latent: torch.Tensor  # (B, K - 1), logits of the expert of the image's own class, without gradient
 
 
 class DMUE(ResNetModel):
     """The main branch, the experts, and the confidence.
 
-    stem: "dmue" is that of the release's face weights, without ReLU and with 2x2 pooling. normalize: "half" is to
+    stem: "dmue" is that of the FER-C release's face weights, without ReLU and with 2x2 pooling. normalize: "half" is to
     -1..1.
-    experts: "joint" runs each expert once, on the whole batch; "split", as the release, on the images of other classes
-    and then on those of its own class; "eval" does the second of these with running BatchNorm statistics.
+    experts: how the experts are run. "joint" runs each expert once, on the whole batch; "split", as both releases (of
+    DMUE and of FER-C), on the images of other classes and then on those of its own class; "eval" does the second of
+    these with running BatchNorm statistics.
     missing: a class that the batch lacks is left out of the confidence ("mask") or has similarity 0 ("zero").
     test_scale: multiply logits at inference by the running mean of the training confidences, since training sees
     multiplied logits. neck: a BatchNorm without bias, one for all branches, on the pooled features. dropout: before
@@ -79,7 +80,8 @@ class DMUE(ResNetModel):
     def imagenet_weights(self) -> tuple[str, dict[str, torch.Tensor]]:
         """As for any ResNet-18. Raises UserError for the stem of other weights."""
         if self.arguments["stem"] == "dmue":
-            raise UserError("--stem dmue belongs to the release's MS-Celeb weights: give their file as --weights PATH, "
+            raise UserError("--stem dmue belongs to the FER-C release's MS-Celeb weights: give their file as "
+                            "--weights PATH, "
                             "or use --stem standard")
         return super().imagenet_weights()
 
@@ -166,7 +168,8 @@ def class_agreement(features: torch.Tensor, labels: torch.Tensor, num_classes: i
                     eps: float = 1e-8) -> torch.Tensor:
     """Mean cosine of each image with the images of every class, itself included, scaled to 0..1 along each row.
 
-    features: (B, D). labels: int64 (B,). missing: as in `DMUE`. Returns (B, K); classes that the batch lacks give 0.
+    features: (B, D). labels: int64 (B,). missing: as in `DMUE`. Returns (B, K). Classes that the batch lacks give 0
+    with "mask"; with "zero" their mean cosine counts as 0 and is scaled like the others.
     """
     unit = F.normalize(features, dim=1)
     member = F.one_hot(labels, num_classes).to(features.dtype)

@@ -9,7 +9,7 @@ A file is for another network, and refused, if one of these holds:
   networks and do not count);
 - a weight, bias or statistic of a layer is in it with another shape. Allowed are another number of input channels of
   the first convolution and another number of classes of the classifier: these tensors keep their initial values, as
-  do tables of positions;
+  do position embeddings (of transformers);
 - it has a convolution or linear weight in a part of the backbone (layer1, ...) where the backbone has none: the
   network is deeper, or has other blocks.
 """
@@ -35,7 +35,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def load(model: Model, weights: str) -> dict[str, Any]:
-    """Load `weights` into `model.backbone`, then tell the model by its `after_loading`.
+    """Load `weights` into `model.backbone`, then call the model's `after_loading`.
 
     weights: "none", "imagenet" (what `model.imagenet_weights()` gives) or a path. Returns the report for the run's
     records: name, sha256 of the file or of the tensors, `loaded` (keys), `skipped` (key of the file -> why),
@@ -65,7 +65,7 @@ def summary(report: dict[str, Any]) -> str:
 
 
 def _imagenet(model: Model) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """(the state dict of the ImageNet weights, for the report: its name and a hash)."""
+    """Two results: the state dict of the ImageNet weights; and, for the report, its name and a hash."""
     try:
         name, state = model.imagenet_weights()
     except UserError:
@@ -80,7 +80,7 @@ def _imagenet(model: Model) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def _from_file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """(the state dict in a file, for the report: its name, its hash, and where in the file it lies)."""
+    """Two results: the state dict in a file; and, for the report, its name, its hash, and where in the file it lies."""
     try:
         kind = weight_files.foreign_kind(path)
     except FileNotFoundError:
@@ -296,7 +296,8 @@ def _lies_in(name: str, own: dict) -> bool:
 
 
 def _converted(name: str, value: torch.Tensor, own: torch.Tensor, where: str) -> torch.Tensor:
-    """The file's tensor as the backbone needs it. Raises UserError where that would lose its meaning."""
+    """The file's tensor in the type of the backbone's tensor `own`. Raises UserError where the file's tensor is not
+    dense, holds another kind of numbers, holds values that are not finite, or a negative variance."""
     if not checkpoints.is_plain_tensor(value):
         raise UserError(f"{where}: {_shown(name)} is sparse, quantized or without values; only dense tensors can be "
                         f"loaded")

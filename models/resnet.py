@@ -1,4 +1,4 @@
-"""ResNet-18 (He et al., CVPR 2016, arXiv:1512.03385): the baseline's network, and the trunk of other algorithms'."""
+"""ResNet-18 (He et al., CVPR 2016, arXiv:1512.03385): the baseline's network, and a part of other networks."""
 import socket
 from typing import Any
 
@@ -12,11 +12,11 @@ FETCH_TIMEOUT = 20  # seconds without an answer until fetching weights is given 
 SMALL = 4  # side of maps, in pixels, up to which `SmallMapConv` is the faster convolution
 
 
-def resnet18(weights: None) -> nn.Module:
+def resnet18() -> nn.Module:
     """torchvision's ResNet-18 with initial weights. The import takes as long as that of torch, and a script's --help
     should not wait for it."""
     import torchvision
-    return torchvision.models.resnet18(weights=weights)
+    return torchvision.models.resnet18(weights=None)
 
 
 class ResNetModel(Model):
@@ -26,7 +26,7 @@ class ResNetModel(Model):
     def __init__(self, num_classes: NumClasses, image_size: ImageSize, **options: Any) -> None:
         super().__init__(num_classes, image_size, **options)
         self.normalize = Normalize()
-        self.backbone = resnet18(weights=None)
+        self.backbone = resnet18()
         self.backbone.fc = nn.Identity()
         for stage, stride in ((self.backbone.layer3, 16), (self.backbone.layer4, 32)):
             if image_size <= SMALL * stride:

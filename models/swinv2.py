@@ -27,7 +27,8 @@ class TimmModel(Model):
     """A timm network and a linear classifier on its pooled features.
 
     Networks of a fixed size (transformers) are built for their own size times image_size / 224, rounded to a multiple
-    of 32, and images are resized to that bilinearly: all networks see the same pixels.
+    of 32, and the network resizes its images to that, bilinearly: every network is given the same images of image_size
+    pixels.
     """
 
     def __init__(self, num_classes: NumClasses, image_size: ImageSize, backbone: str, drop_path: Fraction | None = None,

@@ -160,8 +160,8 @@ def pickled_names(path: Path) -> tuple[list[str], bool, int]:
 
 
 def _names_in(stream: bytes) -> Iterator[str]:
-    """The classes and functions that a pickle names, as module.name. Later protocols take both from the stack, where
-    strings are put by their value or from the memo."""
+    """The classes and functions that a pickle names, as module.name. Later protocols take module and name from
+    the stack, on which a string is put by its value or from the memo."""
     strings, memo = [], {}
     newest = None  # the string that was put last, if nothing came after it
     for opcode, argument, _ in pickletools.genops(stream):
@@ -182,7 +182,8 @@ def _names_in(stream: bytes) -> Iterator[str]:
 
 
 def _consecutive_pickles(data: bytes) -> list[bytes]:
-    """Up to five pickles that follow one another: a number, a version, the machine's, the object, its storages."""
+    """Up to five pickles that follow one another: a magic number, the version of the format, facts about the machine,
+    the object, and the keys of its storages."""
     streams, start = [], 0
     while len(streams) < 5 and data[start:start + 1] == b"\x80":
         try:

@@ -295,7 +295,8 @@ def usage(Args: type, options: Sequence[Option]) -> list[str]:
 
 
 def description_lines(text: str, everything: bool) -> list[str]:
-    """The docstring of a script in lines of at most `WIDTH` columns: all of it, or its first paragraph and the examples.
+    """The docstring of a script in lines of at most `WIDTH` columns: all of it, or its first paragraph and the
+    examples.
 
     A paragraph holds prose, items of a list and examples. An item begins with "- ", and its further lines are indented.
     Other indented lines are examples: a command and, behind two spaces or more, a remark. The remark may go on in

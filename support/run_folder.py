@@ -7,12 +7,13 @@ it is finished. This file imports nothing heavy.
 A run lies in `<runs>/<dataset>/<script>/<loss>/noise<percent>/seed<s>`. If settings that change the result differ from
 the recipe, the last part is `seed<s>-<8 hex digits>`, a hash of these settings. The words of this file:
 
+  script      the name of the training script without train_, for example SCN; tables call it the algorithm
   setting     an option of a training script as args.json stores it
   recipe      the usual value of every setting that changes the result: what the script uses for this data set and
               protocol if no option is given. Two of them are special. `protocol` is always "paper" in the recipe, so
               that a run with `--protocol released` differs from it. `precision` is what the option's default gives on
-              the machine of the run: bf16 where the hardware computes in it natively, else float32. `Model.recipe` is
-              something else: the class and the arguments of a network, which args.json holds as "model".
+              the machine of the run: bf16 where the hardware computes in it natively, else float32. `Model.description`
+              is something else: the class and the arguments of a network, which args.json holds as "model".
   differs     the settings of one run whose value is not that of its recipe
   comparable  settings of one run: those that change the result, without the five that the path states
               (`PATH_SETTINGS`, the seed among them), and with the digest of the training data
@@ -53,7 +54,7 @@ TRACKER = "wandb"  # the folder of Weights & Biases
 WRITTEN = (ARGS, ENVIRONMENT, METRICS, TIMING, LAST, BEST, SCORES, PREDICTIONS, EVENTS, TRACKER, ".*.tmp")
 
 PATH_SETTINGS = ("dataset", "script", "loss", "noise", "seed")  # the settings that the path states
-# Entries of args.json in the first release that do not change the result, or that are no settings.
+# Entries of args.json in the first release of this project that do not change the result, or that are no settings.
 NOT_COMPARED_IN_FIRST_RELEASE = {
     "root", "runs", "fresh", "track", "calib", "workers", "cache", "compile", "model", "classes", "train_images",
     "val_images", "data_sha256", "noise_realised", "fused"}
@@ -162,8 +163,8 @@ def find(runs: Path, dataset: str, script: str, loss: str, noise: float, seed: i
     """The folder of the run that a command line starts, or None if no such run has begun.
 
     asked: {setting: text} of the command line, without the settings that are arguments of this function and those that
-    do not change the result. Runs of the first release have no `differs`: they are found only after their training
-    script was started again, which adds it to their args.json."""
+    do not change the result. Runs of the first release of this project have no `differs`: they are found only after
+    their training script was started again, which adds it to their args.json."""
     plain = place(runs, dataset, script, loss, noise, seed, {})
     if not plain.parent.is_dir():
         return None
@@ -268,6 +269,6 @@ def is_scored(folder: Path, built_set: Path, precision: str = "32") -> bool:
 
 
 def has_precision(row: Mapping[str, str], precision: str) -> bool:
-    """Whether a row of scores.csv was computed in a precision. Rows of the first release do not state their precision
-    and count as computed in the one that is asked for."""
+    """Whether a row of scores.csv was computed in a precision. Rows of the first release of this project do not state
+    their precision and count as computed in the one that is asked for."""
     return row.get("precision", "") in (precision, "")

@@ -43,7 +43,7 @@ class SmallResNet(nn.Module):
 @pytest.fixture(scope="module")
 def small():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.resnet.resnet18", lambda weights: SmallResNet())
+        patch.setattr("models.resnet.resnet18", SmallResNet)
         yield
 
 

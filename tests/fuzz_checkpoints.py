@@ -1,5 +1,5 @@
-"""Damaged and hostile checkpoints and recipes of networks, for each of the readers: a case is read, or refused with the
-project's own error. Every other exception, and everything written outside the scratch folder, is a failure.
+"""Damaged and hostile checkpoints and descriptions of networks, for each of the readers: a case is read, or refused
+with the project's own error. Every other exception, and everything written outside the scratch folder, is a failure.
 
   python tests/fuzz_checkpoints.py --count 5000 --seed 1
 """
@@ -36,7 +36,7 @@ GLOBALS = (b"cposix\nsystem\n", b"cbuiltins\neval\n", b"cbuiltins\nbytearray\n",
            b"ctorch\nDoubleStorage\n", b"ctorch._utils\n_rebuild_parameter\n", b"ccollections\nCounter\n",
            b"ctorch._utils\n_rebuild_sparse_tensor\n", b"ctorch._utils\n_rebuild_qtensor\n", b"ctorch\nfloat32\n",
            b"ctorch._utils\n_rebuild_meta_tensor_no_storage\n", b"c__main__\nX\x1b[31m\n", b"c\n\n")
-RECIPES = (
+DESCRIPTIONS = (
     {"class": "models.resnet.ResNet18", "arguments": {"num_classes": 8, "image_size": 32}},
     {"class": "models.scn.SCN", "arguments": {"num_classes": 7, "image_size": 32}},
     {"class": "models.rul.RUL", "arguments": {"num_classes": 6, "image_size": 32, "dropout": 0.4}},
@@ -186,16 +186,16 @@ def change_file(draw, data):
     return change_bytes(draw, data[:500]) + data[500:]
 
 
-def change_recipe(draw, recipe):
-    """A recipe, as JSON gives it, with another value, name or shape somewhere."""
-    recipe = copy.deepcopy(recipe)
+def change_description(draw, description):
+    """A description of a network, as JSON gives it, with another value, name or shape somewhere."""
+    description = copy.deepcopy(description)
     values = (*NUMBERS, *WORDS, None, True, [], {}, [1], {"a": 1}, 0.5, 1e308, float("nan"), float("inf"), 8, 64)
     for _ in range(draw.choice((0, 1, 1, 2))):
-        kind, arguments = draw.randrange(6), recipe.get("arguments")
+        kind, arguments = draw.randrange(6), description.get("arguments")
         if kind == 0:
-            recipe["class"] = draw.choice((*values, change_text(draw, recipe.get("class"))))
+            description["class"] = draw.choice((*values, change_text(draw, description.get("class"))))
         elif kind == 1:
-            recipe[draw.choice(("class", "arguments", "more"))] = draw.choice(values)
+            description[draw.choice(("class", "arguments", "more"))] = draw.choice(values)
         elif isinstance(arguments, dict) and arguments:
             key = draw.choice(list(arguments))
             if kind == 2:
@@ -204,7 +204,7 @@ def change_recipe(draw, recipe):
                 arguments[draw.choice(("path", "state", "self", "backbone", "weights", *WORDS))] = draw.choice(values)
             else:
                 arguments[key] = draw.choice((*values, change_text(draw, arguments[key])))
-    return recipe
+    return description
 
 
 def change_text(draw, text):
@@ -225,27 +225,28 @@ def run(count, seed, folder):
     sound = bases()
     fields = {"best.pt": checkpoints.BEST_FIELDS, "last.pt": get_type_hints(Checkpoint)}
     counts, failures = collections.defaultdict(collections.Counter), []
-    for recipe in RECIPES:  # torch makes folders of its own at the first use
+    for description in DESCRIPTIONS:  # torch makes folders of its own at the first use
         with torch.device("meta"):
-            models.build_model(recipe)
+            models.build_model(description)
     watch.update(folder=str(folder), violations=[])
     sys.addaudithook(guard)
     try:
         for number in range(count):
             draw = random.Random(f"{seed}-{number}")
-            reader = draw.choice(("weights", "weights", "best.pt", "last.pt", "recipe"))
+            reader = draw.choice(("weights", "weights", "best.pt", "last.pt", "description"))
             path = Path(folder) / reader
-            if reader == "recipe":
-                recipe = change_recipe(draw, draw.choice(RECIPES))
-                content = json.dumps(recipe).encode()
-                past = isinstance(recipe, dict) and any(recipe.get("class") == known["class"] for known in RECIPES)
+            if reader == "description":
+                description = change_description(draw, draw.choice(DESCRIPTIONS))
+                content = json.dumps(description).encode()
+                known_classes = [known["class"] for known in DESCRIPTIONS]
+                past = isinstance(description, dict) and description.get("class") in known_classes
             else:
                 content = change_file(draw, draw.choice(sound[reader]))
                 path.write_bytes(content)
             try:
                 with warnings.catch_warnings(record=True) as said:
                     warnings.simplefilter("always")
-                    if reader == "recipe":
+                    if reader == "description":
                         with torch.device("meta"):  # no memory for what is built
                             models.build_model(json.loads(content))
                     elif reader == "weights":

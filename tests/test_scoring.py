@@ -70,7 +70,7 @@ def new_run(run, built, **changes):
         model = ResNet18(8, SIZE)
     torch.save({"model": model.state_dict(), "epoch": 0, "scores": {}}, run / "best.pt")
     settings = {"script": "baseline", "dataset": "demo", "loss": "ce", "seed": 0, "noise": 0.0, "protocol": "paper",
-                "image_size": SIZE, "classes": list(open_set(built).classes), "model": model.recipe, "epochs": 1,
+                "image_size": SIZE, "classes": list(open_set(built).classes), "model": model.description, "epochs": 1,
                 "runs": "my runs"}
     (run / "args.json").write_text(json.dumps(settings | changes))
     (run / "metrics.csv").write_text("epoch\n0\n")

@@ -253,8 +253,9 @@ def test_folder_of_from_the_command_line(tmp_path):
 
 
 def test_the_sweep_never_imports_torch():
-    code = ("import sys, sweep; from sweeping.begun_runs import find_run_folder, settings_without_effect; settings_without_effect();"
-            "find_run_folder(('train_x.py', '--dataset', 'demo')); sys.exit('torch' in sys.modules)")
+    code = ("import sys, sweep; from sweeping.begun_runs import find_run_folder, settings_without_effect;"
+            "settings_without_effect(); find_run_folder(('train_x.py', '--dataset', 'demo'));"
+            "sys.exit('torch' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"FERC_RUNS": str(ROOT)},
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -21,7 +21,7 @@ from support.software import versions
 from training.options import TrainingOptions
 from training.processes import Processes
 
-REMEDY = "Restore the missing file, or start over with --fresh."
+RESTORE_OR_FRESH = "Restore the missing file, or start over with --fresh."
 
 
 @dataclass
@@ -73,8 +73,8 @@ def lock_and_inspect(processes: Processes, options: TrainingOptions, settings: d
 
 
 def folder_of_run(options: TrainingOptions, settings: dict[str, Any]) -> Path:
-    """The folder of the run with these settings. A run of the first release keeps its folder, whose name has the seed
-    but no hash of the settings."""
+    """The folder of the run with these settings. A run of the first release of this project keeps its folder,
+    whose name has the seed but no hash of the settings."""
     identity = (options.runs, options.dataset, settings["script"], options.loss, options.noise, options.seed)
     folder = run_folder.place(*identity, settings["differs"])
     plain = run_folder.place(*identity, {})
@@ -96,8 +96,8 @@ def read_earlier(folder: Path) -> dict[str, Any] | None:
 
 
 def with_recipe(folder: Path, earlier: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """args.json with the recipe, written to the folder where a run of the first release lacks it: tables and the sweep
-    know a run by its recipe."""
+    """args.json with the recipe, written to the folder where a run of the first release of this project lacks it:
+    tables and the sweep know a run by its recipe."""
     if isinstance(earlier.get("recipe"), dict):
         return earlier
     completed = earlier | {name: settings[name] for name in ("recipe", "contents", "differs")}
@@ -116,20 +116,21 @@ def finished_epochs(folder: Path, epochs: int, processes: Processes) -> int:
         trained = len(read_rows(table))
     except DamagedFile as error:
         if not last.exists():
-            raise UserError(f"{error}, and without {run_folder.LAST} it cannot be written again. {REMEDY}") from None
+            raise UserError(f"{error}, and without {run_folder.LAST} it cannot be written again. {RESTORE_OR_FRESH}"
+                            ) from None
         processes.print_once(f"{error}; it is written again from {run_folder.LAST}")
         return 0
     if trained >= epochs and not best.exists():
         raise UserError(f"{folder} has trained all of its epochs, but its weights, {run_folder.BEST}, are missing. "
-                        f"{REMEDY}")
+                        f"{RESTORE_OR_FRESH}")
     if trained >= epochs or last.exists():
         return trained
     if trained:
         raise UserError(f"{folder} has trained {trained} of {epochs} epochs, but {run_folder.LAST}, from which it "
-                        f"would go on, is missing. {REMEDY}")
+                        f"would go on, is missing. {RESTORE_OR_FRESH}")
     if holds_results(folder):
         raise UserError(f"{folder} holds weights or scores of a trained run, but neither {run_folder.METRICS} nor "
-                        f"{run_folder.LAST}. {REMEDY}")
+                        f"{run_folder.LAST}. {RESTORE_OR_FRESH}")
     return 0
 
 

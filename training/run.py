@@ -36,7 +36,7 @@ from compute.batches import load_batches
 from compute.devices import connect, machine_facts, optimised, precision_name, seed_torch
 from compute.predict import predict
 from models import pretrained
-from models.augment import flip_crop_erase
+from models.augment import flip_shift_erase
 from support import run_folder
 from support.errors import UserError
 from support.files import write_rows
@@ -207,7 +207,7 @@ class Training:
         nothing can be refused any more."""
         if self.options.fresh:
             run_folder.clear(self.folder)
-        training_folder.write_settings(self.folder, self.settings | {"model": self.network.recipe}, environment)
+        training_folder.write_settings(self.folder, self.settings | {"model": self.network.description}, environment)
 
     def report_resumption(self, machine: dict[str, Any]) -> None:
         """Print at which step the run goes on, and which facts about the machine are not what they were."""
@@ -245,7 +245,7 @@ class Training:
             for image, index in load_batches(self.fabric, self.data.images, plan[first:], self.args.machine.workers):
                 seed_torch("step", self.options.seed, self.fabric.global_rank, epoch, self.state.step)
                 if self.options.augment == "basic":
-                    image = flip_crop_erase(image)
+                    image = flip_shift_erase(image)
                 yield image, index
                 bar.update()
 

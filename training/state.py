@@ -19,7 +19,7 @@ from models import checkpoints
 from support import run_folder
 from support.errors import DamagedFile, UserError, first_line
 
-REMEDY = "--fresh starts over"
+FRESH = "--fresh starts over"
 
 
 @dataclass(kw_only=True)
@@ -98,7 +98,7 @@ def restore(path: Path, begun: State, network: torch.nn.Module, optimizer: torch
     try:
         checkpoint = Checkpoint(**checkpoints.read_fields(path, get_type_hints(Checkpoint), device))
     except DamagedFile as error:
-        raise UserError(f"{error}; {REMEDY}") from None
+        raise UserError(f"{error}; {FRESH}") from None
     try:
         check_progress(checkpoint, epochs, steps)
         check_labels("labels", checkpoint.labels, len(begun.labels), num_classes)
@@ -106,7 +106,7 @@ def restore(path: Path, begun: State, network: torch.nn.Module, optimizer: torch
         network.load_state_dict(checkpoint.model)
         optimizer.load_state_dict(checkpoint.optimizer)
     except Exception as error:  # what is damaged can fail in any way
-        raise UserError(f"{path} is damaged ({first_line(error)}); {REMEDY}") from None
+        raise UserError(f"{path} is damaged ({first_line(error)}); {FRESH}") from None
     return State(**{entry.name: getattr(checkpoint, entry.name) for entry in fields(State)})
 
 

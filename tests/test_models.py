@@ -20,10 +20,10 @@ from support.errors import UserError
     lambda: DMUE(3, 32, stem="dmue", normalize="half", experts="split", missing="zero", test_scale=True, neck=True),
     lambda: TimmModel(8, 32, "test_resnet"), lambda: TimmModel(8, 32, "test_vit", 0.1, "imagenet_logits"),
 ])
-def test_every_network_is_built_from_its_recipe(small, build):
+def test_every_network_is_built_from_its_description(small, build):
     model = build()
-    again = models.build_model(json.loads(json.dumps(model.recipe)))
-    assert type(again) is type(model) and again.recipe == model.recipe
+    again = models.build_model(json.loads(json.dumps(model.description)))
+    assert type(again) is type(model) and again.description == model.description
     again.load_state_dict(model.state_dict())
 
 
@@ -45,11 +45,11 @@ def test_only_networks_of_this_package_are_built(small, tmp_path, monkeypatch, n
     assert target.read_text() == "ten years" and [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("recipe", [None, [], {}, {"class": "models.resnet.ResNet18"},
+@pytest.mark.parametrize("description", [None, [], {}, {"class": "models.resnet.ResNet18"},
                                     {"class": "models.resnet.ResNet18", "arguments": [8, 32]}])
-def test_a_recipe_has_a_class_and_arguments(recipe):
+def test_a_description_has_a_class_and_arguments(description):
     with pytest.raises(UserError, match="has to hold"):
-        models.build_model(recipe)
+        models.build_model(description)
 
 
 SOUND = {"class": "models.dmue.DMUE", "arguments": {"num_classes": 3, "image_size": 32}}
@@ -69,11 +69,11 @@ SOUND = {"class": "models.dmue.DMUE", "arguments": {"num_classes": 3, "image_siz
     ({"dropout": 1.5}, "a number at least 0 and at most 1 for dropout, not 1.5"), ({"dropout": False}, "dropout"),
 ])
 def test_arguments_are_those_that_the_class_declares(monkeypatch, change, message):
-    recipe = copy.deepcopy(SOUND)
-    recipe["arguments"] |= change
+    description = copy.deepcopy(SOUND)
+    description["arguments"] |= change
     monkeypatch.setattr("models.resnet.resnet18", lambda *given, **more: pytest.fail("called"))
     with pytest.raises(UserError, match=message) as caught:
-        models.build_model(recipe)
+        models.build_model(description)
     assert "\n" not in str(caught.value)
 
 
@@ -107,7 +107,7 @@ def test_what_fails_inside_is_one_line(monkeypatch):
                                       ("test_resnet.r160_in1k", "test_resnet.r160_in1k"), ("test_vit", "test_vit")])
 def test_names_are_those_of_today(old, new, recwarn):
     model = TimmModel(3, 32, old)
-    assert model.recipe["arguments"]["backbone"] == new
+    assert model.description["arguments"]["backbone"] == new
     assert not recwarn.list  # timm's own note of the mapping is for programmers
     assert model.eval()(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape == (2, 3)
 
@@ -132,7 +132,7 @@ def test_a_removed_network_is_said(monkeypatch):
     monkeypatch.setattr("timm.models.get_deprecated_models", lambda: {"gone": None, "moved": "test_resnet"})
     with pytest.raises(UserError, match="timm has no network 'gone' any more"):
         TimmModel(3, 32, "gone")
-    assert TimmModel(3, 32, "moved").recipe["arguments"]["backbone"] == "test_resnet"
+    assert TimmModel(3, 32, "moved").description["arguments"]["backbone"] == "test_resnet"
 
 
 def test_a_network_without_stochastic_depth_names_the_way_out():
