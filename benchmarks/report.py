@@ -99,16 +99,16 @@ def make_run(runs: Path, built: BuiltSet, script: str, loss: str, seed: int, dat
     args["differs"] = {name: args[name] for name, usual in args["recipe"].items() if args[name] != usual}
     folder = run_folder.place(runs, dataset, script, loss, args["noise"], seed, args["differs"])
     folder.mkdir(parents=True)
-    (folder / run_folder.ARGS).write_text(json.dumps(args))
-    (folder / run_folder.ENVIRONMENT).write_text('{"device": "cpu", "processes": 1, "threads": 1}')
-    (folder / run_folder.METRICS).write_text("epoch\n" + "".join(f"{epoch}\n" for epoch in range(args["epochs"])))
+    (folder / run_folder.ARGS_FILE).write_text(json.dumps(args))
+    (folder / run_folder.ENVIRONMENT_FILE).write_text('{"device": "cpu", "processes": 1, "threads": 1}')
+    (folder / run_folder.METRICS_FILE).write_text("epoch\n" + "".join(f"{epoch}\n" for epoch in range(args["epochs"])))
     write_scores(folder, built, keyed_rng("benchmark", dataset, script, loss, seed), precision, notes)
     return folder
 
 
 def write_scores(folder: Path, built: BuiltSet, rng: np.random.Generator, precision: str, notes: str) -> None:
     """predictions/ and scores.csv of a run, from drawn logits."""
-    out = folder / run_folder.PREDICTIONS / built.folder.name
+    out = folder / run_folder.PREDICTIONS_FOLDER / built.folder.name
     labels = built.frame["expression"].to_numpy(np.int64)
     truth = np.eye(len(built.classes))[labels]
     summaries: dict[tuple, dict[str, float]] = {}  # {(corruption, severity): scores}
@@ -134,7 +134,7 @@ def write_scores(folder: Path, built: BuiltSet, rng: np.random.Generator, precis
     rows = [(built.folder.name, info["set_version"], "softmax", *cell, metric, value, precision, notes)
             for cell, values in summaries.items() for metric, value in (values | {"n": len(labels)}).items()]
     columns = ["set", "set_version", "method", "corruption", "severity", "metric", "value", "precision", "notes"]
-    pd.DataFrame(rows, columns=columns).to_csv(folder / run_folder.SCORES, index=False)
+    pd.DataFrame(rows, columns=columns).to_csv(folder / run_folder.SCORES_FILE, index=False)
 
 
 def time_report(runs: Path, page: Path) -> float:

@@ -41,7 +41,7 @@ LABELS, ORIGIN = "labels.npy", "set.json"
 def predictions_folder(run: Path | str, set_name: str, precision: str) -> Path:
     """Where the predictions of a set lie. precision: "32" or "bf16"."""
     suffix = "" if precision == "32" else f".{precision}"
-    return Path(run) / run_folder.PREDICTIONS / f"{set_name}{suffix}"
+    return Path(run) / run_folder.PREDICTIONS_FOLDER / f"{set_name}{suffix}"
 
 
 def predictions_file(folder: Path, cell: Cell) -> Path:

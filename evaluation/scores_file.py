@@ -28,7 +28,7 @@ def earlier_scores(run: Path, weights_sha256: str, sets_scored_now: Collection[s
     weights_sha256: that of the file best.pt. Rows of earlier weights, as set.json of their predictions tells, are left
     out; a line says so unless the set is in `sets_scored_now`. A damaged file is set aside, and a line says so. Rows of
     the first release of this project have no precision; where set.json records bf16, they get it."""
-    path = run / run_folder.SCORES
+    path = run / run_folder.SCORES_FILE
     try:
         rows = read_scores(path)
     except DamagedFile as error:

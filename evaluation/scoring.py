@@ -24,7 +24,7 @@ from evaluation.sources import LoadedModel, check_image_size, load_model
 from evaluation.summary import preview_text, summary_line
 from evaluation.trained_run import TrainedRun
 from support.files import lock, os_errors_as_user_errors, write_rows
-from support.run_folder import LOCK, PRECISIONS, SCORES
+from support.run_folder import LOCK_FILE, PRECISIONS, SCORES_FILE
 
 # Whether images behind predictions are verified, as `prepare_predictions` answers -> notes for scores.csv.
 NOTES_ON_VERIFICATION: dict[bool | None, list[str]] = {
@@ -117,7 +117,7 @@ def score_whole_set(scorer: SetScorer, matched: MatchedSet, folder: Path,
     rows = scorer.rows(matched, folder, None)
     if not scorer.is_first_process:
         return []
-    path = folder / SCORES
+    path = folder / SCORES_FILE
     file_rows = with_rows_of_set(file_rows, rows)
     print(summary_line(matched.built, rows))
     with os_errors_as_user_errors(path):
@@ -142,7 +142,7 @@ def is_preview(limit: int | None, built: BuiltSet) -> bool:
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the run's folder for this process. Raises UserError where another process holds it."""
-    with os_errors_as_user_errors(folder / LOCK):
+    with os_errors_as_user_errors(folder / LOCK_FILE):
         held = lock(folder, "working in")
     with held:
         yield

@@ -38,7 +38,7 @@ def load_model(run: TrainedRun) -> LoadedModel:
         network = models.build_model(run.network)
     except UserError as error:
         raise DamagedFile(f"{run.settings_file}: {error}; {RESTORE_OR_TRAIN}") from None
-    path = run.folder / run_folder.BEST
+    path = run.folder / run_folder.BEST_CHECKPOINT
     if not path.exists():
         raise UserError(missing_weights_message(run, path))
     try:
@@ -95,5 +95,5 @@ def check_image_size(model: LoadedModel, size: int) -> None:
     else:
         outcome = tuple(outputs.shape)
     if outcome != (1, len(model.classes)):
-        raise DamagedFile(f"{model.name}: its {run_folder.ARGS} is damaged: it names {len(model.classes)} classes, "
-                          f"and the network gives {outcome} for one image; {RESTORE_OR_TRAIN}")
+        raise DamagedFile(f"{model.name}: its {run_folder.ARGS_FILE} is damaged: it names {len(model.classes)} "
+                          f"classes, and the network gives {outcome} for one image; {RESTORE_OR_TRAIN}")

@@ -49,13 +49,13 @@ class TrainedRun:
 
     @property
     def settings_file(self) -> Path:
-        return self.folder / run_folder.ARGS
+        return self.folder / run_folder.ARGS_FILE
 
 
 def read_trained_run(folder: Path) -> TrainedRun:
     """The run in `folder`. Raises UserError where the folder holds no run, and DamagedFile where a setting that scoring
     needs is missing or makes no sense."""
-    path = folder / run_folder.ARGS
+    path = folder / run_folder.ARGS_FILE
     if not path.exists():
         raise UserError(missing_run_message(folder))
     try:
@@ -90,7 +90,7 @@ def problem_of_settings(settings: dict[str, Any]) -> str:
 
 def missing_run_message(folder: Path) -> str:
     """The message for a folder that is not a run's. It names the runs that the user may have meant."""
-    start = f"{folder / run_folder.ARGS} is missing: {folder} is no run folder"
+    start = f"{folder / run_folder.ARGS_FILE} is missing: {folder} is no run folder"
     other_settings = runs_with_other_settings(folder)
     if other_settings:
         listed = "; ".join(name_with_settings(run) for run in other_settings[:5])
@@ -108,7 +108,7 @@ def runs_with_other_settings(folder: Path) -> list[Path]:
     if not folder.name or not folder.parent.is_dir():
         return []
     neighbours = [path for path in folder.parent.iterdir() if path.name.startswith(f"{folder.name}-")]
-    return sorted(path for path in neighbours if (path / run_folder.ARGS).is_file())
+    return sorted(path for path in neighbours if (path / run_folder.ARGS_FILE).is_file())
 
 
 def runs_below(folder: Path) -> list[Path]:
@@ -116,7 +116,7 @@ def runs_below(folder: Path) -> list[Path]:
     runs: list[Path] = []
     for parent, subfolders, files in itertools.islice(os.walk(folder), FOLDERS_VISITED):
         subfolders.sort()
-        if run_folder.ARGS in files:
+        if run_folder.ARGS_FILE in files:
             runs.append(Path(parent))
             subfolders.clear()  # a run holds no other run
         if len(runs) == RUNS_COUNTED:
@@ -127,7 +127,7 @@ def runs_below(folder: Path) -> list[Path]:
 def name_with_settings(run: Path) -> str:
     """A run's folder, followed by the settings in which it differs from its recipe."""
     try:
-        differing = read_json(run / run_folder.ARGS).get("differs")
+        differing = read_json(run / run_folder.ARGS_FILE).get("differs")
     except (OSError, UserError):
         differing = None
     if not isinstance(differing, dict) or not differing:

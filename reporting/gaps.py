@@ -208,7 +208,7 @@ def unfinished_runs(runs: list[Run]) -> list[Note]:
     """The runs whose training stopped early, or whose metrics.csv cannot be read. Their scores are in the tables."""
     notes = []
     for run in runs:
-        path = run.folder / run_folder.METRICS
+        path = run.folder / run_folder.METRICS_FILE
         epochs = run.args.get("epochs")
         try:
             if path.exists():

@@ -30,7 +30,7 @@ KEYS = {  # of args.json: what a run is
     "script": str, "dataset": str, "loss": str, "protocol": str, "seed": int, "image_size": int, "noise": float | int}
 PLACES = {("clean", 0), *CELLS, *((name, 0) for name in SUMMARIES)}  # (corruption, severity) of the rows of scores.csv
 LARGEST = 1e6  # no score and no number of nats is larger
-NOT_SEARCHED = {run_folder.PREDICTIONS, run_folder.TRACKER, "report"}  # folders that hold no runs
+NOT_SEARCHED = {run_folder.PREDICTIONS_FOLDER, run_folder.TRACKER_FOLDER, "report"}  # folders that hold no runs
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,10 +109,10 @@ def find_runs(folder: Path) -> tuple[list[Path], list[Note]]:
         notes.append(Note("", f"{error.filename} cannot be read ({error.strerror}): runs in it are left out"))
 
     for parent, folders, files in os.walk(folder, onerror=note_error):
-        if run_folder.ARGS in files or run_folder.ARGS in folders:
-            paths.append(Path(parent) / run_folder.ARGS)
-        elif run_folder.SCORES in files or run_folder.METRICS in files:
-            notes.append(Note("", f"{parent} holds a run's results but no {run_folder.ARGS}: it is left out"))
+        if run_folder.ARGS_FILE in files or run_folder.ARGS_FILE in folders:
+            paths.append(Path(parent) / run_folder.ARGS_FILE)
+        elif run_folder.SCORES_FILE in files or run_folder.METRICS_FILE in files:
+            notes.append(Note("", f"{parent} holds a run's results but no {run_folder.ARGS_FILE}: it is left out"))
         folders[:] = [name for name in folders if name not in NOT_SEARCHED]  # os.walk goes into what is left
     return sorted(paths), notes
 
@@ -157,7 +157,7 @@ def is_text(text: str) -> bool:
 def read_scores_of_run(folder: Path) -> tuple[pd.DataFrame | None, list[str]]:
     """The scores of a run as `read_scores` returns them, with the precision of each; (None, reasons) where there are
     none that can be used."""
-    file = folder / run_folder.SCORES
+    file = folder / run_folder.SCORES_FILE
     if not file.exists():
         return None, ["not evaluated"]
     try:
@@ -242,7 +242,7 @@ def recorded_precision(scores: pd.DataFrame, folder: Path) -> pd.Series:
     precision_of_set = {}
     for name in scores.loc[scores["precision"] == "", "set"].unique():
         try:
-            info = read_json(folder / run_folder.PREDICTIONS / name / "set.json")
+            info = read_json(folder / run_folder.PREDICTIONS_FOLDER / name / "set.json")
             precision_of_set[name] = OPTION_OF_PRECISION.get(info["precision"], "32")
         except READ_ERRORS:
             precision_of_set[name] = "32"

@@ -40,18 +40,19 @@ from typing import Any
 from support.errors import UserError
 from support.files import read_json, read_rows
 
-ARGS = "args.json"  # every setting, see above
-ENVIRONMENT = "environment.json"  # versions of the software, the device
-METRICS = "metrics.csv"  # one row for each epoch
-TIMING = "timing.csv"  # seconds of each epoch
-LAST = "last.pt"  # the state that training goes on from
-BEST = "best.pt"  # the weights of the best epoch
-SCORES = "scores.csv"  # the scores that evaluate.py computed
-PREDICTIONS = "predictions"  # the folder of the logits
-LOCK = ".lock"  # held by the process that trains or scores the run
-EVENTS = "events.out.tfevents.*"  # of TensorBoard
-TRACKER = "wandb"  # the folder of Weights & Biases
-WRITTEN = (ARGS, ENVIRONMENT, METRICS, TIMING, LAST, BEST, SCORES, PREDICTIONS, EVENTS, TRACKER, ".*.tmp")
+ARGS_FILE = "args.json"  # every setting, see above
+ENVIRONMENT_FILE = "environment.json"  # versions of the software, the device
+METRICS_FILE = "metrics.csv"  # one row for each epoch
+TIMING_FILE = "timing.csv"  # seconds of each epoch
+LAST_CHECKPOINT = "last.pt"  # the state that training goes on from
+BEST_CHECKPOINT = "best.pt"  # the weights of the best epoch
+SCORES_FILE = "scores.csv"  # the scores that evaluate.py computed
+PREDICTIONS_FOLDER = "predictions"  # the folder of the logits
+LOCK_FILE = ".lock"  # held by the process that trains or scores the run
+EVENT_FILES = "events.out.tfevents.*"  # of TensorBoard
+TRACKER_FOLDER = "wandb"  # the folder of Weights & Biases
+WRITTEN = (ARGS_FILE, ENVIRONMENT_FILE, METRICS_FILE, TIMING_FILE, LAST_CHECKPOINT, BEST_CHECKPOINT, SCORES_FILE,
+           PREDICTIONS_FOLDER, EVENT_FILES, TRACKER_FOLDER, ".*.tmp")
 
 PATH_SETTINGS = ("dataset", "script", "loss", "noise", "seed")  # the settings that the path states
 # Entries of args.json in the first release of this project that do not change the result, or that are no settings.
@@ -170,7 +171,7 @@ def find(runs: Path, dataset: str, script: str, loss: str, noise: float, seed: i
         return None
     for folder in [plain, *sorted(plain.parent.glob(f"seed{seed}-*"))]:
         try:
-            args = read_json(folder / ARGS)
+            args = read_json(folder / ARGS_FILE)
         except (OSError, UserError):
             continue
         if is_run_of(args, asked):
@@ -213,7 +214,7 @@ def clear(folder: Path) -> None:
     """Delete what the project wrote into a run's folder, and no other file."""
     for pattern in WRITTEN:
         for path in folder.glob(pattern):
-            if path.name == PREDICTIONS:
+            if path.name == PREDICTIONS_FOLDER:
                 _clear_predictions(path)
             elif path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -235,8 +236,8 @@ def _clear_predictions(folder: Path) -> None:
 def is_finished(folder: Path) -> bool:
     """Whether a run has trained all of its epochs: as many rows in metrics.csv as args.json asks for, and best.pt."""
     try:
-        epochs = read_json(folder / ARGS)["epochs"]
-        return isinstance(epochs, int) and (folder / BEST).is_file() and trained_epochs(folder) >= epochs
+        epochs = read_json(folder / ARGS_FILE)["epochs"]
+        return isinstance(epochs, int) and (folder / BEST_CHECKPOINT).is_file() and trained_epochs(folder) >= epochs
     except (OSError, UserError, KeyError):
         return False
 
@@ -244,7 +245,7 @@ def is_finished(folder: Path) -> bool:
 def trained_epochs(folder: Path) -> int:
     """The number of epochs that a run has trained: the rows of metrics.csv, 0 if it cannot be read."""
     try:
-        return len(read_rows(folder / METRICS))
+        return len(read_rows(folder / METRICS_FILE))
     except (OSError, ValueError, csv.Error):
         return 0
 
@@ -255,10 +256,10 @@ def is_scored(folder: Path, built_set: Path, precision: str = "32") -> bool:
     to be computed in it."""
     try:
         manifest = read_json(built_set / "manifest.json")
-        if (folder / SCORES).stat().st_mtime_ns < (folder / BEST).stat().st_mtime_ns:
+        if (folder / SCORES_FILE).stat().st_mtime_ns < (folder / BEST_CHECKPOINT).stat().st_mtime_ns:
             return False
         images, set_version = manifest["made_with"]["images"], manifest["set_version"]
-        for row in read_rows(folder / SCORES):
+        for row in read_rows(folder / SCORES_FILE):
             of_this_set = row["set"] == built_set.resolve().name and row["set_version"] == set_version
             is_image_count = (row["method"], row["corruption"], row["metric"]) == ("softmax", "pooled", "n")
             if of_this_set and is_image_count and float(row["value"]) == images and has_precision(row, precision):

@@ -78,7 +78,7 @@ def folder_of_run(options: TrainingOptions, settings: dict[str, Any]) -> Path:
     identity = (options.runs, options.dataset, settings["script"], options.loss, options.noise, options.seed)
     folder = run_folder.place(*identity, settings["differs"])
     plain = run_folder.place(*identity, {})
-    if not (folder / run_folder.ARGS).exists() and (plain / run_folder.ARGS).exists():
+    if not (folder / run_folder.ARGS_FILE).exists() and (plain / run_folder.ARGS_FILE).exists():
         if run_folder.same_settings(read_earlier(plain), settings):
             return plain
     return folder
@@ -87,7 +87,7 @@ def folder_of_run(options: TrainingOptions, settings: dict[str, Any]) -> Path:
 def read_earlier(folder: Path) -> dict[str, Any] | None:
     """args.json of the run that `folder` holds, None where there is none. Raises UserError where it is damaged."""
     try:
-        return read_json(folder / run_folder.ARGS)
+        return read_json(folder / run_folder.ARGS_FILE)
     except FileNotFoundError:
         return None
     except DamagedFile as error:
@@ -101,7 +101,7 @@ def with_recipe(folder: Path, earlier: dict[str, Any], settings: dict[str, Any])
     if isinstance(earlier.get("recipe"), dict):
         return earlier
     completed = earlier | {name: settings[name] for name in ("recipe", "contents", "differs")}
-    write_text(folder / run_folder.ARGS, json.dumps(completed, indent=1))
+    write_text(folder / run_folder.ARGS_FILE, json.dumps(completed, indent=1))
     return completed
 
 
@@ -111,26 +111,27 @@ def finished_epochs(folder: Path, epochs: int, processes: Processes) -> int:
     Raises UserError where the run has begun but the file is missing from which it would go on: starting from nothing
     would write over the weights and scores that the folder holds.
     """
-    last, best, table = folder / run_folder.LAST, folder / run_folder.BEST, folder / run_folder.METRICS
+    last, best = folder / run_folder.LAST_CHECKPOINT, folder / run_folder.BEST_CHECKPOINT
+    table = folder / run_folder.METRICS_FILE
     try:
         trained = len(read_rows(table))
     except DamagedFile as error:
         if not last.exists():
-            raise UserError(f"{error}, and without {run_folder.LAST} it cannot be written again. {RESTORE_OR_FRESH}"
-                            ) from None
-        processes.print_once(f"{error}; it is written again from {run_folder.LAST}")
+            raise UserError(f"{error}, and without {run_folder.LAST_CHECKPOINT} it cannot be written again. "
+                            f"{RESTORE_OR_FRESH}") from None
+        processes.print_once(f"{error}; it is written again from {run_folder.LAST_CHECKPOINT}")
         return 0
     if trained >= epochs and not best.exists():
-        raise UserError(f"{folder} has trained all of its epochs, but its weights, {run_folder.BEST}, are missing. "
-                        f"{RESTORE_OR_FRESH}")
+        raise UserError(f"{folder} has trained all of its epochs, but its weights, {run_folder.BEST_CHECKPOINT}, are "
+                        f"missing. {RESTORE_OR_FRESH}")
     if trained >= epochs or last.exists():
         return trained
     if trained:
-        raise UserError(f"{folder} has trained {trained} of {epochs} epochs, but {run_folder.LAST}, from which it "
-                        f"would go on, is missing. {RESTORE_OR_FRESH}")
+        raise UserError(f"{folder} has trained {trained} of {epochs} epochs, but {run_folder.LAST_CHECKPOINT}, from which "
+                        f"it would go on, is missing. {RESTORE_OR_FRESH}")
     if holds_results(folder):
-        raise UserError(f"{folder} holds weights or scores of a trained run, but neither {run_folder.METRICS} nor "
-                        f"{run_folder.LAST}. {RESTORE_OR_FRESH}")
+        raise UserError(f"{folder} holds weights or scores of a trained run, but neither {run_folder.METRICS_FILE} nor "
+                        f"{run_folder.LAST_CHECKPOINT}. {RESTORE_OR_FRESH}")
     return 0
 
 
@@ -140,10 +141,10 @@ def holds_results(folder: Path) -> bool:
     best.pt of the first epoch does not count: it is written before metrics.csv and last.pt, so a run that died after
     best.pt and before these two has nothing else, and loses nothing if it starts again.
     """
-    best = folder / run_folder.BEST
+    best = folder / run_folder.BEST_CHECKPOINT
     if best.exists() and checkpoints.read_fields(best, {"epoch": checkpoints.BEST_FIELDS["epoch"]})["epoch"] > 0:
         return True
-    return (folder / run_folder.SCORES).exists() or (folder / run_folder.PREDICTIONS).exists()
+    return (folder / run_folder.SCORES_FILE).exists() or (folder / run_folder.PREDICTIONS_FOLDER).exists()
 
 
 def refuse_other_settings(folder: Path, earlier: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -186,14 +187,14 @@ def write_settings(folder: Path, settings: dict[str, Any], environment: dict[str
     """Write args.json and environment.json of a run that begins. environment: machine and weights; the versions of the
     packages are added."""
     packages = versions("torch", "torchvision", "lightning-fabric", "timm", "numpy")
-    write_text(folder / run_folder.ENVIRONMENT, json.dumps(environment | {"versions": packages}, indent=1))
-    write_text(folder / run_folder.ARGS, json.dumps(settings, indent=1))
+    write_text(folder / run_folder.ENVIRONMENT_FILE, json.dumps(environment | {"versions": packages}, indent=1))
+    write_text(folder / run_folder.ARGS_FILE, json.dumps(settings, indent=1))
 
 
 def record_resumption(folder: Path, machine: dict[str, Any]) -> str:
     """Add the machine to environment.json where a run goes on with another device, another number of processes or
     threads, or another --compile. Returns a remark about it for the user, in brackets, or an empty text."""
-    path = folder / run_folder.ENVIRONMENT
+    path = folder / run_folder.ENVIRONMENT_FILE
     try:
         environment = read_json(path)
         resumptions = environment.get("resumed", [])
@@ -217,7 +218,7 @@ def finish_run(folder: Path, options: TrainingOptions, best: float) -> str:
     """Remove last.pt, unless --keep-last. Returns a message for the user: where the run is, and which command comes
     next. best: the highest validation macro-F1, as a fraction."""
     if not options.keep_last:
-        (folder / run_folder.LAST).unlink(missing_ok=True)
+        (folder / run_folder.LAST_CHECKPOINT).unlink(missing_ok=True)
     has_built_set = (default_set(options.dataset) / "manifest.json").exists()
     rest = "" if has_built_set else " --set DIR   (DIR: a set built by make_fer_c.py)"
     return (f"{folder}: finished, best validation macro-F1 {100 * best:.1f} percent\n"
@@ -226,7 +227,7 @@ def finish_run(folder: Path, options: TrainingOptions, best: float) -> str:
 
 def record_time(folder: Path, epoch: int, seconds: float) -> None:
     """Add the row of an epoch to timing.csv. Times are not a result, so a damaged file is replaced by a new one."""
-    path = folder / run_folder.TIMING
+    path = folder / run_folder.TIMING_FILE
     try:
         rows = read_rows(path)[:epoch]
     except DamagedFile:

@@ -63,7 +63,7 @@ class Log:
 
 def divergence(folder: Path, problem: str) -> UserError:
     """The error for a training in which a number is not finite. problem: which number, and at which step or epoch."""
-    last = folder / run_folder.LAST
+    last = folder / run_folder.LAST_CHECKPOINT
     checkpoint = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was written yet"
     return UserError(f"{problem}; {checkpoint}. Try a lower --lr or --precision 32, with --fresh.")
 

@@ -184,7 +184,7 @@ class Training:
         else the network has the weights of --weights. From here on Ctrl-C and SIGTERM stop the training at the end of a
         step."""
         self.network, self.optimizer = model, optimizer
-        last = self.folder / run_folder.LAST
+        last = self.folder / run_folder.LAST_CHECKPOINT
         resumes = last.exists() and not self.options.fresh
         weights = None if resumes else pretrained.load(model, self.options.weights)
         wrapped = self.fabric.setup(optimised(model, self.args.machine), optimizer)
@@ -347,12 +347,12 @@ class Training:
         """Write the files of a finished epoch. metrics.csv comes last, since its number of rows says that an epoch is
         finished."""
         if is_best:
-            training_state.save_best(self.folder / run_folder.BEST, self.network, row["epoch"], scores)
+            training_state.save_best(self.folder / run_folder.BEST_CHECKPOINT, self.network, row["epoch"], scores)
         self.save()
         for name, value in row.items():
             self.log.add_scalar(name.replace("_", "/", 1), value, self.steps_so_far())
         training_folder.record_time(self.folder, row["epoch"], seconds)
-        write_rows(self.folder / run_folder.METRICS, self.state.history)
+        write_rows(self.folder / run_folder.METRICS_FILE, self.state.history)
 
     # --- checkpoints ---
 
@@ -362,7 +362,7 @@ class Training:
         self.check_terms()
         self.requests.saved_at = time.monotonic()
         if self.processes.is_first:
-            training_state.save(self.folder / run_folder.LAST, self.state, self.network, self.optimizer)
+            training_state.save(self.folder / run_folder.LAST_CHECKPOINT, self.state, self.network, self.optimizer)
 
     def restore(self, last: Path) -> None:
         """Go on from last.pt.
@@ -378,11 +378,11 @@ class Training:
         if not self.processes.is_first:
             return
         if self.state.history:
-            write_rows(self.folder / run_folder.METRICS, self.state.history)
-        best = self.folder / run_folder.BEST
+            write_rows(self.folder / run_folder.METRICS_FILE, self.state.history)
+        best = self.folder / run_folder.BEST_CHECKPOINT
         if self.state.best >= 0 and not best.exists():
             training_state.restore_best(best, self.state, self.network)
-            self.processes.print_once(f"{best} was missing; written again from {run_folder.LAST}")
+            self.processes.print_once(f"{best} was missing; written again from {run_folder.LAST_CHECKPOINT}")
 
     def finish(self) -> None:
         """Remove what only an unfinished run needs, and print where the run is and which command comes next."""

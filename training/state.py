@@ -123,7 +123,7 @@ def restore_best(path: Path, state: State, network: torch.nn.Module) -> None:
     row = state.history[-1] if state.history else {}
     if state.step or row.get("val_macro_f1") != state.best:
         raise UserError(f"{path} is missing, and the weights of the best epoch so far are not those of "
-                        f"{run_folder.LAST}. Restore it, or start over with --fresh.")
+                        f"{run_folder.LAST_CHECKPOINT}. Restore it, or start over with --fresh.")
     scores = {name.removeprefix("val_"): value for name, value in row.items() if name.startswith("val_")}
     save_best(path, network, state.epoch - 1, scores)
 
