@@ -50,8 +50,8 @@ def open_sets(folders: Sequence[Path], verify: bool, on_the_fly: bool) -> list[B
 
 
 def check_set_names(folders: Sequence[Path]) -> None:
-    """Raises UserError where two sets would use one name in predictions/ and scores.csv, or one the name of another
-    set's predictions in bf16."""
+    """Raises UserError where two sets would use one name in predictions/ and scores.csv, and where the name of a set
+    ends in .bf16, as the folders of predictions in bf16 do."""
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UserError(f"--set names one set twice: {', '.join(map(str, folders))}")
     names = [folder.resolve().name for folder in folders]

@@ -30,7 +30,8 @@ from support.run_folder import LOCK_FILE, PRECISIONS, SCORES_FILE
 NOTES_ON_VERIFICATION: dict[bool | None, list[str]] = {
     True: [],
     False: ["not verified"],
-    None: ["predictions of the first release: images not verified"],  # of this project; the text in files stays
+    # The first release of this project is meant. Files hold this text, so it stays as it is.
+    None: ["predictions of the first release: images not verified"],
 }
 
 

@@ -1,6 +1,8 @@
 """Floor 3: the networks, and the files of their weights.
 
-  resnet.py, scn.py, dmue.py, rul.py   the networks of the algorithms
+  resnet.py         ResNet-18, the network of the baseline
+  scn.py, dmue.py,
+  rul.py            the networks of these algorithms, built on a ResNet-18
   swinv2.py         SwinV2-T, or any other network of timm
   pretrained.py     loads weights to start from
   weight_files.py   tells what kind of file these weights are in
@@ -80,7 +82,7 @@ class Normalize(nn.Module):
 
 
 def build_model(description: dict[str, Any]) -> Model:
-    """Build the network that `Model.description` described, with initial weights.
+    """Build the network that `Model.description` describes, with initial weights.
 
     description: {"class": "models.<file>.<class>", "arguments": {name: plain value}}, as args.json holds it under
     "model". Whoever wrote that file must not decide what is called: nothing but a whole network of this package is

@@ -81,8 +81,7 @@ class DMUE(ResNetModel):
         """As for any ResNet-18. Raises UserError for the stem of other weights."""
         if self.arguments["stem"] == "dmue":
             raise UserError("--stem dmue belongs to the FER-C release's MS-Celeb weights: give their file as "
-                            "--weights PATH, "
-                            "or use --stem standard")
+                            "--weights PATH, or use --stem standard")
         return super().imagenet_weights()
 
     def forward(self, image: torch.Tensor, labels: torch.Tensor | None = None) -> Output | torch.Tensor:

@@ -110,7 +110,7 @@ class Bench:
 
         with contextlib.ExitStack() as stack:
             for place, name, value in (
-                    (models, "build_model", lambda recipe: Network()), (inference.compute_predict, "predict", predict),
+                    (models, "build_model", lambda description: Network()), (inference, "predict", predict),
                     (devices, "connect", lambda precision: self.fabric), (metrics, "summary", summary),
                     (checkpoints, "read_fields", lambda *_: {"model": Network().state_dict()}),
                     (matching, "open_set", lambda folder, verify: self.built)):

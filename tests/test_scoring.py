@@ -14,8 +14,8 @@ import evaluate
 import make_fer_c
 import metrics
 from building.built_set import open_set
-from compute import predict as compute_predict
 from corruptions import CELLS
+from evaluation import inference
 from models.resnet import ResNet18
 from support import cli, run_folder
 from support.errors import DamagedFile, UserError
@@ -53,13 +53,13 @@ def run(scored_once, tmp_path):
 @pytest.fixture
 def predicted(monkeypatch):
     """The cells that are predicted, in the order of their prediction."""
-    cells, predict = [], compute_predict.predict
+    cells, predict = [], inference.predict
 
     def watched(fabric, model, images, *more):
         cells.extend(images.cells)
         return predict(fabric, model, images, *more)
 
-    monkeypatch.setattr(compute_predict, "predict", watched)
+    monkeypatch.setattr(inference, "predict", watched)
     return cells
 
 
@@ -158,13 +158,13 @@ def test_no_tensorfloat_while_scoring(state, run, small_set, monkeypatch):
                                                  torch.backends.mkldnn.conv, torch.backends.mkldnn.rnn)]
 
     first = (torch.get_float32_matmul_precision(), cudnn.allow_tf32, switches())
-    seen, predict = [], compute_predict.predict
+    seen, predict = [], inference.predict
 
     def watched(*given):
         seen.append((cuda.allow_tf32, cudnn.allow_tf32, torch.get_float32_matmul_precision(), *switches()))
         return predict(*given)
 
-    monkeypatch.setattr(compute_predict, "predict", watched)
+    monkeypatch.setattr(inference, "predict", watched)
     try:
         if state == "asked for":
             cuda.allow_tf32 = cudnn.allow_tf32 = True
@@ -457,7 +457,7 @@ def test_outputs_that_are_not_finite(run, small_set):
 def test_memory_that_does_not_suffice(run, small_set, monkeypatch):
     def fail(*_):
         raise error
-    monkeypatch.setattr(compute_predict, "predict", fail)
+    monkeypatch.setattr(inference, "predict", fail)
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
     assert "try --batch-size 64" in refused(run, small_set, limit=1)
     error = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")

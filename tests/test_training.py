@@ -26,9 +26,9 @@ import make_fer_c
 import metrics
 import train_baseline
 from building.built_set import open_set
-from compute import predict as compute_predict
 from corruptions import CORRUPTIONS
 from corruptions import CELLS
+from evaluation import inference
 from evaluation.predictions import predictions_file
 from models import Normalize
 from models.resnet import ResNet18
@@ -627,13 +627,13 @@ def test_scores_recomputed_from_the_predictions(scored, built):
 def test_scoring_goes_on_by_cell(scored, built, monkeypatch):
     before = (scored / "scores.csv").read_bytes()
     (scored / "predictions/Demo-C/snow/3.npy").unlink()
-    seen, predict = [], compute_predict.predict
+    seen, predict = [], inference.predict
 
     def watched(fabric, model, images, *rest):
         seen.append(len(images))
         return predict(fabric, model, images, *rest)
 
-    monkeypatch.setattr(compute_predict, "predict", watched)
+    monkeypatch.setattr(inference, "predict", watched)
     score_again(scored, built)
     assert seen == [16] and (scored / "scores.csv").read_bytes() == before
 

@@ -127,8 +127,8 @@ def finished_epochs(folder: Path, epochs: int, processes: Processes) -> int:
     if trained >= epochs or last.exists():
         return trained
     if trained:
-        raise UserError(f"{folder} has trained {trained} of {epochs} epochs, but {run_folder.LAST_CHECKPOINT}, from which "
-                        f"it would go on, is missing. {RESTORE_OR_FRESH}")
+        raise UserError(f"{folder} has trained {trained} of {epochs} epochs, but {run_folder.LAST_CHECKPOINT}, from "
+                        f"which it would go on, is missing. {RESTORE_OR_FRESH}")
     if holds_results(folder):
         raise UserError(f"{folder} holds weights or scores of a trained run, but neither {run_folder.METRICS_FILE} nor "
                         f"{run_folder.LAST_CHECKPOINT}. {RESTORE_OR_FRESH}")
