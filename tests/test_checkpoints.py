@@ -132,7 +132,7 @@ def test_other_failures_of_saving_stay_what_they_are(path):
 def test_damaged_and_hostile_files_are_read_or_refused(small, tmp_path):
     counts, failures = fuzz_checkpoints.run(200, 0, tmp_path)
     assert not failures, "\n".join(failures)
-    assert counts.keys() == {"weights", "best.pt", "last.pt", "recipe"}
+    assert counts.keys() == {"weights", "best.pt", "last.pt", "description"}
     for count in counts.values():
         cases = sum(count.values()) - count["past the header"]
         assert count["past the header"] >= cases / 4 and count["read"] and count["refused"]
