@@ -1,11 +1,11 @@
-"""Tables and figures from any folder of runs. It reads what is there, names what is missing, and never trains.
+"""Tables and figures from any folder of runs. This script reads what is there, names what is missing, and never trains.
 
-    python report.py                    # runs/ -> runs/report/tables.md, table1.{md,csv,tex}, all.tex, figures/*
+    python report.py                  # runs/ -> runs/report/tables.md, table1.{md,csv,tex}, all.tex, figures/<block>/*
     python report.py elsewhere/runs
-    python report.py --published        # beside the numbers of the paper, where there are some
-    python report.py --html report.html # all of it in one HTML file, which opens from disk and sends nothing
+    python report.py --published      # with the paper's numbers below, where there are some
+    python report.py --html r.html    # scores, samples, diagrams and settings in one HTML file, which fetches nothing
     python report.py --heatmap nll --corruption zoom_blur --survey votes.csv
-    python report.py --brief            # prints ten lines instead of all tables; the files are the same
+    python report.py --brief          # prints at most ten lines instead of all tables; the files are the same
 
 A run is a folder with `args.json`; `python evaluate.py` puts `scores.csv` and `predictions/` beside it. Tables print
 percent, their CSV files hold fractions as `scores.csv` does. Only runs that can be compared stand together: runs that

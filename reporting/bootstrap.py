@@ -3,14 +3,14 @@
 For two runs that differ in the loss only, macro-F1 and ECE are computed again on resamples of the set, the same ones
 for both runs, and their difference gets a 95 % interval: the percentiles of the resampled differences, shifted by their
 mean distance from the difference itself. Without the shift (Efron and Tibshirani 1993, chapter 13) an interval need not
-even hold the difference, because a resample holds images twice, which raises an ECE near its floor most. The interval
-is about the difference to be expected at this N; with samples drawn from known models it holds that in 9 of 10 cases
-(tests/test_tables.py).
+even contain the difference, because a resample holds images twice, which raises an ECE near its floor most. The
+interval is about the difference to be expected at this N; in tests with known models it contains that difference for 9
+of 10 samples (tests/test_tables.py).
 
 What is drawn are *clusters*: an image, clean and in all 85 forms; or an identity with all its images, where the set
-knows the identity of every image and has fewer of them than images (AffWild, demo). With several seeds the value of a
-resample is the mean over them, so an interval says how much the difference would vary with other test images, and says
-nothing of other seeds.
+knows the identity of every image and has fewer identities than images (AffWild, demo). With several seeds the value of
+a resample is the mean over them, so an interval says how much the difference would vary with other test images, and
+says nothing about other seeds.
 
 A resample is a vector of weights, one for each cluster. Multiplied with a matrix of sums for each cluster (gaps of
 ECE's bins, correct and predicted labels of every class) it gives the sums that all metrics are made of, so no resample
@@ -33,16 +33,16 @@ from reporting.predictions import PredictionSummary, check_table, open_predictio
 from reporting.rows import COMPARED_LOSSES, Block, Row, join_names, variants
 from reporting.runs import Run
 from reporting.scores import DOMAINS, runs_in_block
-from reporting.tables import Entry, Grid, GridRow, Section, blocks_of_tables, name_blocks
+from reporting.tables import Entry, Grid, GridLine, Section, blocks_of_tables, name_blocks
 from support.random_streams import keyed_rng
 
 RESAMPLED = ("macro_f1", "ece")  # metrics
-STATISTICS = tuple((domain, metric) for domain in DOMAINS for metric in RESAMPLED)  # columns of `replicates`
+RESAMPLED_COLUMNS = tuple((domain, metric) for domain in DOMAINS for metric in RESAMPLED)  # those of `replicates`
 LEVEL = 95  # percent, of the intervals
 TITLE = "Calibrated minus uncalibrated, with 95 % intervals (bootstrap)"
-LEGEND = """Bootstrap: calibrated minus uncalibrated in percent, mean over the seeds that both have, with the 95 %
-interval from resampled images (or identities with all their images), about the difference at this N; bold: 0 lies
-outside. The intervals know nothing of other seeds and are not corrected for their number."""
+LEGEND = """Bootstrap: calibrated minus uncalibrated in percent, the mean over the seeds that both have, with its 95 %
+interval from resampled images (or identities with all their images). An interval is about the difference at this N;
+bold: 0 lies outside. The intervals say nothing about other seeds and are not corrected for multiple comparisons."""
 PLURAL = {"image": "images", "identity": "identities"}
 
 
@@ -91,7 +91,7 @@ class Replicates(NamedTuple):
     """What one run scores on every resample."""
 
     values: np.ndarray
-    """float64 (resamples + 1, 4): columns as in `STATISTICS`; the first row is of the set as it is"""
+    """float64 (resamples + 1, 4): columns as in `RESAMPLED_COLUMNS`; the first row is of the set as it is"""
     cluster: str
     """what was drawn: image or identity"""
     clusters: int
@@ -146,7 +146,7 @@ class Resampler:
         after_values = np.mean([after.values for _, after in scored], axis=0)
         first = scored[0][0]
         differences = []
-        for (domain, metric), interval in zip(STATISTICS, summarise(before_values, after_values), strict=True):
+        for (domain, metric), interval in zip(RESAMPLED_COLUMNS, summarise(before_values, after_values), strict=True):
             differences.append(Difference(
                 self.block, variant.algorithm, variant.all_settings, variant.noise, domain, metric,
                 **interval._asdict(), seeds=len(scored), clusters=first.clusters, cluster=first.cluster,
@@ -163,7 +163,7 @@ def compare(block: Block, built: Path | None, runs: list[Run], scores: pd.DataFr
     resampler = Resampler(block, built, resamples)
     differences: list[Difference] = []
     members = variants(row for row, _ in counted)
-    progress = tqdm(members.items(), desc=f"bootstrap on {plain(block.name)}", unit=" pairs", disable=None)
+    progress = tqdm(members.items(), desc=f"bootstrap on {plain(block.name)}", unit=" variants", disable=None)
     for variant, row_of_loss in progress:
         pairs = []
         for seed in seeds:
@@ -214,8 +214,8 @@ def draw_weights(clusters: int, resamples: int, set_version: str) -> np.ndarray:
 
 def replicates(folder: Path, labels: np.ndarray, soft_labels: np.ndarray, cluster_of_image: np.ndarray,
                weights: np.ndarray) -> np.ndarray:
-    """The columns of `STATISTICS` on every resample, float64 (resamples + 1, 4): on clean images, and as means over the
-    cells.
+    """The columns of `RESAMPLED_COLUMNS` on every resample, float64 (resamples + 1, 4): on clean images, and as means
+    over the cells.
 
     folder: of predictions. labels: int64 (N,). soft_labels: (corruptions, severities, N, K). cluster_of_image: int64
     (N,). weights: of `draw_weights`."""
@@ -278,7 +278,7 @@ def write_csv(path: Path, differences: Iterable[Difference]) -> None:
 def arrange(differences: list[Difference], predictions: Mapping[Block, PredictionSummary]) -> list[Grid]:
     """Grids as those of tables.py, one for each protocol and image size: algorithms below each other, in a section for
     every set and rate of label noise, since intervals are wide. predictions: {block: what its predictions show}."""
-    columns: list[tuple[str, ...]] = [(domain, METRICS[metric].label) for domain, metric in STATISTICS]
+    columns: list[tuple[str, ...]] = [(domain, METRICS[metric].label) for domain, metric in RESAMPLED_COLUMNS]
     grids = []
     for blocks in blocks_of_tables({difference.block for difference in differences}):
         names = name_blocks(blocks)
@@ -289,7 +289,7 @@ def arrange(differences: list[Difference], predictions: Mapping[Block, Predictio
             first = of_block[0]
             drawn = f"{first.resamples} resamples of {first.clusters} {PLURAL[first.cluster]}."
             texts.append(f"{captions.of_block(block, names[block], predictions[block])} {drawn}")
-        seeds = [entry.seeds for section in sections for row in section.rows for entry in row.entries]
+        seeds = [entry.seeds for section in sections for line in section.lines for entry in line.entries]
         texts.insert(0, captions.of_grid(blocks[0].setup, seeds))
         grids.append(Grid("calibration", TITLE, columns, sections, [], texts, {}))
     return grids
@@ -304,9 +304,10 @@ def sections_of(differences: list[Difference], name: str) -> list[Section]:
             if difference.noise == noise:
                 of_algorithm = entries.setdefault(difference.name, {})
                 of_algorithm[difference.domain, difference.metric] = entry_of(difference)
-        rows = [GridRow(title, [by_column[column] for column in STATISTICS]) for title, by_column in entries.items()]
+        lines = [GridLine(title, [by_column[column] for column in RESAMPLED_COLUMNS])
+                 for title, by_column in entries.items()]
         heading = f"{name}, label noise {100 * noise:g} %" if noise else name
-        sections.append(Section(heading, rows))
+        sections.append(Section(heading, lines))
     return sections
 
 

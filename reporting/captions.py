@@ -9,13 +9,13 @@ from reporting.rows import Block, Setup
 from reporting.runs import Run
 
 LEGEND = """Percent, NLL in nats; mean ± standard deviation (n - 1) over seeds; bold (underlined in LaTeX): best of its
-column among the rows that belong together. F1: macro. Corrupted: mean over the 17 x 5 cells, accuracy and F1 by hard
-labels, all else by soft labels (the reliability diagrams pool all cells, and ECE of the pool is another number).
-CECE: mean over classes; CECE sum: their sum. —: missing, see the end of tables.md.
-Settings stand behind an algorithm or a loss where its runs differ in them; runs with the recipe's settings have none.
-The ECE floor is what a perfectly calibrated model with the same confidences scores by chance at this N (simulated;
-lowest to highest of the runs). For corrupted images it is an upper bound, because soft labels have less noise than
-drawn hard labels."""
+column within a section. F1: macro. Corrupted: mean over the 85 cells (17 corruptions at 5 severities), accuracy and F1
+by hard labels, all else by soft labels (the reliability diagrams pool all cells, and ECE of the pool is another
+number). CECE: mean over classes; CECE sum: sum over classes. —: missing, see the end of tables.md.
+Settings stand behind an algorithm or a loss where its runs differ in them; runs with the usual settings of the data set
+have none. The ECE floor is what a perfectly calibrated model with the same confidences scores by chance at this N
+(simulated for the first seed of each algorithm, loss and setting; lowest to highest). For corrupted images it is an
+upper bound, because soft labels have less noise than drawn hard labels."""
 
 
 def of_grid(setup: Setup, seeds: Iterable[int]) -> str:
@@ -27,7 +27,7 @@ def of_grid(setup: Setup, seeds: Iterable[int]) -> str:
     most = max(numbers)
     text += f"{most} seeds" if most > 1 else "1 seed"
     if len(numbers) > 1:
-        text += " (raised: where there are fewer)"
+        text += " (a raised number: that many seeds, where there are fewer)"
     return f"{text}."
 
 

@@ -1,7 +1,8 @@
 """Which figures a block has, and what each is drawn from.
 
-`of_scores` lists the figures of scores and predictions, `of_set` those of the built set. Both return {name: Plan}; a
-`Plan` can be drawn in another process. `figures.py` draws the plans that are asked for and not up to date.
+`of_scores` lists the figures of scores and predictions, `of_set` those of the built set. Both return {name:
+FigurePlan}. A `FigurePlan` can be drawn in another process; `figures.py` draws those that are asked for and not up to
+date.
 """
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -22,15 +23,15 @@ from reporting.series import by_cell, by_seed, by_severity
 from reporting.style import label
 from reporting.survey import Survey
 
-LOSSES_PER_PAGE = 3  # lines of panels on a page of heat maps
-HEATMAPS = ("ece", "macro_f1")  # of the option --heatmap where it names none
+LOSSES_PER_PAGE = 3  # lines of panels on a page of heat maps or confusions
+HEATMAPS = ("ece", "macro_f1")  # metrics of the heat maps where --heatmap is not given
 README_FIGURES = ("reliability", "severity", "figure3_pipeline", "heatmap_ece")
 OF_SET = ("figure1_severities", "figure2_gallery", "figure3_pipeline", "figure4_visibility", "figure7_measures",
           "figure8_labels")  # figures that need the built set
 PIPELINE_SEVERITY = 3  # of figure 3
 
 
-class Plan(NamedTuple):
+class FigurePlan(NamedTuple):
     """A figure to draw: `draw(*data)` returns it. It cannot be drawn where the first entry of `data` is empty."""
 
     draw: Callable[..., Any]
@@ -42,7 +43,8 @@ class Plan(NamedTuple):
 
 
 class FigureOptions(NamedTuple):
-    """Which figures a user asked for, and what they show (reporting/options.py, checked and read)."""
+    """Which figures a user asked for, and what they show: options of reporting/options.py after the checks, with the
+    survey read."""
 
     figures: str = "all"
     """figures to draw, as `figures.is_asked` reads it"""
@@ -62,17 +64,17 @@ class FigureOptions(NamedTuple):
 
 
 def of_scores(scores: pd.DataFrame, summary: PredictionSummary, title: str, heat_metrics: Iterable[str],
-              ) -> dict[str, Plan]:
+              ) -> dict[str, FigurePlan]:
     """The figures that need no built set, {name: plan}.
 
     scores: of one block, as `scores.scores_as_table` gives them; title: what they are of; heat_metrics: metrics to draw
     by cell."""
     paired = scores[(scores["noise"] == 0) & scores["loss"].isin(COMPARED_LOSSES)]
     plans = {
-        "reliability": Plan(draw_reliability, (summary.bins, title)),
-        "severity": Plan(draw_severity, (by_severity(scores), title)),
-        "figure5_kse_f1": Plan(draw_kse, (f1_and_kse(paired), title, clean_f1_and_kse(paired))),
-        "figure6_nll": Plan(draw_nll, (nll_by_domain(paired), title)),
+        "reliability": FigurePlan(draw_reliability, (summary.bins, title)),
+        "severity": FigurePlan(draw_severity, (by_severity(scores), title)),
+        "figure5_kse_f1": FigurePlan(draw_kse, (f1_and_kse(paired), title, clean_f1_and_kse(paired))),
+        "figure6_nll": FigurePlan(draw_nll, (nll_by_domain(paired), title)),
     }
     for metric in heat_metrics:
         plans |= heat_maps(scores, metric, title)
@@ -116,7 +118,7 @@ def nll_by_domain(scores: pd.DataFrame) -> dict[tuple[str, str, str], np.ndarray
     return named
 
 
-def heat_maps(scores: pd.DataFrame, metric: str, title: str) -> dict[str, Plan]:
+def heat_maps(scores: pd.DataFrame, metric: str, title: str) -> dict[str, FigurePlan]:
     """Heat maps of a metric: one for every rate of label noise, in pages."""
     tables = {row: table for row, table in by_cell(scores, metric).items() if np.isfinite(table).any()}
     clean = clean_means(scores, metric)
@@ -127,14 +129,14 @@ def heat_maps(scores: pd.DataFrame, metric: str, title: str) -> dict[str, Plan]:
             name = f"heatmap_{file_part(metric)}{noise_suffix(noise)}{page_suffix(number, pages)}"
             tables_of_page = {row: tables[row] for row in rows}
             clean_of_page = {row: clean[row] for row in rows if row in clean}
-            plans[name] = Plan(draw_heat, (tables_of_page, metric, title + spoken_noise(noise), clean_of_page))
+            plans[name] = FigurePlan(draw_heat, (tables_of_page, metric, title + spoken_noise(noise), clean_of_page))
     return plans
 
 
-def class_figures(summary: PredictionSummary, title: str, taken: Iterable[str] = ()) -> dict[str, Plan]:
+def class_figures(summary: PredictionSummary, title: str, taken: Iterable[str] = ()) -> dict[str, FigurePlan]:
     """Confusions: a figure for every algorithm and rate of label noise, in pages. taken: names that others have."""
     taken = set(taken)
-    plans: dict[str, Plan] = {}
+    plans: dict[str, FigurePlan] = {}
     for name, noise in sorted({(row.name, row.noise) for row in summary.confusions}):
         file = f"classes_{file_part(name)}{noise_suffix(noise)}"
         while file in taken:  # two names that differ only in what a file name cannot hold
@@ -144,7 +146,7 @@ def class_figures(summary: PredictionSummary, title: str, taken: Iterable[str] =
         pages = pages_of(sorted(rows, key=rank))
         for number, rows_of_page in enumerate(pages, 1):
             confusions = {row.loss_name: summary.confusions[row] for row in rows_of_page}
-            plans[file + page_suffix(number, pages)] = Plan(
+            plans[file + page_suffix(number, pages)] = FigurePlan(
                 draw_classes, (confusions, summary.classes, f"{label(name, 40)}: {title}{spoken_noise(noise)}"))
     return plans
 
@@ -185,16 +187,16 @@ def spoken_noise(noise: float) -> str:
 # --- figures of the built set ---
 
 
-def of_set(built: BuiltSet, title: str, options: FigureOptions) -> tuple[dict[str, Plan], dict[str, Plan]]:
+def of_set(built: BuiltSet, title: str, options: FigureOptions) -> tuple[dict[str, FigurePlan], dict[str, FigurePlan]]:
     """The figures of a built set, {name: plan}: those that show none of its images, and those that show some."""
     image = pictures.choose_image(built, options.image)
-    plots = {"figure4_visibility": Plan(pictures.draw_visibility, (built, title))}
+    plots = {"figure4_visibility": FigurePlan(pictures.draw_visibility, (built, title))}
     cell = (options.corruption, PIPELINE_SEVERITY)
     with_images = {
-        "figure1_severities": Plan(pictures.draw_severities, (built, title, image, options.corruption)),
-        "figure2_gallery": Plan(pictures.draw_gallery, (built, title, image)),
-        "figure3_pipeline": Plan(pictures.draw_pipeline, (built, title, image, cell)),
-        "figure7_measures": Plan(pictures.draw_measures, (built, title, image)),
-        "figure8_labels": Plan(pictures.draw_survey, (built, title, options.survey)),
+        "figure1_severities": FigurePlan(pictures.draw_severities, (built, title, image, options.corruption)),
+        "figure2_gallery": FigurePlan(pictures.draw_gallery, (built, title, image)),
+        "figure3_pipeline": FigurePlan(pictures.draw_pipeline, (built, title, image, cell)),
+        "figure7_measures": FigurePlan(pictures.draw_measures, (built, title, image)),
+        "figure8_labels": FigurePlan(pictures.draw_survey, (built, title, options.survey)),
     }
     return plots, with_images

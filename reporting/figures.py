@@ -4,8 +4,8 @@
     report/figures/<slug of the block>/index.json                what each file was drawn from, as a hash
 
 reporting/report.py begins a `Drawing` for each block, does other work while the figures are drawn in the processes of
-`open_pool`, and calls `finish`. Which figures a block has is in catalogue.py. Files that are not named as figures are
-left alone.
+`open_pool`, and calls `finish`. Which figures a block has is in catalogue.py. Files whose names are not those of
+figures are left alone.
 """
 import hashlib
 import importlib.metadata
@@ -26,7 +26,7 @@ from tqdm import tqdm
 from building.built_set import BuiltSet, open_set
 from evaluation.summary import DEMO
 from reporting import catalogue
-from reporting.catalogue import OF_SET, README_FIGURES, FigureOptions, Plan
+from reporting.catalogue import OF_SET, README_FIGURES, FigureOptions, FigurePlan
 from reporting.predictions import PredictionSummary
 from reporting.notes import READ_ERRORS, Note, plain
 from reporting.rows import Block
@@ -39,9 +39,9 @@ KNOWN_STARTS = ("reliability", "severity", *(f"figure{number}" for number in ran
 PROCESSES = 4  # at most
 SLOWEST = ("heatmap", "figure7", "figure2", "classes", "reliability")  # figures that take longest to draw, in order
 FIGURE_FILE = re.compile(r"(reliability|severity|figure\d|heatmap_|classes_)[A-Za-z0-9_.-]*\.(png|svg|pdf)")
-DRAWING_CODE = ("catalogue.py", "plots.py", "cell_numbers.py", "pictures.py", "style.py")  # decides how figures look
-LICENCE_REASON = ("they show images of the data set, whose licence may not let them be passed on; "
-                  "where it does, --with-images draws them")
+DRAWING_CODE = ("catalogue.py", "plots.py", "square_numbers.py", "pictures.py", "style.py")  # decides how figures look
+LICENCE_REASON = ("these figures show images of the data set, and most licences of face data sets do not allow passing "
+                  "their images on; if this licence does, --with-images draws the figures")
 
 
 def is_asked(name: str, asked: str) -> bool:
@@ -65,7 +65,8 @@ def check_asked(asked: str) -> None:
 
 @contextmanager
 def open_pool() -> Iterator[Executor]:
-    """The processes that draw. After an exception they are not waited for longer than a figure takes."""
+    """The processes that draw. After an exception the figures that have not begun are dropped, and those that have
+    begun are finished."""
     processes = min(PROCESSES, len(os.sched_getaffinity(0)))
     with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
         try:
@@ -75,7 +76,7 @@ def open_pool() -> Iterator[Executor]:
             raise
 
 
-def write_figure(stem: Path, formats: Sequence[str], plan: Plan) -> str | None:
+def write_figure(stem: Path, formats: Sequence[str], plan: FigurePlan) -> str | None:
     """Draw one figure and save it. Returns why it cannot be drawn, or None. This runs in a process of the pool."""
     import matplotlib.style
 
@@ -140,7 +141,7 @@ class Drawing:
         """Whether any figure that needs the built set is asked for."""
         return any(self.is_asked(name) for name in OF_SET)
 
-    def plan(self, scores: pd.DataFrame, summary: PredictionSummary) -> dict[str, Plan]:
+    def plan(self, scores: pd.DataFrame, summary: PredictionSummary) -> dict[str, FigurePlan]:
         """All figures that the block can have, asked for or not; those of the set only where one is asked for."""
         title = title_of(self.block, summary.demo)
         plans = catalogue.of_scores(scores, summary, title, self.options.heatmap)
@@ -153,13 +154,14 @@ class Drawing:
             return {name: plan for name, plan in plans.items() if name in README_FIGURES}
         return plans
 
-    def plan_set(self, summary: PredictionSummary, title: str) -> dict[str, Plan]:
+    def plan_set(self, summary: PredictionSummary, title: str) -> dict[str, FigurePlan]:
         """The figures of the built set. Raises one of `READ_ERRORS` where the set cannot be used."""
         if summary.folder is None:
-            raise UserError("no predictions say which built set they are of")
+            raise UserError("no usable predictions name their built set")
         built = open_set(summary.folder)
         if built.manifest["set_version"] != self.block.set_version:
-            raise UserError(f"{summary.folder} is another version by now; --set DIR names the one that was scored")
+            raise UserError(f"{summary.folder} now holds another version of the set than the one that was scored; "
+                            "give the folder of that one with --set DIR")
         plots, with_images = catalogue.of_set(built, title, self.options)
         if not self.options.with_images and built.made_with["dataset"] != "demo":
             self.leave_out(with_images, LICENCE_REASON)
@@ -227,7 +229,7 @@ def drawing_rank(name: str) -> int:
 # --- what is up to date ---
 
 
-def hashes_of(plans: Mapping[str, Plan]) -> dict[str, str]:
+def hashes_of(plans: Mapping[str, FigurePlan]) -> dict[str, str]:
     """{name of a figure: hash of what it is drawn from, the code included}"""
     code = versions_of_code()
     return {name: fingerprint(code, plan.name_of_function, *plan.data) for name, plan in plans.items()}
@@ -292,7 +294,7 @@ def is_current(folder: Path, files: Iterable[str], index: dict[str, dict[str, st
 
 
 def figures_in(folder: Path) -> list[Path]:
-    """The files in a folder that are named as figures."""
+    """The files in a folder whose names are those of figures."""
     return [path for path in sorted(folder.glob("*")) if FIGURE_FILE.fullmatch(path.name) and path.is_file()]
 
 

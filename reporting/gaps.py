@@ -1,8 +1,8 @@
-"""What is missing between the runs of a folder and full tables, with the commands that make it.
+"""What the runs of a folder lack for full tables, with the commands that make it.
 
-The tables compare every algorithm with cross-entropy (ce) and with the calibrated loss (maxent+mbls) on every data set.
-`wanted_rows` says which rows that makes, given the runs that are there; `find_gaps` returns a note for each
-run that has still to be trained or scored.
+The tables show every algorithm trained with cross-entropy (ce) and with the calibrated loss (maxent+mbls), on every
+data set. `wanted_rows` lists the rows that such tables have, given the runs that are there; `find_gaps` returns a note
+for each run that has still to be trained or scored.
 """
 import re
 import shlex
@@ -97,13 +97,14 @@ def wanted_rows(runs: list[Run]) -> set[tuple[Setup, Row]]:
         noisy = [run for run in runs_of_tables if run.row.noise]
         wanted |= rows_with_both_losses(noiseless)
         wanted |= rows_with_both_losses(noisy)
-        wanted |= rows_of_ablation(noiseless)
+        wanted |= rows_with_further_losses(noiseless)
     return wanted
 
 
 def rows_with_both_losses(runs: list[Run]) -> set[tuple[Setup, Row]]:
-    """The rows that these runs lack so that every data set has every algorithm, and every row a partner for each loss
-    of `COMPARED_LOSSES`. The runs have common tables, and all or none of them have label noise."""
+    """The rows that are missing for the comparison of `COMPARED_LOSSES`: every data set is to have every algorithm with
+    both losses, and every row a partner with the other loss. The runs have common tables, and all or none of them have
+    label noise."""
     wanted = set()
     begun_anywhere = {(run.row.algorithm, run.row.noise) for run in runs}
     for setup in {run.setup for run in runs}:
@@ -115,9 +116,10 @@ def rows_with_both_losses(runs: list[Run]) -> set[tuple[Setup, Row]]:
     return wanted
 
 
-def rows_of_ablation(runs: list[Run]) -> set[tuple[Setup, Row]]:
-    """The rows that these runs without label noise lack so that whatever was trained with a further loss than those of
-    `COMPARED_LOSSES` has a partner for every loss that its data set's runs compare."""
+def rows_with_further_losses(runs: list[Run]) -> set[tuple[Setup, Row]]:
+    """The rows that are missing for the comparison of further losses. What was trained with a loss outside
+    `COMPARED_LOSSES` is wanted with every loss that the runs of its data set are compared by. runs: without label
+    noise."""
     wanted = set()
     for setup in {run.setup for run in runs}:
         rows = {run.row for run in runs if run.setup == setup}
@@ -132,7 +134,8 @@ def rows_of_ablation(runs: list[Run]) -> set[tuple[Setup, Row]]:
 
 
 def absent_partners(rows: set[Row], losses: Iterable[str]) -> set[Row]:
-    """The rows that these rows lack so that each has a partner for every one of these losses."""
+    """For each of these rows and each of these losses: the row of the same training with that loss, if it is not among
+    them."""
     trained = {(row.without_loss_and_constants(), row.loss) for row in rows}
     absent = set()
     for training in {row.without_loss_and_constants() for row in rows}:
@@ -143,8 +146,8 @@ def absent_partners(rows: set[Row], losses: Iterable[str]) -> set[Row]:
 
 
 def train_command(setup: Setup, row: Row, seed: int, runs: list[Run]) -> str:
-    """The command that trains a row with a seed. It has all options that runs of this row have, or runs of the most
-    similar row: one of the same algorithm and settings, if possible on this data set, else any on this data set."""
+    """The command that trains a row with a seed. The most similar run on this data set, protocol and image size gives
+    --root and --runs; it gives its other options too where it has the same algorithm and settings."""
     def distance(run: Run) -> tuple[bool, ...]:
         return (run.setup != setup, run.row.algorithm != row.algorithm, run.row.settings != row.settings,
                 run.row.loss != row.loss, run.row.constants != row.constants, run.row.noise != row.noise)

@@ -104,14 +104,14 @@ def table_line(cells: Iterable[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def write(folder: Path, grids: Mapping[str, list[Grid]], notes: Iterable[str]) -> None:
-    """Write NAME.tex for each name of `grids`, {name: its grids}, and all.tex, which begins with the notes and numbers
-    the tables as the paper does."""
+def write(folder: Path, grids: Mapping[str, list[Grid]], legend: Iterable[str]) -> None:
+    """Write NAME.tex for each name of `grids`, {name: its grids}, and all.tex, which begins with the legend, in
+    paragraphs, and numbers the tables as the paper does."""
     for name, of_name in grids.items():
         write_text(folder / f"{name}.tex", "\n".join(render(grid, number) for number, grid in enumerate(of_name)))
     inputs = []
     for name in grids:
         number = re.sub(r"[^0-9]", "", name) or "B"  # B for bootstrap
         inputs.append(rf"\renewcommand{{\thetable}}{{{number}}}\input{{{name}}}")
-    text = "\n\n".join(map(escape, notes))
+    text = "\n\n".join(map(escape, legend))
     write_text(folder / "all.tex", ALL % (",".join(PACKAGES), text, "\n\\clearpage\n".join(inputs)))

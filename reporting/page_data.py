@@ -1,8 +1,8 @@
 """The data of a report's page, ready for JSON: scores by row and by run, reliability, settings, tables.
 
 `gather` makes one dictionary, which page.js reads under the same names. A row is what a table averages over seeds, a
-block what the numbers that are compared have in common (rows.py). A place is a row of scores.csv: clean, a cell, or a
-mean.
+block what the numbers that are compared have in common (rows.py). A place is what a line of scores.csv is about: the
+clean images, a cell, or a summary over cells.
 """
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from corruptions import CELLS, CORRUPTIONS
+from evaluation.scores import SUMMARIES
 from evaluation.summary import DEMO
 from metrics import METRICS
 from reporting.notes import Note, unique_notes
@@ -25,7 +26,7 @@ from reporting.scores import DOMAINS, aggregate, blocks_of, in_block, join_notes
 
 SHOWN_METRICS = ("nll", "ece", "accuracy", "macro_f1", "brier", "adaece", "mce", "cece", "kse")
 RANKED_BY = "nll"  # a proper score: unlike ECE it cannot be lowered by underconfidence alone
-PLACES = [("clean", 0), *CELLS, ("mean", 0), ("pooled_by_severity", 0), ("pooled", 0)]
+PLACES = [("clean", 0), *CELLS, *((name, 0) for name in SUMMARIES)]  # those of runs.PLACES, in the page's order
 
 
 def gather(runs: Sequence[Run], scores: pd.DataFrame, summaries: Mapping[Block, PredictionSummary],
@@ -90,14 +91,14 @@ def name_of(block: Block, blocks: Sequence[Block]) -> str:
 def data_of_run(run: Run) -> dict[str, Any]:
     """A run: what it is, what its evaluation lacks, and its settings as texts.
 
-    variant: the settings that separate its row from others, in words."""
+    separating_settings: the settings that separate its row from others, in words."""
     settings = {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
                 for key, value in run.args.items()}
     return {
         "folder": str(run.folder),
         "dataset": run.args["dataset"],
         "algorithm": run.row.algorithm,
-        "variant": run.row.all_settings,
+        "separating_settings": run.row.all_settings,
         "loss": run.row.loss,
         "noise": run.row.noise,
         "seed": run.seed,

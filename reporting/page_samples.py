@@ -1,7 +1,7 @@
 """Sample images of a built set for the page's corruption explorer: pictures, soft labels, and what every run predicts.
 
-A form is one version of an image: the clean one, or one of the 85 corrupted ones (building/forms.py). `FORMS` lists
-them in the page's order. `None` stands for the clean form.
+An image is shown clean and in its 85 forms (building/forms.py). `VIEWS` lists these 86 views by cell, in the page's
+order; `None` stands for the clean image.
 """
 import base64
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ from reporting.runs import Run
 from reporting.scores import in_block
 from support.errors import DamagedFile, UserError
 
-FORMS: tuple[Cell, ...] = (None, *CELLS)
+VIEWS: tuple[Cell, ...] = (None, *CELLS)
 SAMPLES = 8  # images of a set at most, one of each class
 SIDE = 112  # pixels of a picture at most
 QUALITY = 80  # of WebP
-LICENCE_NOTE = ("no pictures in the page: licences of face data sets forbid handing them on; --with-images puts them "
-                "in, for your own eyes")
+LICENCE_NOTE = ("no pictures in the page: most licences of face data sets do not allow passing their images on; "
+                "--with-images shows them, for your own eyes")
 
 
 class Samples(NamedTuple):
@@ -46,7 +46,7 @@ class _NoExplorer(Exception):
 
 def sample(block: Block, set_folder: Path | None, runs: Sequence[Run], scores: pd.DataFrame,
            with_images: bool) -> Samples:
-    """An image of each class in all forms, its soft labels, and what the block's runs predict.
+    """An image of each class in all views, its soft labels, and what the block's runs predict.
 
     Pictures of the demo are always shown, those of other sets only `with_images`. Probabilities are in thousandths."""
     notes: list[Note] = []
@@ -58,14 +58,14 @@ def sample(block: Block, set_folder: Path | None, runs: Sequence[Run], scores: p
             if built is None:
                 built, rows = open_samples(set_folder, block)
             shape = block.n, len(built.classes)
-            predictions[index] = [probabilities(folder, form, shape, rows) for form in FORMS]
+            predictions[index] = [probabilities(folder, view, shape, rows) for view in VIEWS]
         except _NoExplorer as error:
             return Samples(None, [Note(block.name, f"no explorer: {error}")])
         except READ_ERRORS as error:
             notes.append(run.unusable_predictions(block, error, set_folder))
     if built is None:
         return Samples(None, notes)
-    pictures: list[list[str | None]] = [[None] * len(FORMS)] * len(rows)
+    pictures: list[list[str | None]] = [[None] * len(VIEWS)] * len(rows)
     if built.made_with["dataset"] != "demo" and not with_images:
         notes.append(Note(block.name, LICENCE_NOTE))
     else:
@@ -90,18 +90,20 @@ def sample(block: Block, set_folder: Path | None, runs: Sequence[Run], scores: p
 def open_samples(folder: Path | None, block: Block) -> tuple[BuiltSet, list[int]]:
     """The block's built set and the rows of the samples. Raises _NoExplorer where the set cannot be used."""
     if folder is None:
-        raise _NoExplorer("no predictions say which built set they are of")
+        raise _NoExplorer("no usable predictions name their built set")
     try:
         built = open_set(folder)
         if built.manifest["set_version"] != block.set_version:
-            raise UserError(f"{folder} is another version by now")
+            raise UserError(f"{folder} now holds another version of the set than the one that was scored; give the "
+                            "folder of that one with --set DIR")
         return built, choose_rows(built.frame.iloc[:block.n])
     except (UserError, DamagedFile) as error:
         raise _NoExplorer(plain(error)) from None
 
 
 def choose_rows(frame: pd.DataFrame) -> list[int]:
-    """An image of each class, its row: the first one of a person that no class before has shown, where there is one."""
+    """For each class the row of one image: the first one that shows a person whom no earlier class has shown, or the
+    first of all where there is none."""
     rows: list[int] = []
     persons: set[Any] = set()
     for expression in sorted(set(frame["expression"]))[:SAMPLES]:
@@ -113,9 +115,9 @@ def choose_rows(frame: pd.DataFrame) -> list[int]:
     return rows
 
 
-def probabilities(folder: Path, form: Cell, shape: tuple[int, int], rows: list[int]) -> list[list[int]]:
-    """What a run predicts for the samples in one form. Raises DamagedFile where the file has another shape."""
-    return thousandths(metrics.softmax(read_logits(folder, form, shape)[rows]))
+def probabilities(folder: Path, view: Cell, shape: tuple[int, int], rows: list[int]) -> list[list[int]]:
+    """What a run predicts for the samples in one view. Raises DamagedFile where the file has another shape."""
+    return thousandths(metrics.softmax(read_logits(folder, view, shape)[rows]))
 
 
 def thousandths(probs: np.ndarray) -> list[list[int]]:
@@ -124,16 +126,16 @@ def thousandths(probs: np.ndarray) -> list[list[int]]:
 
 
 def read_pictures(built: BuiltSet, rows: list[int]) -> list[list[str | None]]:
-    """The samples' pictures in all forms, as data URLs."""
-    pictures: list[list[str | None]] = [[picture(built, row, form) for form in FORMS] for row in rows]
+    """The samples' pictures in all views, as data URLs."""
+    pictures: list[list[str | None]] = [[picture(built, row, view) for view in VIEWS] for row in rows]
     if not built.has_images:
         built.check_images()
     return pictures
 
 
-def picture(built: BuiltSet, row: int, form: Cell) -> str:
-    """A small WebP of one form as a data URL: from its file, or made in memory in a set without images."""
-    image = built.pixels(row) if form is None else built.pixels(row, *form)
+def picture(built: BuiltSet, row: int, view: Cell) -> str:
+    """A small WebP of one view as a data URL: from its file, or made in memory in a set without images."""
+    image = built.pixels(row) if view is None else built.pixels(row, *view)
     if len(image) > SIDE:
         image = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     return "data:image/webp;base64," + base64.b64encode(encode(image, "webp", QUALITY)).decode()

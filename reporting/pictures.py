@@ -256,7 +256,8 @@ STEP_SPACE = (PAGE_WIDTH - STEP_LEFT - RIGHT - 5 * STEP_WIDTH) / 4
 
 
 def draw_pipeline(built: BuiltSet, title: str, row: int, cell: tuple[str, int]) -> Figure:
-    """Figure 3: how the soft label of an image comes about, step by step; above each step what it looks at."""
+    """Figure 3: how the soft label of an image comes about, step by step; above each step stands what it is
+    computed from."""
     corruption, severity = cell
     subtitle = f"how the soft label comes about: {spoken(corruption)}, severity {severity}; image {id_of(built, row)}"
     figure, (top, bars) = lay_out(f"{title}\n{subtitle}", [(0.18, STEP_WIDTH), (0.45, 0.7)],

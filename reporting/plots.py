@@ -2,7 +2,9 @@
 
 Each function `draw_*` takes numbers and a title and returns a matplotlib figure; `catalogue.py` decides which figures a
 block has and gathers their numbers. The first line of a figure's title says what the figure shows. Sizes are in inches.
-A cell is a corruption at a severity (corruptions.py), a row what a table averages over seeds (rows.py).
+A cell is a corruption at a severity (corruptions.py), a row what a table averages over seeds, a variant a row without
+its loss (rows.py). The name of a variant is its algorithm, with the settings and constants that separate it from
+others.
 """
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ from corruptions import CELLS, CORRUPTIONS, SEVERITIES
 from reporting.rows import COMPARED_LOSSES, rank, Row
 from reporting.scores import DOMAINS
 from reporting.style import (
-    COLUMN_WIDTH, GREY, LOSS_LOOKS, MARKERS, OKABE_ITO, PAGE_WIDTH, LossLook, algorithms, axis_of_metric, label,
-    lay_out)
+    COLUMN_WIDTH, GREY, LOSS_LOOKS, MARKERS, OKABE_ITO, PAGE_WIDTH, LossLook, axis_of_metric, label, lay_out,
+    variant_names)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 PANELS_PER_LINE = 5
-STEPS = ["clean", *map(str, SEVERITIES)]  # labels of an axis that begins with the clean images
+STEP_NAMES = ["clean", *map(str, SEVERITIES)]  # labels of an axis that begins with the clean images
 SIDES = dict(zip(COMPARED_LOSSES, ("left", "right"), strict=True))  # where a loss stands in a panel that shows both
 
 
@@ -45,12 +47,12 @@ HEIGHT_RATIOS = [1.2, 0.3, 0.55]  # of a panel, its histogram and that space
 def draw_reliability(bins: Mapping[tuple[str, str, str], np.ndarray], title: str) -> Figure:
     """Accuracy by confidence with cross-entropy and with the calibrated loss, on clean and on corrupted images.
 
-    bins: {(algorithm, loss, domain): float (3, 15)}, as `predictions.read_bins` returns them. A column of panels is an
-    algorithm; clean images stand above corrupted ones, or left of them where there is one algorithm. Under each panel a
-    histogram shows the images of every bin in percent; the area of a marker shows the same."""
+    bins: {(name of a variant, loss, domain): float (3, 15)}, as `predictions.read_bins` returns them. A column of
+    panels is a variant; clean images stand above corrupted ones, or left of them where there is one variant. Under each
+    panel a histogram shows the images of every bin in percent; the area of a marker shows the same."""
     from matplotlib.figure import Figure
 
-    names = algorithms(bins)
+    names = variant_names(bins)
     domains = [domain for domain in DOMAINS if any(key[2] == domain for key in bins)]
     places = reliability_places(names, domains)
     lines = 1 + max(line for line, _ in places.values())
@@ -102,7 +104,8 @@ def reliability_places(names: Sequence[str], domains: Sequence[str]) -> dict[tup
 
 
 def draw_bins(panel: Axes, histogram: Axes, bins: np.ndarray | None, look: LossLook, side: str) -> None:
-    """One loss in a reliability diagram: its points, its ECE above them on this side, and its histogram."""
+    """One loss in a reliability diagram: its points, its ECE above them, and its histogram. side: where the ECE stands,
+    left or right."""
     x = 0 if side == "left" else 1
     if bins is None:
         panel.text(x, 1.06, "—", color=look.colour, ha=side)
@@ -133,19 +136,19 @@ def loss_lines() -> list:
 def draw_severity(curves: Mapping[tuple[str, str], Mapping[str, np.ndarray]], title: str) -> Figure:
     """Accuracy and ECE on clean images and at every severity: a line per algorithm and loss.
 
-    curves: {(algorithm, loss): {metric: float (seeds, 6)}}, as `series.by_severity` returns them. A line is the mean
-    over seeds; a band reaches from the lowest seed to the highest."""
+    curves: {(name of a variant, loss): {metric: float (seeds, 6)}}, as `series.by_severity` returns them. A line is the
+    mean over seeds; a band reaches from the lowest seed to the highest."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     figure = Figure(figsize=(PAGE_WIDTH, 3.05), layout="constrained")
     figure.suptitle(f"Accuracy and ECE by severity, mean over the {len(CORRUPTIONS)} corruptions\n{title}")
-    names = algorithms(curves)
+    names = variant_names(curves)
     looks = {name: {"color": OKABE_ITO[number % 8], "marker": MARKERS[number % 8]}
              for number, name in enumerate(names)}
     lines: dict[str, dict[str, str]] = {loss: {"linestyle": look.line} for loss, look in LOSS_LOOKS.items()}
     lines["ce"]["markerfacecolor"] = "white"
-    steps = range(len(STEPS))
+    steps = range(len(STEP_NAMES))
     for axes, metric in zip(figure.subplots(1, 2), ("accuracy", "ece"), strict=True):
         axis, factor = axis_of_metric(metric)
         for (name, loss), values_by_metric in sorted(curves.items()):
@@ -154,7 +157,7 @@ def draw_severity(curves: Mapping[tuple[str, str], Mapping[str, np.ndarray]], ti
             if len(values) > 1:
                 axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=looks[name]["color"], alpha=0.15,
                                   linewidth=0)
-        axes.set(xlabel="severity", ylabel=axis, xticks=steps, xticklabels=STEPS)
+        axes.set(xlabel="severity", ylabel=axis, xticks=steps, xticklabels=STEP_NAMES)
         axes.set_ylim(bottom=0)
     handles = [Line2D([], [], **look) for look in looks.values()]
     handles += [Line2D([], [], color="0.3", marker="o", **line) for line in lines.values()]
@@ -179,10 +182,10 @@ def draw_kse(scores: Mapping[tuple[str, str], Pair | np.ndarray], title: str,
              clean: Mapping[tuple[str, str], tuple[float, float]] | None = None) -> Figure:
     """Figure 5: KSE over macro-F1 with cross-entropy and with the calibrated loss, clean images beside corrupted ones.
 
-    scores: {(algorithm, loss): (macro-F1, KSE)}, float (cells,) each, up to 85 cells; clean: the same two numbers of
-    the clean images; all fractions. A panel is an algorithm. Where all 85 cells are there, their mean is drawn
+    scores: {(name of a variant, loss): (macro-F1, KSE)}, float (cells,) each, up to 85 cells; clean: the same two
+    numbers of the clean images; all fractions. A panel is a variant. Where all 85 cells are there, their mean is drawn
     large."""
-    names = algorithms(scores)
+    names = variant_names(scores)
     clean = clean or {}
     columns = min(len(names), PANELS_PER_LINE)
     lines = -(-len(names) // PANELS_PER_LINE)
@@ -256,10 +259,11 @@ BAR, BAR_OFFSET = 0.36, 0.2  # thickness, and distance from the algorithm's line
 def draw_nll(values: Mapping[tuple[str, str, str], np.ndarray], title: str) -> Figure:
     """Figure 6: NLL of every algorithm with cross-entropy and with the calibrated loss, clean and corrupted.
 
-    values: {(algorithm, loss, domain): float (seeds,)}, in nats. A bar is the mean over seeds, a tick on it a seed."""
+    values: {(name of a variant, loss, domain): float (seeds,)}, in nats. A bar is the mean over seeds, a tick on it
+    a seed."""
     from matplotlib.patches import Patch
 
-    names = algorithms(values)
+    names = variant_names(values)
     figure, axes = lay_out(f"NLL, clean and corrupted images\n{title}", [(0.15, 0.31 * len(names))],
                            [(NLL_LEFT, NLL_PANEL), (NLL_SPACE, NLL_PANEL)], 0.1, 0.6)
     longest = max(max(of_seeds) for of_seeds in values.values())
@@ -388,7 +392,7 @@ def shade_cells(panel: Axes, values: np.ndarray, shades: Shades) -> AxesImage:
 def write_numbers(panel: Axes, values: np.ndarray, shades: Shades, x: float = 0, y: float = 0,
                   smallest: float = -np.inf) -> None:
     """The numbers of a matrix in their squares, the first at (x, y); a dash for NaN; none under `smallest`."""
-    from reporting.cell_numbers import CellNumber, CellNumbers
+    from reporting.square_numbers import SquareNumber, SquareNumbers
 
     numbers = []
     for (line, column), value in np.ndenumerate(values):
@@ -396,9 +400,9 @@ def write_numbers(panel: Axes, values: np.ndarray, shades: Shades, x: float = 0,
             continue
         text = "—" if np.isnan(value) else format(value, shades.form)
         dark = value > shades.low + 0.6 * (shades.high - shades.low)
-        numbers.append(CellNumber(x + column, y + line, text, "white" if dark else "black"))
+        numbers.append(SquareNumber(x + column, y + line, text, "white" if dark else "black"))
     if numbers:
-        panel.add_artist(CellNumbers(panel, numbers))
+        panel.add_artist(SquareNumbers(panel, numbers))
 
 
 def add_colour_bar(figure: Figure, picture: AxesImage, axis: str) -> None:
@@ -494,8 +498,8 @@ def draw_confusion(panel: Axes, counts: np.ndarray, names: Sequence[str], domain
 def draw_class_curves(panel: Axes, values: np.ndarray, looks: Sequence[dict], title: str, last: bool) -> None:
     """A score of every class, (6, K) fractions, from clean images to severity 5."""
     for k, look in enumerate(looks):
-        panel.plot(range(len(STEPS)), 100 * values[:, k], linewidth=0.7, clip_on=False, **look)
-    panel.set(xlim=(-0.3, 5.2), ylim=(0, 100), xticks=range(len(STEPS)), xticklabels=STEPS)
+        panel.plot(range(len(STEP_NAMES)), 100 * values[:, k], linewidth=0.7, clip_on=False, **look)
+    panel.set(xlim=(-0.3, 5.2), ylim=(0, 100), xticks=range(len(STEP_NAMES)), xticklabels=STEP_NAMES)
     panel.set_title(title, pad=3)
     panel.tick_params(length=2, pad=1)
     panel.set_xlabel("severity" if last else "", labelpad=1)

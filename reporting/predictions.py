@@ -31,7 +31,9 @@ from support.files import read_json
 Cell = tuple[str, int] | None
 CACHED_BYTES = 2**15  # larger files are read again each time, so that memory does not grow with the set
 CACHED_FILES = 12000  # those of 139 runs with 86 files each, read for figures, bootstrap and page: 375 MiB at most
-FLOOR_CELLS = (  # five cells that stand for all in the simulated floor: other families, every severity
+# Five cells that stand for all 85 in the simulated floor: a noise, two blurs and two digital corruptions, one at each
+# severity.
+FLOOR_CELLS = (
     ("gaussian_noise", 1), ("motion_blur", 2), ("gaussian_blur", 3), ("elastic_transform", 4), ("saturate", 5))
 
 
@@ -53,7 +55,7 @@ class PredictionSummary:
     classes: tuple[str, ...] = ()
     """names of the classes in the order of the logits"""
     folder: Path | None = None
-    """folder of the built set; None where no predictions say it"""
+    """folder of the built set; None where no usable predictions name it"""
 
 
 def summarise_predictions(block: Block, runs: Sequence[Run], scores: pd.DataFrame,
@@ -139,7 +141,7 @@ class _Collector:
 
 
 def find_set(block: Block, sets: Iterable[Path]) -> Path | None:
-    """The first of these folders that holds the set that the block's scores are of; None where no one does."""
+    """The first of these folders that holds the set that the block's scores are of; None where none does."""
     for folder in sets:
         try:
             if read_json(folder / "manifest.json")["set_version"] == block.set_version:
@@ -262,7 +264,8 @@ def open_soft_labels(folder: Path, block: Block, limit: int | None) -> np.ndarra
     if not path.exists():
         raise ValueError(f"no {path}: build or copy the set there (make_fer_c.py), or say --set DIR")
     if read_json(folder / "manifest.json").get("set_version") != block.set_version:
-        raise ValueError(f"{folder} is another version by now")
+        raise ValueError(f"{folder} now holds another version of the set than the one that was scored; give the "
+                         "folder of that one with --set DIR")
     check_table(path)
     soft = map_array(path)
     fits = soft.ndim == 4 and soft.shape[:2] == (len(CORRUPTIONS), len(SEVERITIES)) and soft.shape[2] >= block.n

@@ -2,7 +2,7 @@
 from collections.abc import Callable
 from math import isnan
 
-from reporting.tables import Entry, Grid, GridRow
+from reporting.tables import Entry, Grid, GridLine
 
 Mark = Callable[[str, bool, int | None], str]  # (text, whether it is the best, number of seeds if fewer) -> text
 
@@ -29,28 +29,28 @@ def spell_entry(entry: Entry) -> str:
 def printed_sections(grid: Grid, mark: Mark) -> list[tuple[str, list[tuple[str, list[str]]]]]:
     """The sections of a grid with every line that is printed: [(heading, [(heading of the line, texts)])].
 
-    mark: puts a format's own marks on a text. Published values and the differences to them stand below a row that has
+    mark: puts a format's own marks on a text. Published values and the differences to them stand below a line that has
     any."""
     footnotes = grid.footnotes
     sections = []
     for section in grid.sections:
         lines = []
-        for row in section.rows:
+        for line in section.lines:
             texts = []
-            for entry in row.entries:
+            for entry in line.entries:
                 fewer = entry.seeds if 0 < entry.seeds < grid.seeds else None
                 texts.append(mark(spell_entry(entry), entry.best, fewer) + footnotes.get(entry.notes, ""))
-            lines.append((row.title, texts))
-            if not all(isnan(entry.published) for entry in row.entries):
-                lines += published_lines(row, mark)
+            lines.append((line.title, texts))
+            if not all(isnan(entry.published) for entry in line.entries):
+                lines += published_lines(line, mark)
         sections.append((section.heading, lines))
     return sections
 
 
-def published_lines(row: GridRow, mark: Mark) -> list[tuple[str, list[str]]]:
-    """The lines below a row: the paper's values, and how far the row's are above them."""
+def published_lines(line: GridLine, mark: Mark) -> list[tuple[str, list[str]]]:
+    """What is printed below a line: the paper's values, and how far the line's own values are above them."""
     values, differences = [], []
-    for entry in row.entries:
+    for entry in line.entries:
         difference = entry.value - entry.published
         values.append(mark(spell_number(entry.published, entry.digits), False, None))
         differences.append(mark(spell_number(difference, entry.digits, sign=True), False, None))

@@ -1,8 +1,9 @@
-"""The numbers that the paper printed, to be set beside one's own.
+"""The numbers that the paper printed, to be compared with one's own.
 
 published.csv: tables 1 to 6 of FER-C (arXiv 2312.11542), copied by hand from its text; columns table, dataset, domain
-(id: clean, ood: corrupted), noise (percent), algorithm, loss, metric, value (percent; NLL in nats). The paper gives
-neither standard deviations nor the number of images. "Overall" of table 3 is left out: it is worked out anew.
+(id: clean, ood: corrupted), noise (percent), algorithm, loss, metric, value_percent_or_nats (NLL in nats, all else in
+percent). The paper gives neither standard deviations nor the number of images. "Overall" of table 3 is left out: it is
+worked out anew.
 """
 import csv
 from collections.abc import Iterable
@@ -18,14 +19,14 @@ DOMAINS = {"id": "clean", "ood": "corrupted"}
 METRIC_NAMES = {  # name in published.csv -> names in scores.csv; all others are equal
     "f1": ("macro_f1",), "cece": ("cece", "cece_sum")}
 NOTES = (
-    "The paper's numbers: most likely made with the released code, at 224 pixels; --protocol released is nearest to "
-    "it. Its ECE and AdaECE of corrupted images probably follow the rule that scores.csv keeps as ece_released and "
-    "adaece_released.",
+    "The paper's numbers: most likely made with the released code, at 224 pixels; --protocol released comes nearest to "
+    "that code. The ECE and AdaECE of corrupted images in the paper probably follow the rule that scores.csv keeps as "
+    "ece_released and adaece_released.",
     "The paper's table 3: the printed Overall values (29.8, 23.2, 21.1, 20.0) are not the means of their rows "
     "(32.5, 24.0, 22.9, 21.4); here Overall is the mean of the algorithms shown. Its rows CE and MaxEnt+MbLS disagree "
     "with table 1 throughout.",
-    "The paper's table 4: CECE of corrupted images (about 20) does not fit a mean over classes beside clean values "
-    "of 2 to 5; it may be a sum over classes. It stands beside both, CECE (mean) and CECE sum.",
+    "The paper's table 4: CECE of corrupted images (about 20) does not fit a mean over classes, because clean "
+    "values are 2 to 5; it may be a sum over classes. It stands below both columns, CECE (mean) and CECE sum.",
     "The ECE of DMUE quoted in the paper's section 5.2.2 (82, 16, 15) is in no table.")
 
 
@@ -42,7 +43,7 @@ def read() -> dict[tuple[str, str, str, float, str, str, str], float]:
 
 
 def reason_without_values(block: Block, runs: Iterable[Run]) -> str | None:
-    """Why the numbers of a block have no published ones beside them, in words that continue "No difference to the
+    """Why the numbers of a block have no published ones below them, in words that continue "Not compared with the
     paper:"; None where they have."""
     if block.dataset not in CLASSES:
         return f"it has no values for {block.dataset}"

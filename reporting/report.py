@@ -2,7 +2,7 @@
 
 The steps are in `make_report`; below it are the checks before the work, the files that are written, and what is
 printed. The options come from report.py. A table is a list of grids (tables.py), a figure belongs to a block of runs
-(rows.py), and what is missing or damaged is collected as notes (notes.py), which end tables.md.
+(rows.py), and what is missing or damaged is collected as notes (notes.py), which stand at the end of tables.md.
 """
 import os
 import shlex
@@ -81,7 +81,7 @@ def make_report(options: ReportOptions) -> None:
     if options.brief:
         lines = brief_lines(options, numbers, predictions, notes)
     else:
-        lines = table_lines(grids, use_colour()) + missing_lines(notes)
+        lines = table_lines(grids, is_coloured()) + missing_lines(notes)
         lines += place_lines(options, report_folder, figures_folder, page_size)
     print("\n".join(lines))
 
@@ -137,11 +137,13 @@ def check_against_runs(options: ReportOptions, runs: list[Run], scores: pd.DataF
     """Raise UserError where an option asks for something that these runs do not have."""
     is_demo_only = all(run.args["dataset"] == "demo" for run in runs)
     if options.readme_figures and (len(blocks_of(scores)) != 1 or not is_demo_only):
-        raise UserError(f"--readme-figures shows the demo only, and {options.runs} holds other runs, or none or "
-                        "several built sets; give a folder with demo runs alone (`bash run.sh --demo`)")
+        raise UserError(f"--readme-figures shows the demo only; the runs in {options.runs} are of other data sets, or "
+                        "not scored, or scored on several built sets. Give a folder with demo runs alone "
+                        "(`bash run.sh --demo`)")
     known = sorted(set(scores["metric"]))
-    if not set(options.heatmap) <= set(known):
-        raise UserError(f"--heatmap {' '.join(options.heatmap)}: the metrics that are there: {', '.join(known)}")
+    unknown = [metric for metric in options.heatmap if metric not in known]
+    if unknown:
+        raise UserError(f"--heatmap {' '.join(unknown)}: no run has such scores; the runs have {', '.join(known)}")
 
 
 def check_folders(report_folder: Path, figures_folder: Path, page: Path | None) -> None:
@@ -237,7 +239,7 @@ def existing_csv_tables(folder: Path) -> list[Path]:
 # --- what is printed ---
 
 
-def use_colour() -> bool:
+def is_coloured() -> bool:
     """Whether standard output is a terminal whose user has not switched colours off (https://no-color.org)."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 ORDER = ("baseline", "SCN", "DMUE", "RUL", "swinv2")  # of the paper's tables; other algorithms follow by name
 COMPARED_LOSSES = {"ce": "uncalibrated", "maxent+mbls": "calibrated"}  # every algorithm is trained with both
-ABLATION = ("ce", "focal", "maxent", "maxent+mbls")  # all of these are compared once focal or maxent was run
+TABLE3_LOSSES = ("ce", "focal", "maxent", "maxent+mbls")  # all of these are compared once focal or maxent was run
 
 
 def join_names(*names: str) -> str:
@@ -121,7 +121,7 @@ class Block(NamedTuple):
 
 def rank(row: Row) -> tuple:
     """Sorts rows: by algorithm in the paper's order, label noise and settings; then uncalibrated, calibrated, other
-    losses."""
+    losses; then by constants."""
     return (*rank_of_name(row.algorithm), row.noise, row.settings, *rank_of_loss(row))
 
 
@@ -182,9 +182,9 @@ def named_pairs(rows: Iterable[Row]) -> dict[tuple[str, str], Row]:
 
 
 def losses_to_compare(losses: Iterable[str]) -> list[str]:
-    """The losses that tables of runs with these losses have columns or rows for, in order: always both
-    of `COMPARED_LOSSES`, all of `ABLATION` once one of its further losses was run, then all other losses by name."""
+    """Given the losses of some runs: the losses that get columns or lines in their tables, in order. Always both of
+    `COMPARED_LOSSES`; all of `TABLE3_LOSSES` once focal or maxent was run; then all other losses by name."""
     trained = set(losses)
-    further = set(ABLATION) - set(COMPARED_LOSSES)
-    first = ABLATION if trained & further else ()
+    further = set(TABLE3_LOSSES) - set(COMPARED_LOSSES)
+    first = TABLE3_LOSSES if trained & further else ()
     return list(dict.fromkeys([*first, *COMPARED_LOSSES, *sorted(trained)]))

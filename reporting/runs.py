@@ -26,7 +26,7 @@ from support import run_folder
 from support.errors import DamagedFile, UserError
 from support.files import read_json
 
-KEYS = {  # of args.json: what a run is
+KEYS = {  # entries of args.json that every run must have: {name: type}
     "script": str, "dataset": str, "loss": str, "protocol": str, "seed": int, "image_size": int, "noise": float | int}
 PLACES = {("clean", 0), *CELLS, *((name, 0) for name in SUMMARIES)}  # (corruption, severity) of the rows of scores.csv
 LARGEST = 1e6  # no score and no number of nats is larger
@@ -88,7 +88,8 @@ def read_runs(folder: Path) -> tuple[list[Run], list[Note]]:
             settings.append((path.parent, read_args(path)))
         except READ_ERRORS as error:
             problem = str(error) if isinstance(error, DamagedFile) else f"{path} is damaged ({error})"
-            notes.append(Note("", f"{plain(problem)}: restore it, or move this folder away and train the run again"))
+            advice = f"restore it, or move the folder {path.parent} away and train the run again"
+            notes.append(Note("", f"{plain(problem)}: {plain(advice)}"))
     if not settings:
         reason = str(notes[0]) if notes else "neither it nor any folder below holds an args.json"
         raise UserError(f"no run in {folder}: {reason}. `bash run.sh --demo` makes some")
@@ -185,7 +186,7 @@ def read_scores(path: Path) -> tuple[pd.DataFrame | None, list[str]]:
         problems += problems_of_set
         parts.append(part)
     if not parts:
-        return None, [*problems, "nothing in its scores.csv"]
+        return None, [*problems, "no usable score in its scores.csv"]
     return pd.concat(parts), problems
 
 
@@ -219,10 +220,10 @@ def check_scores_of_set(part: pd.DataFrame, name: str) -> tuple[pd.DataFrame, li
     cell is left out. name: of the set, for messages. Raises ValueError where the number of images is missing."""
     images = part.loc[(part["metric"] == "n") & (part["corruption"] == "clean"), "value"]
     if images.empty:
-        raise ValueError(f"no number of images for the clean {plain(name)}")
+        raise ValueError(f"the clean images of {plain(name)} have no row `n`, the number of images")
     n = float(images.iloc[0])
     if n < 1 or n != int(n):
-        raise ValueError(f"{n:.6g} images for the clean {plain(name)}")
+        raise ValueError(f"the row `n` of the clean images of {plain(name)} says {n:.6g} images")
     cells = part[(part["method"] == "softmax") & part["corruption"].isin(CORRUPTIONS)]
     cells_of_metric = cells["metric"].value_counts()
     incomplete = [metric for metric in part["metric"].unique() if cells_of_metric.get(metric, 0) < len(CELLS)]

@@ -85,8 +85,8 @@ def short_class_names(names: Iterable[str]) -> list[str]:
     return [name.replace("$", r"\$") for name in cut]
 
 
-def algorithms(keys: Iterable[tuple]) -> list[str]:
-    """The first entries of some keys, names of algorithms, in the order of the tables."""
+def variant_names(keys: Iterable[tuple]) -> list[str]:
+    """The first entries of some keys, names of variants (rows.py), in the order of the tables."""
     return sorted({key[0] for key in keys}, key=rank_of_name)
 
 
@@ -96,8 +96,6 @@ def axis_of_metric(name: str) -> tuple[str, int]:
     if metric is None:
         return f"{label(name, 24)}, %", 100
     return (f"{metric.label}, %", 100) if metric.percent else (f"{metric.label}, nats", 1)
-
-
 
 
 def lay_out(title: str, lines: Sequence[tuple[float, float]], columns: Sequence[tuple[float, float]],

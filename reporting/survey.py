@@ -50,7 +50,7 @@ def read_survey(path: Path) -> Survey:
         try:
             key, votes = parse_row(row, names, classes)
             if key in labels:
-                raise ValueError(f"{', '.join(map(str, key))} once more")
+                raise ValueError(f"{', '.join(map(str, key))} appears twice")
         except ValueError as error:
             raise wrong_line(path, number, str(error)) from None
         labels[key] = fractions_of(votes)

@@ -1,9 +1,10 @@
-"""The paper's tables as grids: which numbers stand in which row and column, with the best of each column marked.
+"""The paper's tables as grids: which numbers stand in which line and column, with the best of each column marked.
 
 A *grid* is one table for one protocol and image size; runs that differ in these have different grids. Its columns are
-the losses and metrics of blocks (rows.py) side by side, and its rows are algorithms. Table 3 is turned: its columns are
-algorithms, its rows are losses, and each block is a section. Each number in a grid is an *entry*. `arrange` makes the
-grids from the numbers of scores.py. markdown.py, latex.py and terminal.py print them; csv_tables.py writes the numbers
+the losses and metrics of blocks (rows.py) side by side, and its lines are algorithms. Table 3 is turned: its columns
+are algorithms, its lines are losses, and each block is a section. Each number in a grid is an *entry*. A *row* is
+something else: the runs that are averaged for one number (rows.py). `arrange` makes the grids from the numbers of
+scores.py. markdown.py, latex.py and terminal.py print them; csv_tables.py writes the numbers
 that stand in them.
 """
 import re
@@ -53,12 +54,13 @@ class Entry(NamedTuple):
 
     value: float = nan
     sd: float = nan
-    """standard deviation over seeds, NaN for a single one"""
+    """standard deviation over seeds, NaN for a single seed"""
     seeds: int = 0
     digits: int = 1
     """after the decimal point"""
     best: bool = False
-    """whether no other entry of its column and section is better"""
+    """whether it is marked: as the best of its column and section, where there are several numbers; or, of a
+    difference, because 0 lies outside its interval"""
     interval: tuple[float, float] | None = None
     """95 % interval of a difference; such an entry is printed with its sign"""
     published: float = nan
@@ -67,18 +69,18 @@ class Entry(NamedTuple):
     """on how it was scored: phrases joined by "; ", usually empty"""
 
 
-class GridRow(NamedTuple):
-    """One row of a grid: its heading and an entry for every column."""
+class GridLine(NamedTuple):
+    """One line of a grid: its heading and an entry for every column."""
 
     title: str
     entries: list[Entry]
 
 
 class Section(NamedTuple):
-    """Rows of a grid that belong together: the best of a column is marked among these."""
+    """Lines of a grid that belong together: the best of a column is marked among these."""
 
     heading: str
-    rows: list[GridRow]
+    lines: list[GridLine]
 
 
 class Grid(NamedTuple):
@@ -91,16 +93,16 @@ class Grid(NamedTuple):
     """headings of every column, the widest first: (set, loss, metric)"""
     sections: list[Section]
     keys: list[Key]
-    """of all numbers in it, those of means over rows left out"""
+    """the keys of all numbers in it; a mean of several numbers (Overall of table 3) has none"""
     captions: list[str]
     """what the numbers stand for: a sentence on the whole grid, then one for every block"""
     published: dict[Key, float]
-    """the paper's values that stand beside the numbers, in percent or nats"""
+    """the paper's values that are printed below the numbers, in percent or nats"""
 
     @property
     def entries(self) -> list[Entry]:
-        """All entries, row by row."""
-        return [entry for section in self.sections for row in section.rows for entry in row.entries]
+        """All entries, line by line."""
+        return [entry for section in self.sections for line in section.lines for entry in line.entries]
 
     @property
     def seeds(self) -> int:
@@ -114,7 +116,7 @@ class Grid(NamedTuple):
         return {text: f" [{number}]" for number, text in enumerate(texts, 1)}
 
 
-class Plan(NamedTuple):
+class GridPlan(NamedTuple):
     """Which numbers stand where in a grid, before they are filled in."""
 
     columns: list[tuple[str, ...]]
@@ -122,8 +124,8 @@ class Plan(NamedTuple):
     metrics: list[str]
     """metric of every column"""
     sections: list[tuple[str, list[tuple[str, list[list[Key]]]]]]
-    """(heading, [(heading of a row, for every column the keys of its number)]): several keys for the mean of several
-    numbers, none for a column that the row has nothing to do with"""
+    """(heading, [(heading of a line, for every column the keys of its number)]): several keys for the mean of several
+    numbers, none for a column that the line has nothing to do with"""
 
 
 # --- grids ---
@@ -134,7 +136,7 @@ def arrange(runs: list[Run], numbers: Mapping[Key, Statistic], predictions: Mapp
     """All tables of the paper that these runs have something for, in the paper's order.
 
     numbers: of `scores.by_key`. predictions: {block: what its predictions show}. published_values: of
-    `published.read`, to be set beside the numbers, or None."""
+    `published.read`, to be printed below the numbers, or None."""
     grids = []
     for name, table in PAPER.items():
         for blocks in blocks_of_tables(predictions):
@@ -173,16 +175,16 @@ def arrange_one(name: str, runs: list[Run], blocks: list[Block], numbers: Mappin
         reasons = {block: published.reason_without_values(block, runs) for block in blocks}
         printed = find_published(name, keys, reasons, published_values)
     sections = []
-    for heading, planned_rows in plan.sections:
-        rows = [GridRow(title, [make_entry(entry_keys, numbers, printed) for entry_keys in row])
-                for title, row in planned_rows]
-        sections.append(Section(heading, mark_best(rows, plan.metrics)))
-    texts = [captions.of_grid(blocks[0].setup, [entry.seeds for section in sections for row in section.rows
-                                                for entry in row.entries])]
+    for heading, planned_lines in plan.sections:
+        lines = [GridLine(title, [make_entry(entry_keys, numbers, printed) for entry_keys in line_keys])
+                 for title, line_keys in planned_lines]
+        sections.append(Section(heading, mark_best(lines, plan.metrics)))
+    texts = [captions.of_grid(blocks[0].setup, [entry.seeds for section in sections for line in section.lines
+                                                for entry in line.entries])]
     for block in blocks:
         text = captions.of_block(block, block_names[block], predictions[block])
         if reasons.get(block):
-            text += f" No difference to the paper: {reasons[block]}."
+            text += f" Not compared with the paper: {reasons[block]}."
         texts.append(text)
     return Grid(name, table.title, plan.columns, sections, keys, texts, printed)
 
@@ -224,7 +226,7 @@ def name_blocks(blocks: Sequence[Block]) -> dict[Block, str]:
 # --- which number stands where ---
 
 
-def plan_by_algorithm(table: PaperTable, runs: list[Run], blocks: list[Block], names: Mapping[Block, str]) -> Plan:
+def plan_by_algorithm(table: PaperTable, runs: list[Run], blocks: list[Block], names: Mapping[Block, str]) -> GridPlan:
     """Algorithms below each other, in a section for every domain and rate of label noise; sets, losses and metrics side
     by side."""
     losses = losses_to_compare(run.row.loss for run in runs if table.runs == "noise" or run.row.loss in COMPARED_LOSSES)
@@ -233,24 +235,25 @@ def plan_by_algorithm(table: PaperTable, runs: list[Run], blocks: list[Block], n
     for domain in table.domains:
         for noise in sorted({run.row.noise for run in runs}):
             runs_of_section = [run for run in runs if run.row.noise == noise]
-            rows = []
+            lines = []
             for variant, row_of_loss in variants_to_print(runs_of_section, losses).items():
-                row_keys = []
+                line_keys = []
                 for block, loss, metric in columns:
                     row = row_of_loss.get(loss, variant._replace(loss=loss, constants=""))
-                    row_keys.append([Key(block, row, domain, metric)])
-                rows.append((variant.variant_name, row_keys))
+                    line_keys.append([Key(block, row, domain, metric)])
+                lines.append((variant.variant_name, line_keys))
             heading = domain if table.runs == "noiseless" else captions.of_noise(runs_of_section)
-            sections.append((heading, rows))
+            sections.append((heading, lines))
     headings: list[tuple[str, ...]] = []
     for block, loss, metric in columns:
         headings.append((names[block], spell_loss(loss), METRICS[metric].label))
-    return Plan(headings, [metric for _, _, metric in columns], sections)
+    return GridPlan(headings, [metric for _, _, metric in columns], sections)
 
 
 def variants_to_print(runs: list[Run], losses: Iterable[str]) -> dict[Row, dict[str, Row]]:
-    """The variants of these runs by loss, sorted. An algorithm that was run with other losses only has a row, too: it
-    shows that these losses are missing."""
+    """The variants of these runs, sorted, each with its rows by loss. An algorithm that was run only with losses
+    outside the columns has a line too: it shows that the losses of the columns are missing. losses: those
+    of the columns."""
     members = variants(run.row for run in runs if run.row.loss in losses)
     begun = {variant.without_loss_and_constants() for variant in members}
     for run in runs:
@@ -259,7 +262,7 @@ def variants_to_print(runs: list[Run], losses: Iterable[str]) -> dict[Row, dict[
     return {variant: members[variant] for variant in sorted(members, key=rank)}
 
 
-def plan_by_loss(table: PaperTable, runs: list[Run], blocks: list[Block], names: Mapping[Block, str]) -> Plan:
+def plan_by_loss(table: PaperTable, runs: list[Run], blocks: list[Block], names: Mapping[Block, str]) -> GridPlan:
     """Losses below each other, in a section for every set; algorithms side by side, and their mean last.
 
     runs: those with further losses than `COMPARED_LOSSES`; the algorithms that were run with any have a column."""
@@ -270,20 +273,20 @@ def plan_by_loss(table: PaperTable, runs: list[Run], blocks: list[Block], names:
     for block in blocks:
         runs_of_block = [run for run in runs if run.setup == block.setup]
         columns_of_block = algorithms_of(runs_of_block)
-        rows = []
+        lines = []
         for loss, constants in losses_with_constants(runs_of_block):
-            row_keys, all_keys = [], []
+            line_keys, all_keys = [], []
             for algorithm, settings in columns:
                 keys = []
                 if (algorithm, settings) in columns_of_block:
                     keys = [Key(block, Row(algorithm, loss, 0.0, settings, constants), domain, metric)]
-                row_keys.append(keys)
+                line_keys.append(keys)
                 all_keys += keys
-            rows.append((join_names(spell_loss(loss), constants), [*row_keys, all_keys]))
-        sections.append((names[block], rows))
+            lines.append((join_names(spell_loss(loss), constants), [*line_keys, all_keys]))
+        sections.append((names[block], lines))
     headings: list[tuple[str, ...]] = [(plain(join_names(algorithm, settings)),) for algorithm, settings in columns]
     headings.append(("Overall",))
-    return Plan(headings, [metric] * len(headings), sections)
+    return GridPlan(headings, [metric] * len(headings), sections)
 
 
 def algorithms_of(runs: Iterable[Run]) -> list[tuple[str, str]]:
@@ -293,7 +296,7 @@ def algorithms_of(runs: Iterable[Run]) -> list[tuple[str, str]]:
 
 
 def losses_with_constants(runs: Iterable[Run]) -> list[tuple[str, str]]:
-    """(loss, constants) that a table by loss has a row for, in order: the losses that runs like these are compared by,
+    """(loss, constants) that a table by loss has a line for, in order: the losses that runs like these are compared by,
     each with every choice of constants that was run, or without constants where it was not."""
     rows = sorted({run.row for run in runs}, key=rank_of_loss)
     pairs = []
@@ -307,23 +310,23 @@ def spell_loss(loss: str) -> str:
     """The name of a loss as printed: maxent-aaai+mbls is MaxEnt (aaai)+MbLS."""
     labels = []
     for part in loss.split("+"):
-        default = re.sub("^maxent-(.+)", r"MaxEnt (\1)", part)
-        labels.append(LOSS_LABELS.get(part, default))
+        spelt = re.sub("^maxent-(.+)", r"MaxEnt (\1)", part)
+        labels.append(LOSS_LABELS.get(part, spelt))
     return plain("+".join(labels))
 
 
-def single_keys(plan: Plan) -> list[Key]:
-    """The keys of all entries of a plan that are one number, row by row."""
+def single_keys(plan: GridPlan) -> list[Key]:
+    """The keys of all entries of a plan that are one number, line by line."""
     keys = []
-    for _, rows in plan.sections:
-        for _, row_keys in rows:
-            keys += [entry_keys[0] for entry_keys in row_keys if len(entry_keys) == 1]
+    for _, lines in plan.sections:
+        for _, line_keys in lines:
+            keys += [entry_keys[0] for entry_keys in line_keys if len(entry_keys) == 1]
     return keys
 
 
 def find_published(name: str, keys: Iterable[Key], reasons: Mapping[Block, str | None],
                    published_values: Mapping[tuple, float]) -> dict[Key, float]:
-    """The paper's values for the numbers of a table. Only rows with the recipe's settings have one, and only blocks
+    """The paper's values for the numbers of a table. Only rows with the usual settings have one, and only blocks
     without a reason against it (of `published.reason_without_values`)."""
     values = {}
     for key in keys:
@@ -357,17 +360,18 @@ def make_entry(keys: list[Key], numbers: Mapping[Key, Statistic], printed: Mappi
     return Entry(scale * number.mean, scale * number.sd, number.seeds, digits, published=published_value, notes=notes)
 
 
-def mark_best(rows: Sequence[GridRow], metrics: Sequence[str]) -> list[GridRow]:
-    """The rows with the best entry of every column marked, and all that print the same as it. A column with fewer than
+def mark_best(lines: Sequence[GridLine], metrics: Sequence[str]) -> list[GridLine]:
+    """The lines with the best entry of every column marked, and all that print the same as it. A column with fewer than
     two numbers has no best. metrics: of the columns."""
-    best_values = [best_value([row[1][column] for row in rows], metric) for column, metric in enumerate(metrics)]
+    best_values = [best_value([entries[column] for _, entries in lines], metric)
+                   for column, metric in enumerate(metrics)]
     marked = []
-    for title, entries in rows:
+    for title, entries in lines:
         marked_entries = []
         for entry, best in zip(entries, best_values, strict=True):
             is_best = not isnan(entry.value) and round(entry.value, entry.digits) == best
             marked_entries.append(entry._replace(best=is_best))
-        marked.append(GridRow(title, marked_entries))
+        marked.append(GridLine(title, marked_entries))
     return marked
 
 

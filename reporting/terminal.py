@@ -18,12 +18,12 @@ from reporting.scores import Key, Statistic
 from reporting.tables import Grid
 
 WIDTH = 80  # characters of a line
-TITLE_WIDTH = 26  # characters of a row's heading at most
+TITLE_WIDTH = 26  # characters of a line's heading at most
 GAP = 2  # characters between two columns
-BELOW = "    "  # begins the headings of lines below a row: published values and differences
+BELOW = "    "  # begins the headings of published values and differences, which stand below a line
 BEST, RESET = "\x1b[1;32m", "\x1b[0m"  # bold green; as before
-LEGEND = ("Percent, NLL in nats; mean ± standard deviation over seeds (their number is raised where it is smaller). "
-          "{best}: best of its column, or a bootstrap interval that leaves 0 out. —: missing.")
+LEGEND = ("Percent, NLL in nats; mean ± standard deviation over seeds (a raised number: that many seeds, where "
+          "there are fewer). {best}: best of its column, or a bootstrap interval that leaves 0 out. —: missing.")
 
 
 class Part(NamedTuple):
@@ -114,7 +114,7 @@ def split_by_width(part: Part) -> list[Part]:
 
 
 def total_width(part: Part) -> int:
-    """Characters of a line of this part, with headings of rows cut to `TITLE_WIDTH`."""
+    """Characters of a line of this part, with headings of lines cut to `TITLE_WIDTH`."""
     return min(longest_title(part), TITLE_WIDTH) + sum(column_widths(part).values())
 
 
@@ -155,7 +155,7 @@ def visible_length(text: str) -> int:
 
 
 def part_lines(part: Part) -> list[str]:
-    """The lines of one part: its headings, then its rows."""
+    """The printed lines of one part: its headings, then its numbers."""
     widths = column_widths(part)
     room = max(WIDTH - sum(widths.values()), min(longest_title(part), TITLE_WIDTH))
     width = min(longest_title(part), room)
@@ -202,7 +202,7 @@ def brief_table(numbers: Mapping[Key, Statistic], blocks: Iterable[Block], is_de
     """At most `most` lines of at most `WIDTH` characters: the scores of every algorithm, trained
     with cross-entropy and with the calibrated loss.
 
-    numbers: of `scores.by_key`. Runs with label noise are left out; a last line says how many rows had no room."""
+    numbers: of `scores.by_key`. Runs with label noise are left out; a last line says how many lines had no room."""
     rows: list[tuple[Block, str, list[str]]] = []  # block, algorithm, texts
     for block in blocks:
         rows += [(block, name, texts) for name, texts in brief_rows(numbers, block)]
@@ -222,7 +222,7 @@ def brief_table(numbers: Mapping[Key, Statistic], blocks: Iterable[Block], is_de
     for name, (_, _, texts) in list(zip(names, rows, strict=True))[:shown]:
         lines.append(brief_line(name, texts, width))
     if shown < len(rows):
-        lines.append(f"and {len(rows) - shown} rows more, in the tables")
+        lines.append(f"and {len(rows) - shown} more lines, in the tables")
     return lines
 
 

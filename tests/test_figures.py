@@ -30,7 +30,7 @@ from corruptions import CORRUPTIONS
 from corruptions import CELLS
 from evaluation.scores import FIRST_RELEASE_COLUMNS
 from reporting import catalogue, figures, pictures, plots, predictions, series, style
-from reporting.cell_numbers import CellNumbers
+from reporting.square_numbers import SquareNumbers
 from reporting.rows import COMPARED_LOSSES, Row
 from reporting.runs import read_runs
 from reporting.scores import DOMAINS, blocks_of, in_block, scores_as_table
@@ -187,7 +187,7 @@ def test_confusions_are_scikit_learns(runs, built, read):
 
 def numbers_of(panel):
     """The texts in the squares of a heat map, in the order in which they are written."""
-    written = [artist for artist in panel.artists if isinstance(artist, CellNumbers)]
+    written = [artist for artist in panel.artists if isinstance(artist, SquareNumbers)]
     return [number.text for artist in written for number in artist.numbers]
 
 
@@ -420,7 +420,7 @@ def test_survey_by_name_of_class_and_as_shares(built, tmp_path):
     (["a,snow,5,-1,2,0,0,0,0,0,0"], "line 2: votes have to be numbers from 0 on"),
     (["a,snow,5,nan,0,0,0,0,0,0,0"], "line 2: votes have to be numbers from 0 on"),
     (["a,snow,5,0,0,0,0,0,0,0,0"], "not all of them 0"),
-    (["a,snow,5,1,0,0,0,0,0,0,0"] * 2, "line 3: a, snow, 5 once more"),
+    (["a,snow,5,1,0,0,0,0,0,0,0"] * 2, "line 3: a, snow, 5 appears twice"),
     ([], "line 1: no row below the header"),
     (["\"a"], "unexpected end of data"),
 ])
@@ -550,7 +550,7 @@ def test_the_readme_shows_some(copy, monkeypatch):
 
 @pytest.mark.parametrize("options, message", [
     (dict(corruption="fog"), "--corruption fog: known are gaussian_noise"),
-    (dict(heatmap=("ece", "eec")), "--heatmap ece eec: the metrics that are there: accuracy"),
+    (dict(heatmap=("ece", "eec")), "--heatmap eec: no run has such scores; the runs have accuracy"),
 ])
 def test_wrong_options_end_at_once(runs, options, message):
     with pytest.raises(UserError, match=message):

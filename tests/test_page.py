@@ -242,7 +242,7 @@ def test_what_is_missing_is_named_and_the_page_is_written(copy, built, damage):
         for path in copy.glob("*/scores.csv"):
             path.unlink()
     data = make_page(copy)[1]
-    words = {"no set": "no FER-C set", "another version": "another version by now", "not evaluated": "not evaluated",
+    words = {"no set": "no FER-C set", "another version": "now holds another version", "not evaluated": "not evaluated",
              "picture": "no pictures in the page"}.get(damage, "predictions on Demo-C .* unusable")
     assert re.search(words, "\n".join(data["missing"]))
     explorer = data["blocks"][0]["explorer"] if data["blocks"] else None
@@ -435,7 +435,7 @@ def test_filtering_and_choosing_metrics(opened):
     opened.choose("Label noise", "20 %")
     opened.choose("Loss", "ce (uncalibrated)")
     assert [opened.column(field) for field in ("loss", "noise", "seeds")] == [["ce"], ["20 %"], ["1"]]
-    opened.choose("Data set", "Demo-C (demo)")
+    opened.choose("Set", "Demo-C (demo)")
     opened.choose("Algorithm", "SCN")
     assert opened.column("loss") == [] and "No row fits" in opened.texts(".tabulator-placeholder")[0]
     opened.choose("Algorithm", "all")

@@ -26,7 +26,7 @@ from reporting.runs import read_runs
 from reporting.scores import scores_as_table
 from reporting.captions import DEMO, LEGEND
 from reporting.printing import spell_entry, spell_number
-from reporting.tables import PAPER, Entry, Grid, GridRow, Section, mark_best, name_blocks, spell_loss
+from reporting.tables import PAPER, Entry, Grid, GridLine, Section, mark_best, name_blocks, spell_loss
 from support.errors import UserError
 from test_report import TABLE1, K, N, NoFigures, find, make_run, make_set, read_table, run_report, strip
 
@@ -244,7 +244,8 @@ def test_overall_is_the_mean_of_the_row(copy):
 
 def test_captions_say_what_the_numbers_stand_for(example):
     text = (example[0] / "report" / "table1.md").read_text(encoding="utf-8")
-    assert "Protocol paper, 224 px, 2 seeds (raised: where there are fewer)." in text and LEGEND in text
+    assert "Protocol paper, 224 px, 2 seeds (a raised number: that many seeds, where there are fewer)." in text
+    assert LEGEND in text
     assert f"- RAF-DB-C: trained on rafdb, N = {N} images, set_version aaaa1111; ECE floor: clean " in text
     tex = (example[0] / "report" / "table1.tex").read_text(encoding="utf-8")
     assert f"N = {N} images, set\\_version aaaa1111; ECE floor: clean " in tex and "2 seeds" in tex
@@ -270,14 +271,14 @@ def test_terminal_is_narrow_and_has_every_number(copy, capsys):
         for cells in read_table(whole, paper.title).values():
             for text in cells.values():
                 assert text.replace("*", "") in printed.replace("*", "")
-    assert printed.count("*") > 20 and "No difference to the paper: it has no values for ferplus." in printed
+    assert printed.count("*") > 20 and "Not compared with the paper: it has no values for ferplus." in printed
 
 
 @pytest.mark.parametrize("is_terminal, no_color, wanted", [(True, "", True), (True, "1", False), (False, "", False)])
 def test_colour_only_where_a_terminal_has_it(monkeypatch, is_terminal, no_color, wanted):
     monkeypatch.setenv("NO_COLOR", no_color)
     monkeypatch.setattr("sys.stdout", SimpleNamespace(isatty=lambda: is_terminal, write=len, flush=int))
-    assert reporting.report.use_colour() == wanted
+    assert reporting.report.is_coloured() == wanted
 
 
 @pytest.mark.parametrize("colour", [True, False])
@@ -286,7 +287,7 @@ def test_a_grid_of_any_width_is_printed_in_80_columns(colour):
     columns = [(f"set {block}", loss, metric) for block in range(3) for loss in ("CE", "a long loss", "MaxEnt+MbLS")
                for metric in ("F1", "ECE")]
     entries = [Entry(100.0, 10.0, 3, best=i % 3 == 0, published=50.0, notes="n") for i in range(len(columns))]
-    rows = [GridRow(name, entries), GridRow("short", entries)]
+    rows = [GridLine(name, entries), GridLine("short", entries)]
     grid = Grid("table1", "Title", columns, [Section("clean", rows)], [], ["About", "more"], {})
     lines = terminal.render(grid, colour)
     assert all(terminal.visible_length(line) <= 80 for line in lines)
@@ -405,7 +406,7 @@ def test_published_beside_ours_with_the_difference(example, truth, name, section
 
 def test_without_published_values_it_is_said_why(example, copy):
     assert "FERPlus-C: trained on ferplus" in example[1]
-    assert "No difference to the paper: it has no values for ferplus." in example[1]
+    assert "Not compared with the paper: it has no values for ferplus." in example[1]
     frame = pd.read_csv(example[0] / "report" / "table1.csv")
     assert frame[frame["dataset"] == "ferplus"]["published"].isna().all()
     assert frame[frame["dataset"] == "rafdb"]["published"].notna().all()

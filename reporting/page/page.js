@@ -25,8 +25,8 @@ const count = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
 const lossName = loss => Object.hasOwn(DATA.losses, loss) ? `${loss} (${DATA.losses[loss]})` : loss;
 const noiseName = noise => `${+(100 * noise).toFixed(2)} %`;
 const blockName = block => block.name + (block.demo ? " (demo)" : "");
-const runName = ({algorithm, variant, loss, noise, seed}) =>
-  [algorithm, ...(variant ? [variant] : []), loss, ...(noise ? [`noise ${noiseName(noise)}`] : []),
+const runName = ({algorithm, separating_settings: settings, loss, noise, seed}) =>
+  [algorithm, ...(settings ? [settings] : []), loss, ...(noise ? [`noise ${noiseName(noise)}`] : []),
     `seed ${seed}`].join(", ");
 
 /* As Python prints it in the tables: of two equally near the even one, where toFixed takes the larger */
@@ -116,9 +116,9 @@ function drawScores() {
   const chosen = (ADDRESS.get("metrics") ?? METRICS.slice(0, SHOWN).map(({name}) => name).join(",")).split(",");
 
   const filters = [
-    filterChoice("set", "Data set", String), filterChoice("algorithm", "Algorithm", String),
+    filterChoice("set", "Set", String), filterChoice("algorithm", "Algorithm", String),
     filterChoice("loss", "Loss", lossName), filterChoice("noise", "Label noise", noiseName)];
-  if (hasSettings) filters.push(filterChoice("settings", "Settings", text => text || "recipe"));
+  if (hasSettings) filters.push(filterChoice("settings", "Settings", text => text || "usual settings"));
 
   /* A select of the values of a column; returns a function that gives its filter for Tabulator */
   function filterChoice(field, text, nameOf) {
@@ -150,7 +150,7 @@ function drawScores() {
       const printed = show(metric.name, value[0]);
       const text = printed + (value[1] === null ? "" : ` ± ${show(metric.name, value[1])}`);
       return best.get(`${block} ${noise} ${field}`) === printed ?
-        make("strong", {class: "best", title: "best of its data set"}, text) : document.createTextNode(text);
+        make("strong", {class: "best", title: "best of its set and label noise"}, text) : document.createTextNode(text);
     };
   }
 
@@ -167,7 +167,7 @@ function drawScores() {
     initialSort: [{column: "set", dir: "asc"}, {column: `${DATA.ranked_by}_corrupted`, dir: "asc"}],
     columns: [
       {...text("algorithm", "algorithm", {frozen: true}), formatter: algorithmCell},
-      text("data set", "set", {visible: DATA.blocks.length > 1 && !NARROW}),
+      text("set", "set", {visible: DATA.blocks.length > 1 && !NARROW}),
       text("settings", "settings", {visible: hasSettings && !NARROW}),
       text("loss", "loss", {visible: !NARROW}),
       column("noise", "noise", noiseName, {...right, sorter: "number", visible: hasNoise}),
@@ -211,7 +211,7 @@ function drawScores() {
   drawFloors();
 }
 
-/* A row with the name of its data set, and for every metric the change from clean to corrupted images */
+/* A row with the name of its set, and for every metric the change from clean to corrupted images */
 function withChanges(row) {
   const changes = METRICS.map(({name}) => {
     const clean = row[`${name}_clean`], corrupted = row[`${name}_corrupted`];
@@ -220,7 +220,7 @@ function withChanges(row) {
   return {...row, set: blockName(DATA.blocks[row.block]), ...Object.fromEntries(changes)};
 }
 
-/* The best printed value of every column among the rows of one data set and label noise, where there are several */
+/* The best printed value of every column among the rows of one set and label noise, where there are several */
 function bestValues(data) {
   const best = new Map();
   for (const metric of METRICS) for (const domain of DOMAINS) {
@@ -262,7 +262,7 @@ function drawExplorer() {
     return;
   }
   let place = DATA.places.findIndex(([name, severity]) => name === "glass_blur" && severity === 3), buttons = [];
-  const set = choice($("choices"), "Data set", DATA.blocks.map((block, i) => [i, blockName(block)]), changeSet);
+  const set = choice($("choices"), "Set", DATA.blocks.map((block, i) => [i, blockName(block)]), changeSet);
   const models = ["Model A", "Model B"].map(text => choice($("choices"), text, [], draw));
   const metric = choice($("choices"), "Grid shows", METRICS.map(({name, label}) => [name, label]), drawGrid);
   const scoresOf = run => DATA.scores.find(entry => entry.block === +set.value && entry.run === run)?.values ?? {};
@@ -361,7 +361,7 @@ function drawReliability() {
     $("reliability").querySelector(".reliability").replaceChildren("No predictions to draw from.");
     return;
   }
-  const set = choice($("diagram-choices"), "Data set", blocks.map((block, i) => [i, blockName(block)]), changeSet);
+  const set = choice($("diagram-choices"), "Set", blocks.map((block, i) => [i, blockName(block)]), changeSet);
   let chart, chosen, shown;
   const find = (algorithm, domain) => losses.map(([loss]) => blocks[set.value].reliability.find(entry =>
     entry.algorithm === algorithm && entry.domain === domain && entry.loss === loss));
@@ -468,8 +468,8 @@ function drawRuns() {
 function allScores() {
   const quoted = value => /[",\n\r]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value;
   const ofBlock = ["dataset", "protocol", "image_size", "set", "set_version", "n", "precision"];
-  const ofRun = ["algorithm", "loss", "noise", "variant", "seed"];  // the variant is called settings, as in tables
-  const heads = ofRun.map(key => key === "variant" ? "settings" : key);
+  const ofRun = ["algorithm", "loss", "noise", "separating_settings", "seed"];
+  const heads = ofRun.map(key => key === "separating_settings" ? "settings" : key);  // as in tables
   const lines = [[...ofBlock, ...heads, "corruption", "severity", "metric", "value"]];
   for (const {run, block, values} of DATA.scores) {
     const keys = [...ofBlock.map(key => DATA.blocks[block][key]), ...ofRun.map(key => DATA.runs[run][key])];

@@ -1,8 +1,8 @@
 """The numbers in the squares of a matrix, as one artist of matplotlib: the heat maps of a report have thousands.
 
-`plots.py` adds a `CellNumbers` to a panel in the place of one text object for each square. The picture is the same; the
-size of each distinct text is measured once, not once for each square, which saves a third of the CPU time. matplotlib
-is imported at the top here, so plots.py imports this module where a figure is made.
+`plots.py` adds a `SquareNumbers` to a panel in the place of one text object for each square. The picture is the same;
+the size of each distinct text is measured once, not once for each square, which saves a third of the CPU time.
+matplotlib is imported at the top here, so plots.py imports this module where a figure is made.
 """
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
 
 
-class CellNumber(NamedTuple):
+class SquareNumber(NamedTuple):
     """A text in the middle of a square."""
 
     x: float
@@ -25,10 +25,10 @@ class CellNumber(NamedTuple):
     colour: str
 
 
-class CellNumbers(Artist):
+class SquareNumbers(Artist):
     """Short texts of one font in a panel, each centred on its square, with the figure's standard size of letters."""
 
-    def __init__(self, panel: Axes, numbers: Sequence[CellNumber]) -> None:
+    def __init__(self, panel: Axes, numbers: Sequence[SquareNumber]) -> None:
         super().__init__()
         self.panel = panel
         self.numbers = list(numbers)
