@@ -1,7 +1,10 @@
-"""How fast make_fer_c.py builds, compared with a floor: the same bytes encoded, hashed and written, nothing corrupted.
+"""How fast make_fer_c.py builds, compared with a lower bound: the same bytes encoded, hashed and written,
+nothing corrupted.
 
-  python benchmarks/build.py                     images/s with 1 and 2 workers, PNG and JPEG; memory; how cost grows
-  python benchmarks/build.py --only encoders     file formats: time, bytes and what they change
+  python benchmarks/build.py                     all parts: images/s with 1 and 2 workers, PNG and JPEG; memory; growth
+  python benchmarks/build.py --only bound        one part: images/s, the lower bound and memory
+  python benchmarks/build.py --only growth       one part: how time and disk grow with the number of images
+  python benchmarks/build.py --only encoders     one part: file formats, their time, bytes and change of the pixels
 
 Drawn faces, 224 pixels, default constants. A build is the whole command in processes of its own. Two builds of
 different size are timed, so that their difference leaves the start-up out. The ratio is that of CPU time, which other
@@ -37,21 +40,21 @@ from datasets.images import read_image  # noqa: E402
 from support import cli  # noqa: E402
 
 SIZE, QUALITY = 224, 95
-FEW = 8  # source images of the smaller of two builds; the floor uses their forms
+FEW = 8  # source images of the smaller of two builds; the lower bound uses their forms
 MADE = {"seed": 0, "constants": constants("fer-c", SIZE)}
 TICK = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
 class Args:
-    only: Literal["all", "floor", "growth", "encoders"] = "all"
+    only: Literal["all", "bound", "growth", "encoders"] = "all"
     """which part of the benchmark to run"""
     images: int = 200
     """number of source images of a build"""
     repeat: int = 1
-    """number of builds and floors, in turn; the best of each counts"""
+    """number of times that a build and its lower bound are measured, in turn; the best of each counts"""
     formats: tuple[Literal["png", "jpg"], ...] = ("png", "jpg")
-    """file formats of the part `floor`"""
+    """file formats of the part `bound`"""
     growth: tuple[int, ...] = (50, 100, 200, 400)
     """numbers of source images of the builds that show how the cost grows"""
     scratch: Path | None = None
@@ -64,8 +67,8 @@ def main(args: Args) -> None:
         # one process compiles the loops and draws the faces before anything is measured
         build(folder, 1, 1, "png")
         print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start")
-        if args.only in ("all", "floor"):
-            show_floor(folder, args)
+        if args.only in ("all", "bound"):
+            show_bound(folder, args)
         if args.only in ("all", "growth"):
             show_growth(folder, args.growth)
         if args.only in ("all", "encoders"):
@@ -74,20 +77,21 @@ def main(args: Args) -> None:
         shutil.rmtree(folder)
 
 
-def show_floor(folder: Path, args: Args) -> None:
-    """Print speed and memory of builds, and of the floor."""
-    print("corrupted images a second, and ms of CPU an image; memory: the largest worker process and the builder")
+def show_bound(folder: Path, args: Args) -> None:
+    """Print speed and memory of builds, and the lower bound."""
+    print("corrupted images a second, and ms of CPU time an image; memory: the largest worker process and the builder")
     count, forms = args.images, forms_of(folder, FEW)
     for kind in args.formats:
         for workers in (1, 2):
             turns = [(build(folder, FEW, workers, kind), build(folder, count, workers, kind),
-                      floor(folder, forms, max(workers, count // FEW), workers, kind)) for _ in range(args.repeat)]
-            small, large, (floor_wall, floor_cpu) = (np.min([side[:2] for side in sides], 0)
+                      lower_bound(folder, forms, max(workers, count // FEW), workers, kind))
+                     for _ in range(args.repeat)]
+            small, large, (bound_wall, bound_cpu) = (np.min([side[:2] for side in sides], 0)
                                                      for sides in zip(*turns, strict=True))
             wall, cpu = (large - small) / (count - FEW) / len(CELLS)
             memory = np.max([[side[2:4] for side in turn[:2]] for turn in turns], (0, 1))
-            print(f"  {kind}, {workers} workers: {1 / wall:4.0f}/s {1e3 * cpu:5.2f} ms   floor {1 / floor_wall:5.0f}/s "
-                  f"{1e3 * floor_cpu:5.2f} ms   ratio {floor_cpu / cpu:.2f} (wall {floor_wall / wall:.2f})   start-up "
+            print(f"  {kind}, {workers} workers: {1 / wall:4.0f}/s {1e3 * cpu:5.2f} ms   bound {1 / bound_wall:5.0f}/s "
+                  f"{1e3 * bound_cpu:5.2f} ms   ratio {bound_cpu / cpu:.2f} (wall {bound_wall / wall:.2f})   start-up "
                   f"{small[0] - FEW * len(CELLS) * wall:4.1f} s   memory {memory[0]:.0f} and {memory[1]:.0f} MiB",
                   flush=True)
 
@@ -123,7 +127,7 @@ def build(folder: Path, count: int, workers: int, kind: str) -> tuple[float, flo
     began = time.perf_counter()
     process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     cpu, memory, builder = {}, {}, process.pid
-    while process.poll() is None:  # children of the fork server are nobody's in getrusage
+    while process.poll() is None:  # getrusage does not count the children of the fork server
         for pid in descendants(builder):
             try:
                 fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
@@ -163,8 +167,8 @@ def forms_of(folder: Path, count: int) -> list[np.ndarray]:
     return [make_form(image, name, *cell, MADE) for name, image in clean.items() for cell in CELLS]
 
 
-def floor(folder: Path, forms: list[np.ndarray], times: int, workers: int, kind: str) -> tuple[float, float]:
-    """Wall and CPU seconds for each image, where the corruption takes no time."""
+def lower_bound(folder: Path, forms: list[np.ndarray], times: int, workers: int, kind: str) -> tuple[float, float]:
+    """Wall and CPU seconds for each corrupted image if computing it took no time."""
     def work(number: int, queue: Any) -> None:
         cv2.setNumThreads(1)
         began = time.process_time()
@@ -172,11 +176,11 @@ def floor(folder: Path, forms: list[np.ndarray], times: int, workers: int, kind:
             for i, form in enumerate(forms):
                 data = building_forms.encode(form, kind, QUALITY)
                 hashlib.sha256(data).hexdigest()
-                (folder / f"floor/{i % len(CELLS)}/{n}-{i}.{kind}").write_bytes(data)
+                (folder / f"bound/{i % len(CELLS)}/{n}-{i}.{kind}").write_bytes(data)
         queue.put(time.process_time() - began)
 
     for cell in range(len(CELLS)):
-        (folder / f"floor/{cell}").mkdir(parents=True)
+        (folder / f"bound/{cell}").mkdir(parents=True)
     context = multiprocessing.get_context("fork")
     queue, began = context.Queue(), time.perf_counter()
     processes = [context.Process(target=work, args=(number, queue)) for number in range(workers)]
@@ -186,7 +190,7 @@ def floor(folder: Path, forms: list[np.ndarray], times: int, workers: int, kind:
     for process in processes:
         process.join()
     seconds = time.perf_counter() - began
-    shutil.rmtree(folder / "floor")
+    shutil.rmtree(folder / "bound")
     return seconds / times / len(forms), cpu / times / len(forms)
 
 

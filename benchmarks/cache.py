@@ -3,7 +3,7 @@
   python -m benchmarks.cache                 draws faces into a temporary folder; about a minute
 
 The loader is the one that training uses (`compute.batches`), at 224 pixels, in shuffled batches. Pictures are drawn
-faces stored as two data sets keep theirs: JPEG of 512x512 (AffectNet, old distribution), PNG of 224x224 (demo). Each
+faces stored as two data sets keep theirs: JPEG of 512x512 (AffectNet, old release), PNG of 224x224 (demo). Each
 repetition measures an uncached epoch and then one of the cached loader, whose first epoch is not counted; the best of
 each counts. The cache fits into memory here. Processor time is that of all processes: other programs on the machine
 disturb it less than they disturb the clock.
@@ -29,7 +29,7 @@ from support import cli
 from support.random_streams import keyed_rng
 from training.options import MachineOptions
 
-FORMS = {"jpg": 512, "png": 224}  # suffix: side in pixels
+FILE_KINDS = {"jpg": 512, "png": 224}  # suffix: side in pixels
 
 
 @dataclass
@@ -53,7 +53,7 @@ def main(args: Args) -> None:
         pictures = [face.image for face in faces("train", args.images)]
         print(f"{args.images} pictures at {args.size} pixels, batches of {args.batch_size}, {args.workers} workers for "
               f"the uncached loader, {len(os.sched_getaffinity(0))} cores")
-        for suffix, side in FORMS.items():
+        for suffix, side in FILE_KINDS.items():
             frame = write(Path(folder), suffix, side, pictures)
             compare(fabric, args, Path(folder), frame, f"{suffix} of {side}x{side}")
 
@@ -79,9 +79,10 @@ def compare(fabric: Fabric, args: Args, root: Path, frame: pd.DataFrame, title: 
             best[name] = np.minimum(best[name], epoch(fabric, args, images, 1 + repetition))
     print(f"{title}: the cache is filled in {filled:.1f} s")
     for name, (seconds, work) in best.items():
-        print(f"  {name:16}{len(frame) / seconds:9.0f} images/s{1e3 * work / len(frame):9.3f} ms of processor an image")
+        print(f"  {name:16}{len(frame) / seconds:9.0f} images/s{1e3 * work / len(frame):9.3f} ms of processor time an "
+              "image")
     seconds, work = best["uncached"] / best["cached, epoch 2"]
-    print(f"  cached / uncached: {seconds:.1f} times the images/s, {work:.1f} times less processor", flush=True)
+    print(f"  cached / uncached: {seconds:.1f} times the images/s, {work:.1f} times less processor time", flush=True)
 
 
 def epoch(fabric: Fabric, args: Args, images: Images, number: int) -> np.ndarray:

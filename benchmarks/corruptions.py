@@ -36,7 +36,7 @@ from support.random_streams import keyed_rng
 from tests import reference
 
 
-# `form(name, severity)` gives a corrupted image; the number of repetitions after the first.
+# (form, repetitions). `form(name, severity)` gives a corrupted image; repetitions: besides the first, which warms up.
 Contender = tuple[Callable[[str, int], np.ndarray], int]
 
 

@@ -1,13 +1,14 @@
 """How long AffectNet's labels take to load at full size, and how much memory.
 
-  python -m benchmarks.labels        writes 1.9 million small files (4 GB) to a temporary folder and removes them, which
-                                     takes nearly all of the time; --fraction .01 for a quick look
+  python -m benchmarks.labels                    writes 1.9 million small files (4 GB), which takes most of the time
+  python -m benchmarks.labels --fraction .01     a quick look
 
-Both distributions are written with the official number of rows and stand-ins for the pictures, files of no length, as
-loading labels opens none. Old: training.csv with 414,800 rows of 1 kB, 287,651 of them usable. March 2021: four npy
-files each for 287,651 training and 4,000 validation images. Every load is a process of its own, so that its peak memory
-is its own; files are in the system's cache, having just been written. The seconds of processing are those of all
-threads: they bear other programs on the machine better than the clock does. Target for the CSV file: 10 s and 1.5 GiB.
+The files go to a temporary folder, which is removed at the end. Both releases are written with the official number of
+rows. Empty files stand in for the pictures, because loading labels opens none. Old: training.csv with 414,800 rows of
+1 kB, 287,651 of them usable. March 2021: four npy files each for 287,651 training and 4,000 validation images. Every
+load is a process of its own, so that its peak memory is its own; files are in the system's cache, having just been
+written. The seconds of processor time are those of all threads: other programs on the machine change them less than
+they change the time by the clock. Target for the CSV file: 10 s and 1.5 GiB.
 """
 import json
 import os
@@ -29,7 +30,7 @@ from support.random_streams import keyed_rng
 
 # Rows of the official lists. TRAIN_COUNTS and 500 of each class are those with an expression.
 ROWS = {"train": 414_800, "test": 5_500}
-SECONDS, MEMORY = 10, 1.5  # target for the old distribution: s, GiB
+SECONDS, MEMORY = 10, 1.5  # target for the old release: s, GiB
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Args:
     """fraction of the official number of rows that is written; less than 1 for a quick look"""
     folder: Path | None = None
     """where to write the layouts (default: a temporary folder, removed at the end)"""
-    load: str = ""
+    load: str | None = None
     """measure one split of the layout in --folder and print JSON: what the benchmark runs in processes of its own"""
 
 
@@ -57,18 +58,18 @@ def main(args: Args) -> None:
 def report_old(root: Path, fraction: float) -> None:
     rows = write_old(root, fraction)
     size = (root / affectnet.LIST_PLACES[0] / "training.csv").stat().st_size
-    print(f"old distribution: training.csv of {rows:,} rows, {size / 2**20:.0f} MiB")
+    print(f"old release: training.csv of {rows:,} rows, {size / 2**20:.0f} MiB")
     for split in ("train", "val", "test"):
         taken = in_process(root, split)
         show(f"load_split {split}", taken)
         if split == "train":
             within = taken["work"] < SECONDS and taken["memory"] < MEMORY
-    print(f"  train {'keeps to' if within else 'MISSES'} {SECONDS} s of processing and {MEMORY} GiB", flush=True)
+    print(f"  train {'keeps to' if within else 'MISSES'} {SECONDS} s of processor time and {MEMORY} GiB", flush=True)
 
 
 def report_2021(root: Path, fraction: float) -> None:
     files = write_2021(root, fraction)
-    print(f"distribution of March 2021: {files:,} npy files in train_set")
+    print(f"release of March 2021: {files:,} npy files in train_set")
     first, kept = (in_process(root, "train") for _ in range(2))
     show("load_split train, files read", first)
     show("load_split train, scan kept", kept)
@@ -82,8 +83,8 @@ def in_process(root: Path, split: str) -> dict[str, float]:
 
 
 def measure(root: Path, split: str) -> dict[str, float]:
-    """Load a split; images found, seconds by the clock and of processing, and the peak of this process in GiB (as the
-    system keeps it: getrusage would start at the peak of the process that started this one)."""
+    """Load a split. Returns the number of images, seconds by the clock, seconds of processor time, and the peak memory
+    of this process in GiB (from /proc: getrusage would begin with the peak of the process that started this one)."""
     began, work = time.perf_counter(), time.process_time()
     images = len(load_split("affectnet", root, split).frame)
     seconds, work = time.perf_counter() - began, time.process_time() - work
@@ -92,7 +93,7 @@ def measure(root: Path, split: str) -> dict[str, float]:
 
 
 def show(title: str, taken: dict[str, float]) -> None:
-    print(f"  {title:30}{taken['images']:9,} images{taken['seconds']:8.2f} s ({taken['work']:.2f} s of processing)"
+    print(f"  {title:30}{taken['images']:9,} images{taken['seconds']:8.2f} s ({taken['work']:.2f} s of processor time)"
           f"{taken['memory']:7.2f} GiB at most", flush=True)
 
 

@@ -3,8 +3,8 @@
   python -m benchmarks.report                        100 runs: 2 data sets, 5 algorithms, 2 losses, 5 seeds, 56 images
   python -m benchmarks.report --folder DIR --keep    keeps the runs in DIR, to look at them or to profile
 
-The runs are made up: their logits are drawn. The built sets are real ones of drawn faces, so that every figure is
-drawn. Target: under a minute on two cores.
+The runs are not trained: their logits are random numbers. The built sets are real ones of drawn faces, so that the
+report draws every figure. Target: under a minute on two cores.
 """
 import contextlib
 import io
@@ -31,6 +31,7 @@ from support.random_streams import keyed_rng
 TARGET = 60  # seconds, of the first report
 ALGORITHMS = ("baseline", "SCN", "DMUE", "RUL", "swinv2")
 LOSSES = ("ce", "maxent+mbls")
+DATASETS = ("demo", "ferplus", "rafdb", "affwild", "affectnet")  # one for each set
 
 
 @dataclass
@@ -40,18 +41,20 @@ class Args:
     keep: bool = False
     """keep the folder; without it everything is removed at the end"""
     sets: int = 2
-    """built sets, each of a data set of its own"""
+    """built sets, at most 5, each of a data set of its own"""
     seeds: int = 5
-    """runs of every algorithm and loss on every set"""
+    """number of runs of every algorithm and loss on every set"""
     images: int = 56
-    """of every set"""
+    """number of images of every set"""
     image_size: int = 64
-    """of every set, in pixels"""
+    """side of the images of every set (pixels)"""
 
 
 def main(args: Args) -> None:
     if args.folder and args.folder.exists():
         raise UserError(f"--folder {args.folder} exists: give a new one")
+    if not 1 <= args.sets <= len(DATASETS):
+        raise UserError(f"--sets {args.sets}: give 1 to {len(DATASETS)}")
     folder = args.folder or Path(tempfile.mkdtemp(prefix="benchmark-report-"))
     try:
         runs = make_all(folder, args)
@@ -66,9 +69,8 @@ def main(args: Args) -> None:
 
 
 def make_all(folder: Path, args: Args) -> Path:
-    """Build the sets and make up the runs. Returns the folder of the runs."""
-    datasets = ("demo", "ferplus", "rafdb", "affwild", "affectnet")[:args.sets]
-    for number, dataset in enumerate(datasets):
+    """Build the sets and write the runs. Returns the folder of the runs."""
+    for number, dataset in enumerate(DATASETS[:args.sets]):
         built = build_set(folder, f"Set{number}-C", args.images, args.image_size)
         for script in ALGORITHMS:
             for loss in LOSSES:
@@ -88,7 +90,7 @@ def build_set(folder: Path, name: str, images: int, image_size: int) -> BuiltSet
 
 def make_run(runs: Path, built: BuiltSet, script: str, loss: str, seed: int, dataset: str = "demo",
              precision: str = "32", notes: str = "", **settings: object) -> Path:
-    """A finished and scored run with drawn logits, as training and evaluation leave it.
+    """A finished and scored run with random logits, as training and evaluation leave it.
 
     settings: entries of args.json besides the usual ones. Returns the run's folder."""
     recipe = {"protocol": "paper", "image_size": built.made_with["size"], "epochs": 3, "lr": 2.5e-4, "margin": 8.0}
@@ -107,7 +109,7 @@ def make_run(runs: Path, built: BuiltSet, script: str, loss: str, seed: int, dat
 
 
 def write_scores(folder: Path, built: BuiltSet, rng: np.random.Generator, precision: str, notes: str) -> None:
-    """predictions/ and scores.csv of a run, from drawn logits."""
+    """predictions/ and scores.csv of a run, from random logits."""
     out = folder / run_folder.PREDICTIONS_FOLDER / built.folder.name
     labels = built.frame["expression"].to_numpy(np.int64)
     truth = np.eye(len(built.classes))[labels]

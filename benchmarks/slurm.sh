@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds Demo-C as a Slurm job array of three shards and a merge, as the README shows it, on a cluster of this one machine
-# (real slurmctld, slurmd and munged in a temporary folder), and compares the checksums with one build. Then trains and
-# scores a small sweep on it as an array.
+# Builds Demo-C as a Slurm job array of three shards and a merge, as docs/scaling.md shows it, on a cluster of this one
+# machine (real slurmctld, slurmd and munged in a temporary folder), and compares the checksums with those of one build.
+# Then trains and scores a small sweep as a second job array on the same cluster.
 #   apt-get install slurmctld slurmd slurm-client munge    then, as root: bash benchmarks/slurm.sh [images, default 24]
 # Stops nothing but what it started. FERC_PYTHON: which Python (default .venv/bin/python).
 set -eu

@@ -6,8 +6,8 @@
 Ours: the step as the scripts take it (channels last, `--precision auto`, fused Adam, normalisation on the device).
 Plain: float32 in NCHW, images normalised beforehand, Adam with torch's defaults. For DMUE the plain loop has the form
 of the published code: every expert runs twice a step, each time on the images picked out for it, and inference computes
-all experts and their logits too. Both take turns in the same process; the best of the repetitions counts. At the end an
-epoch with the cache of decoded images is compared with the same number of steps on one batch.
+all experts and their logits too. Both take turns in the same process; the best of the repetitions counts. After the
+baseline, an epoch with the cache of decoded images is compared with the same number of steps on one batch.
 """
 import tempfile
 import time
@@ -51,8 +51,8 @@ class Args:
     """steps in a repetition"""
     repeat: int = 3
     """repetitions, of which the best counts"""
-    only: str = ""
-    """one algorithm: baseline, SCN, DMUE, RUL or swinv2"""
+    only: str | None = None
+    """one algorithm: baseline, SCN, DMUE, RUL or swinv2 (default: all)"""
     compile: bool = False
     """use torch.compile for our side"""
 
