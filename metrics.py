@@ -2,8 +2,8 @@
 
 Words: probs (N, K) are probabilities of N images and K classes, whose rows sum to 1. The prediction of an image is the
 class with the highest probability (the first of equal ones), its confidence is that probability. The target is the
-label as a distribution over the classes, one-hot or soft. The accuracy of an image is target[prediction], the
-probability that the prediction is right; the score `accuracy` always takes the hard label instead.
+label as a distribution over the classes, one-hot or soft. The correctness of an image is target[prediction], the
+probability that its prediction is right. (The score `accuracy` always takes the hard label instead.)
 
 Everything is computed in float64. Scores are fractions in 0..1 (`brier` and `cece_sum`: in 0..2); likelihoods and `kl`
 are in nats. Names that end in `_released` repeat what the release of FER-C (arXiv 2312.11542) computes, for comparison
@@ -45,20 +45,20 @@ def summary(probs: ArrayLike, labels: ArrayLike, soft_labels: ArrayLike | None =
     # almost no time, so the images are put in the order of their confidence here, once.
     order = np.argsort(probs.max(1), kind="stable")
     confidence = probs.max(1)[order]
-    accuracy = expected_accuracy(target, prediction)[order]
-    released = max_rule_accuracy(target, prediction)[order]
+    correctness = expected_correctness(target, prediction)[order]
+    released = max_rule_correctness(target, prediction)[order]
 
     scores = {
         "accuracy": (prediction == labels).mean(),
         "macro_f1": macro_f1(labels, prediction, probs.shape[1]),
         "nll": -(target * log_p).sum(1).mean(),
         "brier": ((target - probs) ** 2).sum(1).mean(),
-        "ece": ece(confidence, accuracy),
-        "mce": mce(confidence, accuracy),
-        "adaece": adaece(confidence, accuracy),
+        "ece": ece(confidence, correctness),
+        "mce": mce(confidence, correctness),
+        "adaece": adaece(confidence, correctness),
         "cece": classwise.mean(),
         "cece_sum": classwise.sum(),
-        "kse": kse(confidence, accuracy),
+        "kse": kse(confidence, correctness),
         "nll_released": nll_released(probs, target, released_batch),
         "macro_f1_released": macro_f1(labels, prediction, probs.shape[1], occurring_only=True),
         "ece_released": ece(confidence, released),
@@ -90,17 +90,17 @@ def entropy(target: np.ndarray) -> np.ndarray:
     return -(target * np.log(np.where(target > 0, target, 1))).sum(1)
 
 
-def expected_accuracy(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+def expected_correctness(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """The target's probability of the predicted class, (N,). target: (N, K). prediction: integers (N,)."""
     return target[np.arange(len(target)), prediction]
 
 
-def max_rule_accuracy(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """The soft accuracy of the FER-C release, (N,): max(target) where the prediction is the class with the largest
-    target, else 1 - max(target).
+def max_rule_correctness(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """The correctness that the FER-C release computes, (N,): max(target) where the prediction is the class with the
+    largest target, else 1 - max(target).
 
-    With more than two classes it overstates the accuracy of wrong predictions. For one-hot targets it equals
-    `expected_accuracy`. target: (N, K). prediction: integers (N,).
+    With more than two classes it overstates the correctness of wrong predictions. For one-hot targets it equals
+    `expected_correctness`. target: (N, K). prediction: integers (N,).
     """
     top = target.max(1)
     return np.where(prediction == target.argmax(1), top, 1 - top)
@@ -131,33 +131,35 @@ def nll_released(probs: np.ndarray, target: np.ndarray, batch: int = RELEASED_BA
     return np.mean([per_sample[start : start + batch].mean() for start in range(0, len(per_sample), batch)])
 
 
-def ece(confidence: ArrayLike, accuracy: ArrayLike, bins: int = BINS) -> float:
+def ece(confidence: ArrayLike, correctness: ArrayLike, bins: int = BINS) -> float:
     """Expected calibration error (arXiv 1706.04599, eq. 3): sum_b n_b/N |accuracy_b - confidence_b| over bins
-    (b/bins, (b+1)/bins], the first closed at 0. confidence, accuracy: (N,) in 0..1. Raises ValueError where they do not
-    fit or are NaN."""
-    confidence, accuracy = _checked_pair(confidence, accuracy)
-    gap = np.bincount(_bin(confidence, bins), accuracy - confidence, bins)
+    (b/bins, (b+1)/bins], the first closed at 0. accuracy_b is the mean correctness of the images in bin b.
+
+    confidence, correctness: (N,) in 0..1. Raises ValueError where they do not fit or are NaN.
+    """
+    confidence, correctness = _checked_pair(confidence, correctness)
+    gap = np.bincount(_bin(confidence, bins), correctness - confidence, bins)
     return np.abs(gap).sum() / len(confidence)
 
 
-def mce(confidence: ArrayLike, accuracy: ArrayLike, bins: int = BINS) -> float:
+def mce(confidence: ArrayLike, correctness: ArrayLike, bins: int = BINS) -> float:
     """Maximum calibration error (arXiv 1706.04599, eq. 5): the largest |accuracy_b - confidence_b| of `ece`'s bins."""
-    confidence, accuracy = _checked_pair(confidence, accuracy)
+    confidence, correctness = _checked_pair(confidence, correctness)
     index = _bin(confidence, bins)
-    gap = np.bincount(index, accuracy - confidence, bins)
+    gap = np.bincount(index, correctness - confidence, bins)
     return np.max(np.abs(gap) / np.maximum(np.bincount(index, minlength=bins), 1))  # an empty bin has gap 0
 
 
-def adaece(confidence: ArrayLike, accuracy: ArrayLike, bins: int = BINS, open_first: bool = False) -> float:
+def adaece(confidence: ArrayLike, correctness: ArrayLike, bins: int = BINS, open_first: bool = False) -> float:
     """Adaptive ECE (arXiv 2002.09437): bins with equally many samples, edges interpolated in the sorted confidences.
 
     Bins are (low, high], the first closed; `open_first` drops the least confident samples, as the FER-C
     release does.
     """
-    confidence, accuracy = _checked_pair(confidence, accuracy)
+    confidence, correctness = _checked_pair(confidence, correctness)
     n = len(confidence)
     edges = np.interp(np.linspace(0, n, bins + 1), np.arange(n), np.sort(confidence, kind="stable"))
-    gap = accuracy - confidence
+    gap = correctness - confidence
     if open_first:
         gap = np.where(confidence > edges[0], gap, 0)
     return np.abs(np.bincount(np.searchsorted(edges[1:-1], confidence), gap, bins)).sum() / n
@@ -172,16 +174,17 @@ def classwise_ece(probs: ArrayLike, target: ArrayLike, bins: int = BINS) -> np.n
     return np.abs(gap).reshape(num_classes, bins).sum(1) / n
 
 
-def kse(confidence: ArrayLike, accuracy: ArrayLike, inside_ties: bool = False) -> float:
-    """Kolmogorov-Smirnov error (arXiv 2006.12800): max |cumulated confidence - cumulated accuracy| / N, by confidence.
+def kse(confidence: ArrayLike, correctness: ArrayLike, inside_ties: bool = False) -> float:
+    """Kolmogorov-Smirnov error (arXiv 2006.12800): max |cumulated confidence - cumulated correctness| / N, where the
+    images are in the order of their confidence.
 
     The maximum is taken after the last of equal confidences, so that the order of the input does not matter. With
     `inside_ties` it is taken after every sample, in the order given among equals, as in the FER-C release.
     """
-    confidence, accuracy = _checked_pair(confidence, accuracy)
+    confidence, correctness = _checked_pair(confidence, correctness)
     order = np.argsort(confidence, kind="stable")
-    confidence, accuracy = confidence[order], accuracy[order]
-    difference = np.abs(np.cumsum(confidence - accuracy))
+    confidence, correctness = confidence[order], correctness[order]
+    difference = np.abs(np.cumsum(confidence - correctness))
     if not inside_ties:
         is_last_of_equals = np.append(np.diff(confidence) > 0, True)
         difference = difference[is_last_of_equals]
@@ -190,15 +193,15 @@ def kse(confidence: ArrayLike, accuracy: ArrayLike, inside_ties: bool = False) -
 
 def reliability(probs: ArrayLike, labels: ArrayLike, soft_labels: ArrayLike | None = None,
                 bins: int = BINS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a reliability diagram shows of `ece`'s bins: (count, mean confidence, mean accuracy), arrays (bins,), the
+    """What a reliability diagram shows of `ece`'s bins: (count, mean confidence, mean correctness), arrays (bins,), the
     means NaN in empty bins. Arguments and errors as in `summary`."""
     probs, _, target = _checked(probs, labels, soft_labels)
     confidence = probs.max(1)
     index = _bin(confidence, bins)
     count = np.bincount(index, minlength=bins)
     size = np.where(count > 0, count, np.nan)
-    accuracy = expected_accuracy(target, probs.argmax(1))
-    return count, np.bincount(index, confidence, bins) / size, np.bincount(index, accuracy, bins) / size
+    correctness = expected_correctness(target, probs.argmax(1))
+    return count, np.bincount(index, confidence, bins) / size, np.bincount(index, correctness, bins) / size
 
 
 def ece_floor(confidences: ArrayLike, n: int, repeats: int = 200, seed: int = 0) -> float:
@@ -241,17 +244,18 @@ def _numbers(name: str, values: ArrayLike) -> np.ndarray:
     return values.astype(np.float64, copy=False)
 
 
-def _checked_pair(confidence: ArrayLike, accuracy: ArrayLike, tolerance: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
+def _checked_pair(confidence: ArrayLike, correctness: ArrayLike,
+                  tolerance: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
     """Both as float64 (N,). Raises ValueError where they do not fit, or lie outside 0..1 by more than `tolerance`."""
-    confidence, accuracy = _numbers("confidence", confidence), _numbers("accuracy", accuracy)
-    if confidence.ndim != 1 or confidence.shape != accuracy.shape or not len(confidence):
+    confidence, correctness = _numbers("confidence", confidence), _numbers("correctness", correctness)
+    if confidence.ndim != 1 or confidence.shape != correctness.shape or not len(confidence):
         raise ValueError(
-            f"confidence and accuracy must be (N,) with N > 0, not {confidence.shape} and {accuracy.shape}"
+            f"confidence and correctness must be (N,) with N > 0, not {confidence.shape} and {correctness.shape}"
         )
-    for name, values in (("confidence", confidence), ("accuracy", accuracy)):
+    for name, values in (("confidence", confidence), ("correctness", correctness)):
         if values.min() < -tolerance or values.max() > 1 + tolerance:
             raise ValueError(f"{name} must lie in 0..1, but runs from {values.min():.6g} to {values.max():.6g}")
-    return confidence, accuracy
+    return confidence, correctness
 
 
 def _checked(probs: ArrayLike, labels: ArrayLike,

@@ -185,7 +185,8 @@ build() {  # data set: builds the set of its test split, after that of the data 
   if [ -n "$other" ]; then
     local file=$data/${title[$other]}-C$variant/gmm.json
     [[ " ${sets[*]} " != *" $other "* ]] || after=build/$other
-    [[ -z "$after" && ! -f "$file" ]] || gmm=(--gmm "$file")
+    # with the other set's mixture, where that set is built in this sweep or was built before
+    if [[ -n "$after" || -f "$file" ]]; then gmm=(--gmm "$file"); fi
   fi
   job "build/$set" "$after" "$python" make_fer_c.py --dataset "$set" --root "$data/$set" \
     --out "$data/${title[$set]}-C$variant" "${gmm[@]}" "${size[@]}" "${protocol_option[@]}"

@@ -27,7 +27,7 @@ them. As for every algorithm, the protocol also changes what training/options.py
 
 Inference: only the main branch is used, so it costs no more than the baseline.
 
-Cost: 22 s an epoch of the demo on one core (2.5 GHz), measured.
+Cost: 22 s an epoch of an earlier demo (448 images of 48 pixels) on one core (2.5 GHz), measured.
 
   python train_DMUE.py --dataset affectnet --calib
   torchrun --nproc-per-node 4 train_DMUE.py --dataset affectnet

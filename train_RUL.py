@@ -17,7 +17,7 @@ training/options.py lists in `RELEASED`.
 
 Inference: one pass of the network; nothing is mixed.
 
-Cost: 6 s an epoch of the demo on one core (2.5 GHz), measured.
+Cost: 6 s an epoch of an earlier demo (448 images of 48 pixels) on one core (2.5 GHz), measured.
 
   python train_RUL.py --dataset affectnet --calib
   torchrun --nproc-per-node 4 train_RUL.py --dataset affectnet

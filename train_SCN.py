@@ -19,7 +19,7 @@ every algorithm, the protocol also changes what training/options.py lists in `RE
 
 Inference: one pass of the network; the logits are multiplied by the attention weight.
 
-Cost: 7 s an epoch of the demo on one core (2.5 GHz), measured.
+Cost: 7 s an epoch of an earlier demo (448 images of 48 pixels) on one core (2.5 GHz), measured.
 
   python train_SCN.py --dataset rafdb --calib
   torchrun --nproc-per-node 4 train_SCN.py --dataset rafdb

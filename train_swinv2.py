@@ -11,7 +11,7 @@ Released: --protocol released applies weight decay to all parameters, and puts t
 the ImageNet classifier. (The FER-C release also decodes clean images at 256 pixels; this script does not.) As for
 every algorithm, the protocol also changes what training/options.py lists in `RELEASED`.
 
-Cost: 27 s an epoch of the demo on one core (2.5 GHz), measured.
+Cost: 27 s an epoch of an earlier demo (448 images of 48 pixels) on one core (2.5 GHz), measured.
 
   python train_swinv2.py --dataset rafdb --calib
   torchrun --nproc-per-node 4 train_swinv2.py --dataset rafdb

@@ -1,8 +1,11 @@
 """manifest.json: what a set was made with. It is checked key by key, since it decides which scores may be compared.
 
 `made_with` are the settings and digests from which the bytes of the set follow; build.json of an unfinished set holds
-the same and `files`: which files are kept (state.py). The rest are facts about the finished set. `set_version` is a
-hash of the settings in `IDENTITY`: scores on two sets may be compared where their set versions are equal.
+the same and `files`: which files are kept (state.py). The rest are facts about the finished set.
+
+`set_version` is a hash of the settings in `IDENTITY`: scores on two sets may be compared where their set versions are
+equal. It does not cover the pictures. Copies of a data set with the same ids and labels but other pictures give one
+set version; `sources`, a digest of the source pictures, and `content`, a hash of all files of the set, tell them apart.
 """
 import json
 from collections.abc import Mapping

@@ -1,4 +1,6 @@
-"""The label of an image before softening: its distribution in the split, or its given label fused with a mixture.
+"""The parts of an image's label before softening: a distribution, and the weight of the given label beside it.
+
+The callers fuse the parts: building/plan.py for a set, training/run.py for the targets of a training.
 
 FER-C (arXiv:2312.11542) describes the ambiguity of a face by a label distribution over the K classes, in three steps:
 

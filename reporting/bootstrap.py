@@ -243,7 +243,7 @@ def score_resamples(probs: np.ndarray, labels: np.ndarray, target: np.ndarray, c
         raise ValueError(f"predictions of shape {probs.shape} for labels of shape {target.shape}")
     clusters, num_classes, bins = weights.shape[1], probs.shape[1], metrics.BINS
     prediction, confidence = probs.argmax(1), probs.max(1)
-    gap = metrics.expected_accuracy(target, prediction) - confidence
+    gap = metrics.expected_correctness(target, prediction) - confidence
     sums = weights @ np.concatenate([
         sum_by_cluster(cluster_of_image, metrics._bin(confidence, bins), clusters, bins, gap),
         sum_by_cluster(cluster_of_image, labels, clusters, num_classes, prediction == labels),

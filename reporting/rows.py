@@ -10,9 +10,8 @@
   variant  a row without its loss. It keeps the constants, such as the margin of MbLS, where these separate rows: the
            rows of one variant differ in the loss only, and comparing them shows what the loss does.
 
-A printed line of a table holds several rows where the losses stand side by side, as they do in most tables. A block is
-several columns then, one for each loss and metric; in table 3, where the losses stand below each other, it is a
-section.
+A row is not a printed line. In most tables the losses stand side by side: a printed line shows one row for each loss,
+and a block is a group of columns. In table 3 the losses stand below each other, and a block is a section of lines.
 
 This file names and orders rows and blocks, and says which rows are compared with each other. To which row a run belongs
 is found out by `settings.assign_rows`.

@@ -180,9 +180,11 @@ def find(runs: Path, dataset: str, script: str, loss: str, noise: float, seed: i
 
 
 def is_run_of(args: Mapping[str, Any], asked: Mapping[str, str]) -> bool:
-    """Whether a run, given by its args.json, has the value that a command line gives to each setting, and the usual
-    value of every other setting. The text "auto" (of --precision) fits a run that does not differ from its recipe in
-    this setting. asked: as for `find`."""
+    """Whether a run, given by its args.json, has the value that a command line gives to each setting, and for every
+    other setting the value that was usual when the run began (`differs` names the settings that had another one).
+
+    The text "auto" (of --precision) fits a run that does not differ from its recipe in this setting. asked: as for
+    `find`."""
     differs = args.get("differs")
     if not isinstance(differs, Mapping) or not set(differs) <= asked.keys():
         return False

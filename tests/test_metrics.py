@@ -43,8 +43,8 @@ C = P.max(1)
 PREDICTION = P.argmax(1)
 CORRECT = PREDICTION == LABELS
 ONE_HOT = np.eye(4)[LABELS]
-SOFT = metrics.expected_accuracy(S, PREDICTION)
-SOFT_RELEASED = metrics.max_rule_accuracy(S, PREDICTION)
+SOFT = metrics.expected_correctness(S, PREDICTION)
+SOFT_RELEASED = metrics.max_rule_correctness(S, PREDICTION)
 
 
 def close(expected):
@@ -108,8 +108,8 @@ def test_soft_accuracy():
     assert SOFT.tolist() == [0.8, 0.85, 0.2, 0.45, 0.7, 0.3, 0.3, 0.75, 0.1, 0.9]
     assert SOFT_RELEASED.tolist() == close([0.8, 0.85, 0.4, 0.45, 0.7, 0.5, 0.5, 0.75, 0.4, 0.9])
     assert SOFT.mean() == close(0.535) and SOFT_RELEASED.mean() == close(0.625)
-    np.testing.assert_array_equal(metrics.expected_accuracy(ONE_HOT, PREDICTION), CORRECT)
-    np.testing.assert_array_equal(metrics.max_rule_accuracy(ONE_HOT, PREDICTION), CORRECT)
+    np.testing.assert_array_equal(metrics.expected_correctness(ONE_HOT, PREDICTION), CORRECT)
+    np.testing.assert_array_equal(metrics.max_rule_correctness(ONE_HOT, PREDICTION), CORRECT)
 
 
 def test_other_numbers_of_bins():
@@ -337,8 +337,8 @@ def test_summary_equals_its_parts():
     probs, labels, soft = random_case(500, 5)
     confidence, prediction = probs.max(1), probs.argmax(1)
     scores = metrics.summary(probs, labels, soft, logits=np.log(probs))
-    accuracy = metrics.expected_accuracy(soft, prediction)
-    released = metrics.max_rule_accuracy(soft, prediction)
+    accuracy = metrics.expected_correctness(soft, prediction)
+    released = metrics.max_rule_correctness(soft, prediction)
     assert scores["ece"] == pytest.approx(metrics.ece(confidence, accuracy))
     assert scores["mce"] == pytest.approx(metrics.mce(confidence, accuracy))
     assert scores["adaece"] == pytest.approx(metrics.adaece(confidence, accuracy))

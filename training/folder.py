@@ -3,8 +3,8 @@ args.json and environment.json are written. (How a run's folder is laid out: sup
 
 Used by training/run.py. What is changed here in a folder that holds a run: timing.csv gets a row after each epoch,
 environment.json gets the machine on which a run goes on, args.json of a run of the first release of this project
-gets the recipe that it lacks, and last.pt of a finished run is removed. Weights, metrics and scores are never changed
-here.
+gets the recipe that it lacks, and last.pt is removed when a training ends with all epochs trained. Weights, metrics
+and scores are never changed here.
 """
 import json
 import shlex

@@ -180,8 +180,8 @@ class LossOptions:
     """class frequencies for the multipliers aaai and gibbs; data: those of the labels trained on, as in the code of the
     MaxEnt paper, arXiv 2310.17159 (FER-C release: uniform)"""
     detach_multiplier: bool = True
-    """whether the MaxEnt multiplier counts as a constant for the gradient; if not, gradients pass through it (FER-C
-    release: no)"""
+    """whether the MaxEnt multiplier counts as a constant for the gradient (FER-C release: gradients pass through it,
+    --no-detach-multiplier)"""
 
     def arguments(self, loss: str, frequencies: Any) -> dict[str, Any]:
         """The constants of a loss, as keyword arguments of `losses.build`.

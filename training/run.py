@@ -59,7 +59,8 @@ def start_training(args: Any, script: str, released: Mapping[str, Any],
 
     args: the script's `Args`. script: its file. released, released_on: its values with `--protocol released`, for all
     data sets and for single ones. If the run is finished already, `training.finished` is true and no data are read.
-    At the end of the block the folder is unlocked; if all epochs are trained, last.pt is removed (unless --keep-last).
+    At the end of the block the folder is unlocked. If the last epoch was trained in the block, last.pt is removed
+    (unless --keep-last). A training that is killed between its last epoch and this removal leaves its last.pt.
     """
     check(args)
     processes = Processes(connect(precision_name(args.machine.precision)))
