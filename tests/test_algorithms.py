@@ -15,6 +15,7 @@ from models.resnet import ResNet18
 from models.rul import RUL, mix
 from models.scn import SCN
 from models.swinv2 import TimmModel
+from cases import mostly_slow
 
 CE, MAXENT = losses.build("ce", num_classes=3), losses.build("maxent", num_classes=3)
 
@@ -398,7 +399,7 @@ def test_terms_are_finite_under_bfloat16(small):
             assert value.isfinite().all()
 
 
-@pytest.mark.parametrize("size", [32, 48, 64, 128])
+@pytest.mark.parametrize("size", mostly_slow([32, 48, 64, 128], fast=[0]))
 def test_small_maps_take_another_way_to_the_same_numbers(whole, size):
     image = torch.randint(256, (4, 3, size, size), dtype=torch.uint8, generator=torch.manual_seed(0))
     labels, results = t(0, 1, 2, 0), []

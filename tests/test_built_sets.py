@@ -598,7 +598,7 @@ def test_a_damaged_build_json_is_one_line(build_args, few, tmp_path, content):
 
 # ---- mutations
 
-@pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [12, pytest.param(200, marks=pytest.mark.slow)])
 def test_damaged_files_of_a_set(tmp_path, count):
     from fuzz_sets import FILES, fuzz
 

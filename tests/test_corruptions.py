@@ -172,6 +172,7 @@ def test_drops_brighter_than_white_wrap_in_the_released_preset_only():
     assert all("wrap" not in constants(preset, 224)["spatter"][2] for preset in ("fer-c", "imagenet-c"))
 
 
+@pytest.mark.slow
 def test_constants_of_a_set_give_the_images_of_the_preset():
     image = photo(64, 64)
     for name in NAMES:
@@ -193,7 +194,7 @@ def test_deterministic_parity(name, shape):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in DETERMINISTIC])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [pytest.param(SHAPES[0], marks=pytest.mark.slow), SHAPES[1]])
 def test_random_parity(name, shape):
     image = photo(40, 52) if name == "glass_blur" and shape != (224, 224) else photo(*shape)
     for preset, severity in CASES:

@@ -14,6 +14,7 @@ from building.built_set import open_set
 from corruptions import CELLS
 from models.resnet import ResNet18
 from support.errors import UserError
+from cases import mostly_slow
 from conftest import SIZE
 from sealing import reseal
 
@@ -44,7 +45,7 @@ def score(run, *sets, workers=0, **changes):
     return {path.relative_to(run): path.read_bytes() for path in run.rglob("*.npy")}
 
 
-@pytest.mark.parametrize("kind", ["png", "jpg"])
+@pytest.mark.parametrize("kind", mostly_slow(["png", "jpg"], fast=[1]))
 def test_predictions_without_files_are_the_same_bytes(new_run, build_args, tmp_path, kind):
     settings = dict(limit=4, format=kind)
     make_fer_c.main(build_args(out=tmp_path / "files/Demo-C", **settings))

@@ -32,6 +32,7 @@ from datasets.images import read_image
 from support.files import lock, write_whole
 from support.errors import UserError
 from support.random_streams import keyed_rng
+from cases import mostly_slow
 from conftest import OPTIONS, SIZE
 
 ROOT = Path(__file__).parent.parent
@@ -510,6 +511,7 @@ def test_a_machine_that_makes_other_images_is_refused(built, change):
 
 # ---- shards
 
+@pytest.mark.slow
 def test_shards_give_the_same_bytes(built, build_args, tmp_path):
     out = tmp_path / "Demo-C"
     for i in (3, 1, 2):
@@ -703,7 +705,7 @@ def test_a_disk_that_is_really_full(built, build_args, tmp_path):
         make_fer_c.main(build_args(out=disk / "Demo-C", verify=True))
 
 
-@pytest.mark.parametrize("table", ["soft_labels.npy", "checksums.sha256", "manifest.json"])
+@pytest.mark.parametrize("table", mostly_slow(["soft_labels.npy", "checksums.sha256", "manifest.json"], fast=[2]))
 def test_a_disk_that_is_full_at_the_end(built, build_args, tmp_path, monkeypatch, table):
     write = write_whole
 

@@ -27,6 +27,7 @@ from reporting.runs import read_args, read_runs
 from reporting.scores import DOMAINS, blocks_of, scores_as_table
 from reporting.series import by_severity
 from support.errors import UserError
+from cases import mostly_slow
 
 K, N = 4, 40
 ROOT = Path(report.__file__).parent
@@ -277,7 +278,7 @@ def texts_of(figure):
     return boxes
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 6])
+@pytest.mark.parametrize("count", mostly_slow([1, 2, 3, 6], fast=[0, 3]))
 def test_figures_hold_any_number_of_algorithms_with_long_names(count):
     rng = np.random.default_rng(0)
     names = [f"{i}_an_algorithm_with_a_long_$name$_{i}" for i in range(count)]
@@ -392,7 +393,7 @@ def test_damaged_predictions_are_named_and_the_tables_stay(example, copy, damage
     assert (example[0] / folder.name / "predictions" / "FERPlus-C" / "clean.npy").stat().st_size > 100
 
 
-@pytest.mark.parametrize("damage", ["absent", "rebuilt", "shape"])
+@pytest.mark.parametrize("damage", mostly_slow(["absent", "rebuilt", "shape"], fast=[2]))
 def test_without_fitting_soft_labels_only_that_diagram_is_left_out(copy, damage):
     for path in [path for link in copy.glob("*/predictions") for path in own(link.parent).glob("*/set.json")]:
         info = json.loads(path.read_text())

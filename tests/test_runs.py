@@ -20,6 +20,7 @@ from support import cli, run_folder
 from support.errors import UserError, spell_os_error
 from training.options import MachineOptions, TrainingOptions, effects, flat, name_loss, recipe_filler, usual_values
 from training.folder import refuse_other_settings
+from cases import mostly_slow
 from conftest import OPTIONS, SIZE
 
 pytestmark = pytest.mark.usefixtures("small")
@@ -63,7 +64,7 @@ def test_every_option_says_what_it_affects():
         assert {name for name, effect in declared.items() if effect.by_content} == {"weights", "gmm"}
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", mostly_slow(SCRIPTS, fast=[2]))
 @pytest.mark.parametrize("protocol", ["paper", "released"])
 def test_the_recipe_has_the_plain_path(script, protocol):
     """A run as the recipe has it differs in nothing but the protocol, for every data set."""
@@ -258,10 +259,10 @@ def test_best_weights_that_are_gone(run_args, capsys):
     assert scores
 
 
-@pytest.mark.parametrize("damage", [
+@pytest.mark.parametrize("damage", mostly_slow([
     {"labels": None}, {"step": 10**9}, {"epoch": -1}, {"history": "x"}, {"history": [{}, {}, {}]}, {"best": "high"},
     {"best": float("nan")}, {"labels": torch.zeros(3, dtype=torch.int64)}, {"next_labels": torch.full((128,), 99)},
-    {"sums": 3}, {"model": {}}, {"optimizer": {"state": {}}}])
+    {"sums": 3}, {"model": {}}, {"optimizer": {"state": {}}}], fast=[0, 5, 8, 11]))
 def test_a_checkpoint_with_wrong_fields_is_refused(run_args, damage):
     folder = train(run_args(keep_last=True))
     (folder / "metrics.csv").unlink()

@@ -21,6 +21,7 @@ from support import cli, run_folder
 from support.errors import DamagedFile, UserError
 from support.files import write_rows
 import fuzz_runs
+from cases import mostly_slow
 from conftest import SIZE
 
 pytestmark = pytest.mark.usefixtures("small")
@@ -260,7 +261,7 @@ DAMAGED_SCORES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGED_SCORES)
+@pytest.mark.parametrize("damage", mostly_slow(DAMAGED_SCORES, fast=[0, 4, 8, len(DAMAGED_SCORES) - 1]))
 def test_a_damaged_scores_file_is_kept_and_written_anew(run, small_set, damage, capsys, predicted):
     path, first = run / "scores.csv", read_rows(run)
     DAMAGED_SCORES[damage](path)
@@ -512,7 +513,7 @@ DAMAGED_ARRAYS = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGED_ARRAYS)
+@pytest.mark.parametrize("damage", mostly_slow(DAMAGED_ARRAYS, fast=[0, 4, 8, len(DAMAGED_ARRAYS) - 1]))
 def test_a_damaged_cell_is_named_and_predicted_again(run, small_set, damage, capsys, predicted):
     first, before = read_rows(run), contents(run / "predictions")
     for name in ("clean.npy", "snow/3.npy"):
@@ -535,7 +536,8 @@ def test_damaged_labels_are_written_again(run, small_set, capsys, predicted):
     assert capsys.readouterr().out.count("labels.npy is damaged") == 2
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"weights": NaN}', "\0", "[" * 100_000, None])
+@pytest.mark.parametrize("text", mostly_slow(
+    ["", "{", "[1]", '{"weights": NaN}', "\0", "[" * 100_000, None], fast=[1, 3, 6]))
 def test_predictions_of_unknown_origin_are_made_again(run, small_set, text, capsys, predicted):
     first, note = read_rows(run), run / "predictions/Demo-C/set.json"
     note.unlink()

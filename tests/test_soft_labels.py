@@ -10,6 +10,7 @@ from scipy.stats import multivariate_normal, norm
 import soft_labels
 from datasets.drawn.faces import CLASS_COVARIANCES, CLASS_MEANS, image_labels, true_posterior
 from soft_labels import GMM, difference, fit_gmm, fuse, soften, visibility
+from cases import mostly_slow
 
 MEANS = np.array([[0.0, 0.0], [0.7, 0.2], [-0.5, 0.6]])
 COVARIANCES = np.array([[[0.02, 0.0], [0.0, 0.03]], [[0.03, 0.01], [0.01, 0.02]], [[0.02, -0.005], [-0.005, 0.04]]])
@@ -74,7 +75,7 @@ def test_truncation_is_the_known_one():
     np.testing.assert_allclose(truncated(covariance), np.cov(core.T), rtol=0.02)
 
 
-@pytest.mark.parametrize("count, limit", [(448, 0.02), (16_000, 0.005)])
+@pytest.mark.parametrize("count, limit", mostly_slow([(448, 0.02), (16_000, 0.005)], fast=[0]))
 def test_posterior_on_demo_data_is_that_of_the_truncated_population(count, limit):
     """Some of the demo's training points, and many, give a posterior on 80 test points that is close to the
     one under the true means and the truncated true covariances. How far both are from the true posterior follows from

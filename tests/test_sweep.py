@@ -17,6 +17,7 @@ from support import data_set_tables, run_folder
 from support.errors import UserError
 from sweeping.begun_runs import find_run_folder
 from sweeping.jobs import read_jobs
+from cases import mostly_slow
 
 ROOT = Path(__file__).parent.parent
 ALGORITHMS = sorted(path.stem.removeprefix("train_") for path in ROOT.glob("train_*.py"))
@@ -460,7 +461,7 @@ def test_a_failing_run_does_not_stop_the_rest(place):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("before", ["", "trap '' INT; ", "trap '' INT HUP; "])
+@pytest.mark.parametrize("before", mostly_slow(["", "trap '' INT; ", "trap '' INT HUP; "], fast=[1]))
 def test_stopping_reaches_every_job(place, start, number, before):
     """Ctrl-C at run.sh, also where SIGINT was ignored on entry (nohup, `&`): its jobs get SIGTERM, which training
     answers with a checkpoint, the sweep waits for them, and nothing is left behind."""
