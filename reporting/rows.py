@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 ORDER = ("baseline", "SCN", "DMUE", "RUL", "swinv2")  # of the paper's tables; other algorithms follow by name
 COMPARED_LOSSES = {"ce": "uncalibrated", "maxent+mbls": "calibrated"}  # every algorithm is trained with both
-TABLE3_LOSSES = ("ce", "focal", "maxent", "maxent+mbls")  # all of these are compared once focal or maxent was run
+# The losses of the paper's table 3: all of these are compared once focal or maxent was run.
+TABLE3_LOSSES = ("ce", "focal", "maxent", "maxent+mbls")
 
 
 def join_names(*names: str) -> str:
