@@ -2,7 +2,7 @@
 
   bash run.sh ferplus                   the usual way: run.sh writes the jobs and starts this script
   python sweep.py --jobs 2 < jobs.tsv   any other list of jobs
-  python sweep.py --folder-of train_SCN.py --dataset ferplus --calib   the folder of the run that it has begun
+  python sweep.py --folder-of train_SCN.py --dataset ferplus --calib   the folder of the run that this command has begun
 
 A job is a line of standard input with three columns, `id <TAB> ids it comes after <TAB> command`.
 

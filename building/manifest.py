@@ -3,9 +3,10 @@
 `made_with` are the settings and digests from which the bytes of the set follow; build.json of an unfinished set holds
 the same and `files`: which files are kept (state.py). The rest are facts about the finished set.
 
-`set_version` is a hash of the settings in `IDENTITY`: scores on two sets may be compared where their set versions are
-equal. It does not cover the pictures. Copies of a data set with the same ids and labels but other pictures give one
-set version; `sources`, a digest of the source pictures, and `content`, a hash of all files of the set, tell them apart.
+`set_version` is a hash of the settings in `IDENTITY`: scores on sets with different versions are never compared. It
+does not cover the pictures: copies of a data set with the same ids and labels but other pictures give one version.
+`sources`, a digest of the source pictures, and `content`, a hash of all files of the set, tell such sets apart, and a
+report notes where the scores that it compares are of sets with different `content`.
 """
 import json
 from collections.abc import Mapping

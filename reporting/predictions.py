@@ -7,6 +7,7 @@ severity (corruptions.py); here `None` stands for the clean images.
 """
 import functools
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,7 +75,7 @@ def summarise_predictions(block: Block, runs: Sequence[Run], scores: pd.DataFram
         except READ_ERRORS as error:
             problems.append((runs[index], error))
     # The commands that mend predictions name the set, which only usable predictions say: hence after the loop.
-    notes = list(collector.notes)
+    notes = [*collector.notes, *collector.content_notes()]
     for run, error in problems:
         notes.append(run.unusable_predictions(block, error, collector.set_folder))
     for folder in sets:
@@ -99,6 +100,7 @@ class _Collector:
         self.classes: tuple[str, ...] = ()
         self.set_folder: Path | None = None
         self.rows_with_floor: set[Row] = set()
+        self.runs_of_content: Counter[str] = Counter()  # of the sets that were scored; predictions of old have none
 
     def add(self, run: Run) -> None:
         """Add one run. Raises one of `READ_ERRORS` where its predictions cannot be used."""
@@ -107,6 +109,8 @@ class _Collector:
         if self.classes and tuple(info["classes"]) != self.classes:
             raise ValueError("the classes are not those of the other runs")
         self.classes = tuple(info["classes"])
+        if isinstance(info.get("content"), str):
+            self.runs_of_content[info["content"]] += 1
         self.set_folder = find_set(self.block, self.sets) or Path(info["folder"])
         self.demo |= info.get("demo") is True
         if run.row not in self.rows_with_floor:  # the first seed stands for its row
@@ -116,6 +120,15 @@ class _Collector:
         self.confusions[run.row] = self.confusions.get(run.row, 0) + confusions
         if run.row.loss in COMPARED_LOSSES and not run.row.noise:
             self.add_bins(run.row, folder, info, labels)
+
+    def content_notes(self) -> list[Note]:
+        """A note where the runs were scored on sets of one version with different files."""
+        if len(self.runs_of_content) < 2:
+            return []
+        counts = [f"{content[:8]}: {number} run{'s' * (number > 1)}"
+                  for content, number in sorted(self.runs_of_content.items())]
+        return [Note(self.block.name, "the runs were scored on copies of the set whose files differ, although the set "
+                     f"version is the same (content {'; '.join(counts)}): score them on one copy")]
 
     def add_bins(self, row: Row, folder: Path, info: dict[str, Any], labels: np.ndarray) -> None:
         """Add a run's reliability bins. Without the set's soft labels there are only those of the clean images."""

@@ -120,9 +120,9 @@ def refuse_constant(name: str) -> NoReturn:
 def lock(folder: Path, activity: str) -> IO[str]:
     """Hold a folder for this process, and remove the temporary files that killed processes left in it.
 
-    activity: for the message, what the other process does to the folder ("training in"). Returns an open file: the lock
-    is released when it is closed or when the process ends, even if it is killed. Raises UserError where another
-    process holds the folder."""
+    activity: for the message, what the other process does to the folder ("working in" or "building"). Returns an open
+    file: the lock is released when it is closed or when the process ends, even if it is killed. Raises UserError where
+    another process holds the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     lock_file = open(folder / ".lock", "w")
     try:

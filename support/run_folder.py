@@ -12,8 +12,8 @@ the recipe, the last part is `seed<s>-<8 hex digits>`, a hash of these settings.
   recipe      the usual value of every setting that changes the result: what the script uses for this data set and
               protocol if no option is given. Two of them are special. `protocol` is always "paper" in the recipe, so
               that a run with `--protocol released` differs from it. `precision` is what the option's default gives on
-              the machine of the run: bf16 where the hardware computes in it natively, else float32. `Model.description`
-              is something else: the class and the arguments of a network, which args.json holds as "model".
+              the machine of the run: bf16 where the hardware computes in it natively, else float32
+  model       the class and the arguments of the network (`Model.description`); it is no setting
   differs     the settings of one run whose value is not that of its recipe
   comparable  settings of one run: those that change the result, without the five that the path states
               (`PATH_SETTINGS`, the seed among them), and with the digest of the training data

@@ -393,6 +393,16 @@ def test_damaged_predictions_are_named_and_the_tables_stay(example, copy, damage
     assert (example[0] / folder.name / "predictions" / "FERPlus-C" / "clean.npy").stat().st_size > 100
 
 
+def test_copies_of_a_set_with_other_pictures_are_noted(copy):
+    """Their set version is the same; only the hash of all files tells them apart."""
+    for folder, content in ((find(copy, "baseline", "ce", 0), "a" * 64), (find(copy, "baseline", "ce", 1), "b" * 64)):
+        own(folder)
+        (file,) = folder.glob("predictions/*/set.json")
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"content": content}))
+    text = run_report(copy)
+    assert "copies of the set whose files differ" in text and "(content aaaaaaaa: 1 run; bbbbbbbb: 1 run)" in text
+
+
 @pytest.mark.parametrize("damage", mostly_slow(["absent", "rebuilt", "shape"], fast=[2]))
 def test_without_fitting_soft_labels_only_that_diagram_is_left_out(copy, damage):
     for path in [path for link in copy.glob("*/predictions") for path in own(link.parent).glob("*/set.json")]:
