@@ -389,7 +389,7 @@ def flipped(data):
     (saved({"a": torch.zeros(3)}, _use_new_zipfile_serialization=False)[:60], "not a file of plain tensors, or dama"),
     (saved([1, 2]), "holds no state dict, but a list"), (saved(torch.zeros(3)), "holds no state dict, but a Tensor"),
     (saved({1: torch.zeros(3)}), "holds no tensors at its top, only '1'"), (saved(Path("x")), "and no tensors"),
-])
+], ids=lambda value: value if isinstance(value, str) else "file")  # archives hold the time: their bytes name no test
 def test_each_kind_of_file_has_its_line(small, tmp_path, content, message, recwarn):
     path = tmp_path / "w.pth"
     path.write_bytes(content)
