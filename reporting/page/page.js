@@ -154,7 +154,7 @@ function drawScores() {
     };
   }
 
-  const scoreColumn = (metric, domain) => column(`${metric.label} ${arrow(metric)} ${domain}`, `${metric.name}_${domain}`,
+  const scoreColumn = (metric, domain) => column(`${metric.label}\u00a0${arrow(metric)} ${domain}`, `${metric.name}_${domain}`,
     null, {...right, sorter: byMean, headerSortStartingDir: "desc", headerWordWrap: true,
       formatter: scoreCell(metric, `${metric.name}_${domain}`), visible: chosen.includes(metric.name),
       width: hasDeviations ? (metric.percent ? 112 : 142) : 101, minWidth: 95});
