@@ -8,8 +8,9 @@ A built set is the folder <Title>-C that make_fer_c.py makes from a data set; it
 images come from the built set, and the data set itself is not needed. Nothing is trained.
 
 The network's outputs (logits) are stored in the run's folder, one file for the clean images and one for each corruption
-at each severity: in predictions/<set>/, or in predictions/<set>.bf16/ with --precision bf16. After an interruption, the
-same command goes on with the files that are missing. The scores, in scores.csv, are always computed from these files.
+at each severity: in predictions/<set>/, or in predictions/<set>.bf16/ with --precision bf16. While they are computed
+they lie in predictions/<set>.partial/, a few source images a file. After an interruption, the same command goes on from
+there. The scores, in scores.csv, are always computed from the stored outputs.
 """
 from support import start
 
@@ -36,8 +37,9 @@ class Machine:
     precision: Literal["32", "bf16"] = "32"
     """number format of the network: 32 is float32 without TensorFloat-32; bf16 is faster on some hardware, and its
     scores are kept apart"""
-    workers: Annotated[int, Between(0)] = min(4, len(os.sched_getaffinity(0)))
-    """number of processes that read images (default: one for each CPU core, at most 4); 0 reads in the main process"""
+    workers: Annotated[int, Between(0)] = min(16, len(os.sched_getaffinity(0)))
+    """number of processes that read or make images (default: one for each CPU core, at most 16); 0 reads in the main
+    process"""
     compile: bool = False
     """compile the network with torch.compile: it starts slowly and then runs faster"""
 
@@ -61,7 +63,7 @@ class Args:
     """whether the set's files are compared with their checksums; with --no-verify they are not, and the scores carry a
     note"""
     batch_size: Annotated[int, Between(1)] = 128
-    """number of images that the network takes at once, on each device"""
+    """largest number of images that the network takes at once, on each device"""
     force: bool = False
     """score although the run and the set differ in protocol or image size; the scores carry a note"""
     machine: Machine = field(default_factory=Machine)

@@ -13,8 +13,9 @@
 #     --list                run nothing; print what is missing: builds to standard error, runs to standard output
 #     --setup               only make .venv with the pinned packages (6.5 GB); --setup-tests: also those of the tests
 #     -- OPTION ...         options for the training scripts
-# Finished runs are skipped, so the same command goes on after an interruption. Environment: FERC_DATA and FERC_RUNS are
-# the folders of data and runs (default: data, runs); FERC_PYTHON=python uses that Python as it is, without .venv.
+# Finished runs are skipped, so the same command goes on after an interruption. Environment: FERC_DATA, FERC_RUNS and
+# FERC_CACHE are the folders of data, runs and decoded images (default: data, runs, runs/cache); FERC_PYTHON=python uses
+# that Python as it is, without .venv.
 set -uf -o pipefail  # -f: no word here is ever a pattern of file names
 
 fail() { echo "error: $*" >&2; exit 2; }
@@ -55,7 +56,7 @@ while [ $# -gt 0 ]; do
         --image-size) size=(--image-size "$1") ;;
       esac
       shift ;;
-    -h | --help) sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+    -h | --help) sed -n '2,18s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
     --) options=("$@"); break ;;
     -*) fail "unknown option $argument; see bash run.sh --help" ;;
     *) sets+=("$argument") ;;
@@ -78,7 +79,7 @@ for option in "${options[@]}"; do
 done
 
 # Paths in the environment are relative to the folder of the caller; from here on everything happens in this one.
-for variable in FERC_DATA FERC_RUNS; do
+for variable in FERC_DATA FERC_RUNS FERC_CACHE; do
   if [ -n "${!variable:-}" ]; then export "$variable=$(absolute "${!variable}")"; else unset "$variable"; fi
 done
 if [[ "${FERC_PYTHON:-}" = */* ]]; then FERC_PYTHON=$(absolute "$FERC_PYTHON"); fi
@@ -86,6 +87,7 @@ caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 data=${FERC_DATA:-data}
 runs=${FERC_RUNS:-runs}
+export FERC_CACHE=${FERC_CACHE:-$runs/cache}  # of decoded images: one for all runs, also for those of --protocol released
 [[ "$data$runs" != *[$'\t\n']* ]] || fail "a folder's name holds a tab or a line break: $data, $runs"
 
 # --- set-up ---
@@ -151,7 +153,6 @@ fi
 report_folder=$grid_folder
 if [ -n "$demo" ]; then
   sets=(demo) seeds=${seeds:-0} jobs=${jobs:-2} report_folder=$grid_folder/demo
-  options=(--cache "$data/demo/decoded" "${options[@]}")
 elif [ ${#sets[@]} -eq 0 ]; then
   for name in affectnet affwild rafdb; do
     [ ! -d "$data/$name" ] || sets+=("$name")

@@ -84,8 +84,8 @@ def rank_loss(attention: torch.Tensor, ratio: float, margin: float) -> torch.Ten
     high = int(ratio * len(attention))
     if not 0 < high < len(attention):
         return attention.new_zeros(())
-    ordered = attention.sort(descending=True).values
-    return torch.relu(margin - (ordered[:high].mean() - ordered[high:].mean()))
+    group, rest = attention.sort(descending=True).values.split([high, len(attention) - high])
+    return torch.relu(margin - (group.mean() - rest.mean()))
 
 
 def low_group(attention: torch.Tensor, ratio: float) -> torch.Tensor:

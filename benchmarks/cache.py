@@ -1,6 +1,7 @@
 """What the cache of decoded pictures saves: images a second of a training epoch's loading, without and with it.
 
   python -m benchmarks.cache                 draws faces into a temporary folder; about a minute
+  python -m benchmarks.cache --gigabytes 5   also loads from a cache of 5 GB, filled with random pixels, in random order
 
 The loader is the one that training uses (`compute.batches`), at 224 pixels, in shuffled batches. Pictures are drawn
 faces stored as two data sets keep theirs: JPEG of 512x512 (AffectNet, old release), PNG of 224x224 (demo). Each
@@ -24,6 +25,7 @@ from PIL import Image
 from compute.batches import Images, load_batches
 from compute.devices import connect
 from datasets.drawn.faces import faces
+from datasets.image_cache import BLOCK, ImageCache
 from datasets.split import make_frame
 from support import cli
 from support.random_streams import keyed_rng
@@ -44,6 +46,9 @@ class Args:
     """processes that decode for the uncached loader"""
     repeat: int = 3
     """repetitions, of which the best counts"""
+    gigabytes: float = 0.0
+    """size of another cache (GB; 0: none). It has to fit into the free memory, and on the disk of the temporary
+    folder"""
 
 
 def main(args: Args) -> None:
@@ -56,6 +61,39 @@ def main(args: Args) -> None:
         for suffix, side in FILE_KINDS.items():
             frame = write(Path(folder), suffix, side, pictures)
             compare(fabric, args, Path(folder), frame, f"{suffix} of {side}x{side}")
+        if args.gigabytes:
+            images = random_images(Path(folder), args.gigabytes, args.size)
+            seconds = min(epoch(fabric, args, images, number)[0] for number in range(args.repeat + 1))
+            rate = len(images.cached) / seconds
+            print(f"a cache of {args.gigabytes:g} GB, {len(images.cached)} images: {rate:.0f} images/s, "
+                  f"{rate * args.size ** 2 * 3 / 1e9:.1f} GB/s")
+
+
+class RandomImages:
+    """Images of random pixels that are in a cache, and only there: what `load_batches` needs to know of them."""
+
+    resident = None
+
+    def __init__(self, cached: ImageCache) -> None:
+        self.cached = cached
+
+    def __len__(self) -> int:
+        return len(self.cached)
+
+
+def random_images(folder: Path, gigabytes: float, size: int) -> RandomImages:
+    """Images of random pixels whose cache has this size. Blocks repeat after 64, which does not matter to a disk."""
+    blocks = max(1, round(gigabytes * 1e9 / (BLOCK * size * size * 3)))
+    pixels = np.random.default_rng(0).integers(0, 256, (64, BLOCK, size, size, 3), np.uint8)
+    numbers = np.arange(blocks * BLOCK)
+
+    def read(path: str, size: int, box: np.ndarray) -> np.ndarray:
+        number = int(Path(path).name)
+        return pixels[number // BLOCK % 64, number % BLOCK]
+
+    names = [str(number) for number in numbers]
+    boxes = np.full((len(numbers), 4), np.nan)
+    return RandomImages(ImageCache.open(folder, names, boxes, size, read, key=f"random-{size}-{blocks}"))
 
 
 def write(root: Path, suffix: str, side: int, pictures: list[np.ndarray]) -> pd.DataFrame:
@@ -85,7 +123,7 @@ def compare(fabric: Fabric, args: Args, root: Path, frame: pd.DataFrame, title: 
     print(f"  cached / uncached: {seconds:.1f} times the images/s, {work:.1f} times less processor time", flush=True)
 
 
-def epoch(fabric: Fabric, args: Args, images: Images, number: int) -> np.ndarray:
+def epoch(fabric: Fabric, args: Args, images: Images | RandomImages, number: int) -> np.ndarray:
     """Seconds by the clock and of all processors for one shuffled pass."""
     order = keyed_rng("order", number).permutation(len(images)).tolist()
     batches = [order[start:start + args.batch_size] for start in range(0, len(order), args.batch_size)]

@@ -2,18 +2,23 @@
 
   python -m benchmarks.train_speed                    224 pixels, minutes on two CPU cores; on a GPU where there is one
   python -m benchmarks.train_speed --only DMUE --size 112 --batch-size 16
+  python -m benchmarks.train_speed --batch-size 128 --steps 20 --deterministic              for a GPU; two minutes
+  python -m benchmarks.train_speed --batch-size 128 --steps 20 --compile --only baseline    for a GPU; one minute
 
 Ours: the step as the scripts take it (channels last, `--precision auto`, fused Adam, normalisation on the device).
+--compile adds a line with torch.compile, --deterministic one with deterministic algorithms, --float32 one in float32.
+Inference is that of scoring. --only takes algorithms in the order in which they are measured.
 Plain: float32 in NCHW, images normalised beforehand, Adam with torch's defaults. For DMUE the plain loop has the form
 of the published code: every expert runs twice a step, each time on the images picked out for it, and inference computes
-all experts and their logits too. Both take turns in the same process; the best of the repetitions counts. After the
-baseline, an epoch with the cache of decoded images is compared with the same number of steps on one batch.
+all experts and their logits too. All take turns in the same process; the best of the repetitions counts.
+
+benchmarks/pipeline.py measures epochs with the cache of decoded images.
 """
-import tempfile
+import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +30,8 @@ import losses
 import train_DMUE
 import train_RUL
 import train_SCN
-from compute.batches import Images, load_batches
-from compute.devices import connect, optimised, precision_name
-from datasets import load_split
+from compute.devices import (
+    connect, deterministic_algorithms, fast_arithmetic, for_inference, optimised, precision_name)
 from models.dmue import DMUE, class_agreement, pool
 from models.resnet import ResNet18
 from models.rul import RUL
@@ -38,7 +42,6 @@ from support.errors import UserError
 from training.options import MachineOptions
 
 CLASSES = 8
-CE = losses.build("ce", CLASSES)
 
 
 @dataclass
@@ -51,31 +54,35 @@ class Args:
     """steps in a repetition"""
     repeat: int = 3
     """repetitions, of which the best counts"""
-    only: str | None = None
-    """one algorithm: baseline, SCN, DMUE, RUL or swinv2 (default: all)"""
+    only: tuple[str, ...] = ()
+    """algorithms, in this order: baseline, SCN, DMUE, RUL, swinv2 (default: all, in this order)"""
     compile: bool = False
-    """use torch.compile for our side"""
+    """measure our side with torch.compile too; the first step takes half a minute for a ResNet-18 (--only baseline)"""
+    deterministic: bool = False
+    """measure our side with deterministic algorithms too"""
+    float32: bool = False
+    """measure our side in float32 too"""
 
 
 Terms = dict[str, torch.Tensor]
 
 
-def scn_terms(model: nn.Module, image: torch.Tensor, labels: torch.Tensor) -> Terms:
+def scn_terms(criterion: nn.Module, model: nn.Module, image: torch.Tensor, labels: torch.Tensor) -> Terms:
     logits, attention = model(image)
-    return CE.terms(logits, labels) | {"rank": train_SCN.rank_loss(attention, 0.7, 0.15)}
+    return criterion.terms(logits, labels) | {"rank": train_SCN.rank_loss(attention, 0.7, 0.15)}
 
 
-def rul_terms(model: nn.Module, image: torch.Tensor, labels: torch.Tensor) -> Terms:
+def rul_terms(criterion: nn.Module, model: nn.Module, image: torch.Tensor, labels: torch.Tensor) -> Terms:
     partner = torch.randperm(len(image), device=image.device)
-    return train_RUL.add_up(CE, model(image, partner), labels, partner)
+    return train_RUL.add_up(criterion, model(image, partner), labels, partner)
 
 
-def dmue_terms(model: nn.Module, image: torch.Tensor, labels: torch.Tensor) -> Terms:
-    return train_DMUE.all_terms(CE, model(image, labels), labels, labels, train_DMUE.Algorithm(), (1, 1))
+def dmue_terms(criterion: nn.Module, model: nn.Module, image: torch.Tensor, labels: torch.Tensor) -> Terms:
+    return train_DMUE.all_terms(criterion, model(image, labels), labels, labels, train_DMUE.Algorithm(), (1, 1))
 
 
-def plain_terms(model: nn.Module, image: torch.Tensor, labels: torch.Tensor) -> Terms:
-    return CE.terms(model(image), labels)
+def plain_terms(criterion: nn.Module, model: nn.Module, image: torch.Tensor, labels: torch.Tensor) -> Terms:
+    return criterion.terms(model(image), labels)
 
 
 def plain_inference(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
@@ -91,7 +98,7 @@ ALGORITHMS = {  # name -> (its network for a side of images, the terms of its tr
 }
 
 
-def published_dmue(model: DMUE, image: torch.Tensor, labels: torch.Tensor) -> Terms:
+def published_dmue(criterion: nn.Module, model: DMUE, image: torch.Tensor, labels: torch.Tensor) -> Terms:
     """The terms of a step in the published code's form; `model` is a `DMUE`, whose layers it uses."""
     x = model.feature_map(image, stages=3)
     features = pool(model.backbone.layer4(x))
@@ -111,8 +118,8 @@ def published_dmue(model: DMUE, image: torch.Tensor, labels: torch.Tensor) -> Te
     agreement = class_agreement(features, labels, CLASSES, "zero")
     confidence = model.confidence(torch.cat([agreement, F.one_hot(labels, CLASSES).float()], 1)).sigmoid()
     p = logits.softmax(1).masked_fill(F.one_hot(labels, CLASSES).bool(), 0)
-    return {"ce": F.cross_entropy(confidence * logits, labels), "latent": 0.5 * F.mse_loss(p, target),
-            "similarity": 1000 * similarity, "auxiliary": auxiliary}
+    return criterion.terms(confidence * logits, labels) | {
+        "latent": 0.5 * F.mse_loss(p, target), "similarity": 1000 * similarity, "auxiliary": auxiliary}
 
 
 def published_dmue_inference(model: DMUE, image: torch.Tensor) -> torch.Tensor:
@@ -130,8 +137,11 @@ def published_dmue_inference(model: DMUE, image: torch.Tensor) -> torch.Tensor:
 class Contender:
     """One way of training a network and of inference with it. best: the shortest time, "step" and "inference" (s)."""
 
+    name: str
     step: Callable[[], None]
     inference: Callable[[], None]
+    settings: Callable[[], AbstractContextManager] = nullcontext
+    """the settings of torch that it runs with"""
     best: dict[str, float] = field(default_factory=lambda: {"step": np.inf, "inference": np.inf})
 
 
@@ -141,37 +151,71 @@ class OurModel:
 
     fabric: Any
     model: nn.Module
+    scored: nn.Module
+    """the network as scoring runs it"""
     optimizer: torch.optim.Optimizer
+    criterion: nn.Module
     terms: Callable[..., Terms]
 
     def step(self, image: torch.Tensor, labels: torch.Tensor) -> None:
         self.optimizer.zero_grad()
-        self.fabric.backward(sum(self.terms(self.model, image, labels).values()))
+        self.fabric.backward(sum(self.terms(self.criterion, self.model, image, labels).values()))
         self.optimizer.step()
 
 
-def our_model(fabric: Any, args: Args, build: Callable[[int], nn.Module], terms: Callable[..., Terms]) -> OurModel:
-    model = optimised(build(args.size), MachineOptions(compile=args.compile))
+def our_model(fabric: Any, size: int, build: Callable[[int], nn.Module], terms: Callable[..., Terms],
+              machine: MachineOptions) -> OurModel:
+    model = build(size)
+    scored = for_inference(copy.deepcopy(model), fabric, machine).eval()
+    model = optimised(model, machine)
     model, optimizer = fabric.setup(model, torch.optim.Adam(model.parameters(), lr=1e-5, fused=True))
-    return OurModel(fabric, model, optimizer, terms)
+    return OurModel(fabric, model, scored, optimizer, losses.build("ce", CLASSES).to(fabric.device), terms)
 
 
-def our_contender(ours: OurModel, image: torch.Tensor, labels: torch.Tensor) -> Contender:
+def our_contender(name: str, ours: OurModel, image: torch.Tensor, labels: torch.Tensor,
+                  machine: MachineOptions) -> Contender:
     def step() -> None:
         ours.model.train()
         ours.step(image, labels)
 
     def inference() -> None:
-        ours.model.eval()
-        ours.model(image)
+        ours.scored(image)
 
-    return Contender(step, inference)
+    return Contender(name, step, inference, lambda: settings_of_training(image.device, machine))
 
 
-def plain_contender(args: Args, build: Callable[[int], nn.Module], terms: Callable[..., Terms], image: torch.Tensor,
-                    labels: torch.Tensor, infer: Callable[..., torch.Tensor]) -> Contender:
+@contextmanager
+def settings_of_training(device: torch.device, machine: MachineOptions) -> Iterator[None]:
+    """The settings of torch that training has."""
+    with deterministic_algorithms(machine.deterministic), fast_arithmetic(device):
+        yield
+
+
+def our_contenders(fabric: Any, args: Args, algorithm: str, image: torch.Tensor,
+                   labels: torch.Tensor) -> list[Contender]:
+    """Our way, and its variants that are asked for."""
+    variants = [("", fabric, MachineOptions())]
+    if args.compile:
+        variants.append((", compiled", fabric, MachineOptions(compile=True)))
+    if args.deterministic:
+        variants.append((", deterministic", fabric, MachineOptions(deterministic=True)))
+    if args.float32:
+        variants.append((", float32", connect("32-true"), MachineOptions()))
+    contenders = []
+    for name, chosen, machine in variants:
+        ours = our_model(chosen, args.size, *ALGORITHMS[algorithm], machine)
+        contenders.append(our_contender(algorithm + name, ours, image, labels, machine))
+    return contenders
+
+
+def plain_contender(args: Args, algorithm: str, image: torch.Tensor, labels: torch.Tensor) -> Contender:
     torch.manual_seed(0)
+    build, terms = ALGORITHMS[algorithm]
+    infer = plain_inference
+    if algorithm == "DMUE":
+        terms, infer = published_dmue, published_dmue_inference
     model = build(args.size).to(image.device)
+    criterion = losses.build("ce", CLASSES).to(image.device)
     values = model.normalize(image).contiguous()
     model.normalize = nn.Identity()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
@@ -179,14 +223,14 @@ def plain_contender(args: Args, build: Callable[[int], nn.Module], terms: Callab
     def step() -> None:
         model.train()
         optimizer.zero_grad()
-        sum(terms(model, values, labels).values()).backward()
+        sum(terms(criterion, model, values, labels).values()).backward()
         optimizer.step()
 
     def inference() -> None:
         model.eval()
         infer(model, values)
 
-    return Contender(step, inference)
+    return Contender("plain", step, inference)
 
 
 def seconds(action: Callable[[], None], repetitions: int, device: torch.device) -> float:
@@ -203,65 +247,43 @@ def measure(contenders: Sequence[Contender], args: Args, device: torch.device) -
     """Let the contenders take turns; the first repetition only warms up."""
     for repetition in range(args.repeat + 1):
         for contender in contenders:
-            step = seconds(contender.step, args.steps, device)
-            with torch.no_grad():
-                inference = seconds(contender.inference, args.steps, device)
+            with contender.settings():
+                step = seconds(contender.step, args.steps, device)
+                with torch.no_grad():
+                    inference = seconds(contender.inference, args.steps, device)
             if repetition:
                 contender.best["step"] = min(contender.best["step"], step)
                 contender.best["inference"] = min(contender.best["inference"], inference)
 
 
+def row(contender: Contender, plain: Contender, batch_size: int) -> str:
+    """A line of the table."""
+    line = f"{contender.name:24}"
+    for kind in ("step", "inference"):
+        fast, slow = (batch_size / one.best[kind] for one in (contender, plain))
+        line += f"{fast:12.1f}{slow:10.1f}{fast / slow:10.2f}    "
+    return line
+
+
 def main(args: Args) -> None:
-    if args.only and args.only not in ALGORITHMS:
-        raise UserError(f"--only takes one of {', '.join(ALGORITHMS)}")
+    if not set(args.only) <= set(ALGORITHMS):
+        raise UserError(f"--only takes {', '.join(ALGORITHMS)}")
     precision = precision_name("auto")
     fabric = connect(precision)
     device = fabric.device
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{name}, {precision}, {args.size} pixels, batches of {args.batch_size}\n")
-    print(f"{'':10}{'training, images/s':>32}{'inference, images/s':>36}")
-    print(f"{'':10}" + f"{'ours':>12}{'plain':>10}{'ratio':>10}{'':4}" * 2)
+    print(f"{'':24}{'training, images/s':>32}{'inference, images/s':>36}")
+    print(f"{'':24}" + f"{'ours':>12}{'plain':>10}{'ratio':>10}{'':4}" * 2)
     torch.manual_seed(0)
     image = torch.randint(256, (args.batch_size, 3, args.size, args.size), dtype=torch.uint8).to(device)
     labels = (torch.arange(args.batch_size) % CLASSES).to(device)
-    for algorithm in [args.only] if args.only else ALGORITHMS:
-        build, terms = ALGORITHMS[algorithm]
-        is_published = algorithm == "DMUE"
-        ours = our_model(fabric, args, build, terms)
-        contenders = (our_contender(ours, image, labels),
-                      plain_contender(args, build, published_dmue if is_published else terms, image, labels,
-                                      published_dmue_inference if is_published else plain_inference))
-        measure(contenders, args, device)
-        line = f"{algorithm:10}"
-        for kind in ("step", "inference"):
-            fast, slow = (args.batch_size / contender.best[kind] for contender in contenders)
-            line += f"{fast:12.1f}{slow:10.1f}{fast / slow:10.2f}    "
-        print(line, flush=True)
-        if algorithm == "baseline":
-            compare_with_cached_epoch(args, ours, contenders[0])
-
-
-def compare_with_cached_epoch(args: Args, ours: OurModel, one_batch: Contender) -> None:
-    """A cached epoch of the baseline against as many steps on one batch, taking turns."""
-    device = ours.fabric.device
-    with tempfile.TemporaryDirectory() as folder:
-        root, count = Path(folder) / "demo", 8 * args.batch_size
-        frame = load_split("demo", root, "train", train=str(8 * -(-count // 8)), val="8", test="8").frame[:count]
-        images = Images(root, frame, args.size, Path(folder) / "cache")
-        labels = torch.from_numpy(frame["expression"].to_numpy(np.int64, copy=True)).to(device)
-        batches = [list(range(start, start + args.batch_size)) for start in range(0, count, args.batch_size)]
-
-        def cached_epoch() -> None:
-            ours.model.train()
-            for image, index in load_batches(ours.fabric, images, batches, 0):
-                ours.step(image, labels[index])
-
-        with_cache = computing_alone = np.inf
-        for _ in range(args.repeat):
-            with_cache = min(with_cache, seconds(cached_epoch, 1, device))
-            computing_alone = min(computing_alone, len(batches) * seconds(one_batch.step, len(batches), device))
-        print(f"\nan epoch of {count} images with the cache: {count / with_cache:.1f} images/s, computing alone "
-              f"{count / computing_alone:.1f}: ratio {computing_alone / with_cache:.2f}")
+    for algorithm in args.only or ALGORITHMS:
+        ours = our_contenders(fabric, args, algorithm, image, labels)
+        plain = plain_contender(args, algorithm, image, labels)
+        measure([*ours, plain], args, device)
+        for contender in ours:
+            print(row(contender, plain, args.batch_size), flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 unless the set was opened with verify=False.
 """
 import io
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,14 @@ import pandas as pd
 
 import soft_labels
 from building.checksums import Checksums, image_hashes, read_checksums, read_lines
-from building.forms import encode, make_form, software
+from building.forms import encode, make_form, software, stored_form
 from building.integrity import read_regular, require, sha256, sha256_of_file
-from building.layout import image_files
+from building.layout import FOLDERS, image_files, image_suffix
 from building.manifest import read_manifest
 from building.options import rebuild_command, repair_advice
 from building.tables import read_cells, read_labels
 from corruptions import CELLS, SEVERITIES, cell_index
-from datasets.images import decode, read_image
+from datasets.images import decode
 from support.errors import DamagedFile, UserError, first_line
 
 
@@ -58,13 +59,11 @@ class BuiltSet:
 
     def image_path(self, i: int, corruption: str | None = None, severity: int | None = None) -> Path:
         """The file of image `i`: the clean one, or one of its 85 forms."""
-        return self.folder / self._image_file(i, corruption, severity)
+        return self.folder / self._image_file(self.frame["id"].iloc[i], _number_of(corruption, severity))
 
-    def _image_file(self, i: int, corruption: str | None, severity: int | None) -> str:
-        image_id = self.frame["id"].iloc[i]
-        if corruption is None:
-            return f"clean/{image_id}.png"
-        return f"images/{corruption}/{severity}/{image_id}.{self.made_with['image_format']}"
+    def _image_file(self, image_id: str, number: int) -> str:
+        """number: as in `FOLDERS`."""
+        return f"{FOLDERS[number]}/{image_id}.{image_suffix(FOLDERS[number], self.made_with['image_format'])}"
 
     def pixels(self, i: int, corruption: str | None = None, severity: int | None = None,
                in_memory: bool = False) -> np.ndarray:
@@ -74,26 +73,31 @@ class BuiltSet:
         A set without images/ always does. Raises DamagedFile naming a file that is missing, no image, or, unless the
         set was opened with verify=False, different from the one that was built.
         """
-        if corruption is None or severity is None:
-            return self._read_file(i, None, None)
-        if self.has_images and not in_memory:
-            return self._read_file(i, corruption, severity)
-        made_with = self.made_with
-        form = make_form(self._read_file(i, None, None), self.frame["id"].iloc[i], corruption, severity, made_with)
-        if made_with["image_format"] == "png":
-            return form
-        data = encode(form, made_with["image_format"], made_with["quality"])
-        return read_image(io.BytesIO(data), made_with["size"])
+        cell = None if corruption is None or severity is None else (corruption, severity)
+        return next(self.pixels_of_cells(i, [cell], in_memory))
 
-    def _read_file(self, i: int, corruption: str | None, severity: int | None) -> np.ndarray:
+    def pixels_of_cells(self, i: int, cells: Iterable[tuple[str, int] | None],
+                        in_memory: bool = False) -> Iterator[np.ndarray]:
+        """Image `i` in several cells, one after the other, each as `pixels` gives it; None stands for the clean image.
+        In memory the clean file is read and checked only once."""
+        image_id = self.frame["id"].iloc[i]
+        makes_forms = in_memory or not self.has_images
+        clean = None
+        for cell in cells:
+            if cell is not None and not makes_forms:
+                yield self._read_file(i, image_id, _number_of(*cell))
+                continue
+            if clean is None:
+                clean = self._read_file(i, image_id, 0)
+            yield clean if cell is None else stored_form(clean, image_id, *cell, self.made_with)
+
+    def _read_file(self, i: int, image_id: str, number: int) -> np.ndarray:
+        """A file of image `i`, uint8 (S, S, 3), RGB. number: as in `FOLDERS`."""
         expected = None
         if self.verify and self.hashes is not None:
-            number = 0
-            if corruption is not None and severity is not None:
-                number = 1 + cell_index(corruption, severity)
             expected = self.hashes[number, i].tobytes().hex()
         try:
-            return read_set_image(self.image_path(i, corruption, severity), self.made_with["size"], expected)
+            return read_set_image(self.folder / self._image_file(image_id, number), self.made_with["size"], expected)
         except DamagedFile as error:
             raise DamagedFile(f"{error}; {repair_advice(self.folder, self.made_with)}") from None
 
@@ -101,6 +105,11 @@ class BuiltSet:
         """Raises UserError where this machine does not make the images that the set was built with: the first image's
         85 forms are made here and compared with their checksums."""
         _check_forms(self)
+
+
+def _number_of(corruption: str | None, severity: int | None) -> int:
+    """The position in `FOLDERS` of a cell, 0 for the clean images."""
+    return 0 if corruption is None or severity is None else 1 + cell_index(corruption, severity)
 
 
 def read_set_image(path: Path, size: int, expected: str | None) -> np.ndarray:

@@ -3,6 +3,7 @@
 form  one corrupted version of a clean image. There is one for each cell (a corruption at a severity, corruptions.py),
       so an image has 85 forms.
 """
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 
 from corruptions import apply
+from datasets.images import read_image
 from support.random_streams import keyed_rng
 from support.software import versions
 
@@ -31,6 +33,16 @@ def make_form(clean: np.ndarray, image_id: str, name: str, severity: int, made_w
     """
     arguments = made_with["constants"][name][severity - 1]
     return apply(clean, name, keyed_rng(made_with["seed"], image_id, name, severity), arguments)
+
+
+def stored_form(clean: np.ndarray, image_id: str, name: str, severity: int, made_with: Mapping[str, Any]) -> np.ndarray:
+    """A form as a reader of its file gets it, made in memory: `make_form`, and what a lossy format changes. Arguments
+    and result as for `make_form`."""
+    form = make_form(clean, image_id, name, severity, made_with)
+    if made_with["image_format"] == "png":
+        return form
+    data = encode(form, made_with["image_format"], made_with["quality"])
+    return read_image(io.BytesIO(data), made_with["size"])
 
 
 def encode(image: np.ndarray, image_format: str, quality: int | None = None) -> bytes:

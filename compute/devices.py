@@ -1,11 +1,14 @@
-"""The device and its precision: Lightning Fabric, channels last, torch.compile, seeds, exact float32.
+"""The device and its precision: Lightning Fabric, channels last, torch.compile, seeds, deterministic algorithms, fast
+or exact float32.
 
 Used by training/run.py, evaluation/scoring.py and the speed benchmarks in benchmarks/. Of the floors (0 to 5), only
 this module imports Fabric. It does so on the first call of `connect`, since the import takes seconds that a script's
 --help should not wait for.
 """
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +17,8 @@ import torch
 
 from support.random_streams import keyed_rng
 from support.run_folder import PRECISIONS
+
+CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # environment variable: the workspace of cuBLAS, a part of CUDA
 
 
 @contextmanager
@@ -48,25 +53,49 @@ def connect(precision: str) -> Any:
     """The launched `lightning_fabric.Fabric`: on a single device, or on all that torchrun has started processes for.
 
     precision: Fabric's name, as `precision_name` gives it. The numbers of devices and nodes come from torchrun's
-    environment; with its own defaults Fabric would start independent runs there.
+    environment; with its own defaults Fabric would start independent runs there. Fabric prints nothing: its notes are
+    about processes, precision and matrix products, which this project sets, or says, itself.
     """
     with hidden("torchmetrics"):
         import lightning_fabric
 
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    fabric = lightning_fabric.Fabric(devices=devices, num_nodes=processes // devices, precision=precision,
-                                     strategy="ddp" if processes > 1 else "auto")
-    fabric.launch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        fabric = lightning_fabric.Fabric(devices=devices, num_nodes=processes // devices, precision=precision,
+                                         strategy="ddp" if processes > 1 else "auto")
+        fabric.launch()
     return fabric
 
 
-def machine_facts(fabric: Any, is_compiled: bool) -> dict[str, Any]:
-    """What may change the last digits of a result: device, processes, threads, torch.compile, {name: value}. It is
-    written to environment.json."""
+@contextmanager
+def fast_arithmetic(device: torch.device) -> Iterator[None]:
+    """Multiply float32 as TensorFloat-32 (10 bits of the mantissa) inside, as training on a GPU does. The caller's
+    setting comes back at the end. Nothing changes on other devices. Scoring does not use this: see `exact_float32`.
+
+    cuDNN's benchmark mode, which tries algorithms on each new shape and keeps the fastest, stays as it is: off. On an
+    H100 it gained at most 1 % over cuDNN's own choice, and sometimes chose algorithms with which the whole step took
+    1.15 to 1.27 times as long (docs/benchmarks.md).
+    """
+    if device.type != "cuda":
+        yield
+        return
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+def machine_facts(fabric: Any, machine: Any) -> dict[str, Any]:
+    """What may change the last digits of a result: device, processes, threads, torch.compile, deterministic
+    algorithms, {name: value}. It is written to environment.json. machine: `training.options.MachineOptions`."""
     device = torch.cuda.get_device_name() if fabric.device.type == "cuda" else "cpu"
     return {"device": device, "processes": fabric.world_size, "threads": torch.get_num_threads(),
-            "compile": is_compiled}
+            "compile": machine.compile, "deterministic": machine.deterministic}
 
 
 def optimised(model: torch.nn.Module, machine: Any) -> Any:
@@ -76,9 +105,49 @@ def optimised(model: torch.nn.Module, machine: Any) -> Any:
     return torch.compile(model) if machine.compile else model
 
 
+def for_inference(model: Any, fabric: Any, machine: Any) -> Any:
+    """A network in the form in which inference runs fastest, set up by Fabric. On a GPU that is a copy with other
+    weights, whose logits differ by rounding; on CPUs the logits stay the same bytes. model: `models.Model`. machine: as
+    for `optimised`."""
+    if fabric.device.type == "cuda":
+        bfloat16 = fabric.strategy.precision.precision == PRECISIONS["bf16"]
+        model = model.for_inference(torch.bfloat16 if bfloat16 else torch.float32)
+    return fabric.setup_module(optimised(model, machine))
+
+
 def seed_torch(*key: Any) -> None:
     """Seed torch's generators of all devices by a key, such as ("step", seed, rank, epoch, step)."""
     torch.manual_seed(int(keyed_rng(*key).integers(2**63)))
+
+
+@contextmanager
+def deterministic_algorithms(is_wanted: bool) -> Iterator[None]:
+    """Let torch use only algorithms that give the same bytes each time, if `is_wanted`. The caller's settings come back
+    at the end.
+
+    It has to begin before CUDA starts, since cuBLAS reads the size of its workspace then; one of this size is what
+    torch demands. Operations without such an algorithm raise RuntimeError, and no training script has one.
+    """
+    if not is_wanted:
+        yield
+        return
+    cudnn, filling = torch.backends.cudnn, torch.utils.deterministic
+    workspace = os.environ.get(CUBLAS_WORKSPACE)
+    mode = torch.get_deterministic_debug_mode()
+    before = cudnn.deterministic, cudnn.benchmark, filling.fill_uninitialized_memory
+    try:
+        os.environ[CUBLAS_WORKSPACE] = ":4096:8"
+        torch.use_deterministic_algorithms(True)
+        cudnn.deterministic, cudnn.benchmark = True, False
+        filling.fill_uninitialized_memory = False  # only finds faults of programs, and takes time
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        cudnn.deterministic, cudnn.benchmark, filling.fill_uninitialized_memory = before
+        if workspace is None:
+            del os.environ[CUBLAS_WORKSPACE]
+        else:
+            os.environ[CUBLAS_WORKSPACE] = workspace
 
 
 @contextmanager

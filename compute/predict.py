@@ -1,4 +1,5 @@
 """Inference: the logits of many images, divided among the processes. Used by training/run.py and evaluation/."""
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ def predict(fabric: Any, model: torch.nn.Module, images: Any, batch_size: int, w
     own = list(range(fabric.global_rank, len(images), fabric.world_size))
     batches = [own[start:start + batch_size] for start in range(0, len(own), batch_size)]
     own_logits = []  # (indices, logits) of this process's batches
-    for image, index in load_batches(fabric, images, batches, workers):
-        own_logits.append((index.cpu().numpy(), model(image).float().cpu().numpy()))
+    with closing(load_batches(fabric, images, batches, workers)) as loader:
+        for image, index in loader:
+            own_logits.append((index.cpu().numpy(), model(image).float().cpu().numpy()))
     logits_by_process = [own_logits]
     if fabric.world_size > 1:
         logits_by_process = [own_logits] * fabric.world_size

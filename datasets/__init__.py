@@ -7,8 +7,9 @@ paper (`train_SCN.py`, `run.sh`).
 
 To add a data set, write a module with `OPTIONS` ({option: what it is}) and `load(root, split, **options) -> Split`, and
 add its row to `DATASETS`, `TITLES` and `RECIPES`. A function `official(**options)` that returns the published image
-counts is optional; `python -m datasets.check` compares with them. `support/data_set_tables.py` reads `DATASETS`,
-`TITLES` and `GMM_FROM` as text, so they stay plain literals.
+counts is optional; `python -m datasets.check` compares with them. So is `load_several(root, splits, **options)`, for
+splits that have files in common. `support/data_set_tables.py` reads `DATASETS`, `TITLES` and `GMM_FROM` as text, so
+they stay plain literals.
 """
 import sys
 
@@ -19,7 +20,7 @@ if sys.argv[:1] == ["-m"]:  # `python -m datasets.check`: this file is imported 
 
 import importlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,15 +96,26 @@ def load_split(name: str, root: str | Path, split: str, **options: Any) -> "Spli
     (`--data`). Raises UserError on an unknown name, split or option, on a folder that does not hold the data set, and
     on labels that cannot be used.
     """
+    return load_splits(name, root, (split,), **options)[0]
+
+
+def load_splits(name: str, root: str | Path, splits: Sequence[str], **options: Any) -> "list[Split]":
+    """Several splits, as `load_split` reads them. A parser that has a function `load_several` reads what they have in
+    common once."""
     from datasets.split import SPLITS, validated_split  # with pandas, for which `--help` need not wait
 
     if name not in DATASETS:
         raise UserError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
-    if split not in SPLITS:
-        raise UserError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    for split in splits:
+        if split not in SPLITS:
+            raise UserError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     parser = importlib.import_module(DATASETS[name])
     unknown = sorted(set(options) - set(parser.OPTIONS))
     if unknown:
         known = ", ".join(f"{key} ({text})" for key, text in parser.OPTIONS.items()) or "none"
         raise UserError(f"{name} has no option {', '.join(unknown)}; its options: {known}")
-    return validated_split(parser.load(Path(root), split, **options), name, split)
+    if hasattr(parser, "load_several"):
+        loaded = parser.load_several(Path(root), splits, **options)
+    else:
+        loaded = [parser.load(Path(root), split, **options) for split in splits]
+    return [validated_split(data, name, split) for data, split in zip(loaded, splits, strict=True)]

@@ -105,12 +105,40 @@ def load(root: Path, split: str, classes: str = "8", crop: str = "xywh", layout:
     Notes of train and val count what the whole training list lost. Raises UserError where neither release is found, and
     where a list cannot be read or names a file outside the root.
     """
+    return load_several(root, (split,), classes, crop, layout)[0]
+
+
+def load_several(root: Path, splits: Sequence[str], classes: str = "8", crop: str = "xywh",
+                 layout: str = "") -> list[Split]:
+    """Several splits, as `load` gives them. Images that train and val have in common are looked up once."""
     _refuse_unknown("classes", classes, ("8", "7"))
     _refuse_unknown("crop", crop, ("xywh", "legacy"))
     if layout:
         _refuse_unknown("layout", layout, ("old", "2021"))
-    notes: dict[str, Any] = {}
     num_classes = int(classes)
+    official: dict[str, tuple[pd.DataFrame, dict[str, Any], bool]] = {}  # by its list, which train and val share
+    loaded = []
+    for split in splits:
+        if LISTS[split] not in official:
+            official[LISTS[split]] = _official_images(root, split, num_classes, layout)
+        table, notes, is_old = official[LISTS[split]]
+        notes = dict(notes)
+        if split != "test":
+            is_val = hold_out(table["expression"], num_classes)
+            table = table[is_val if split == "val" else ~is_val]
+        if is_old:
+            table = _with_corners(table, crop, notes)  # after val is drawn, so that both crops hold out the same images
+        names = table["name"]
+        columns = table.drop(columns="name").reset_index(drop=True)
+        loaded.append(Split(make_frame(id=_ids(names), **columns), None, CLASSES[:num_classes], notes))
+    return loaded
+
+
+def _official_images(root: Path, split: str, num_classes: int,
+                     layout: str) -> tuple[pd.DataFrame, dict[str, Any], bool]:
+    """The usable images of the list that a split belongs to, the notes, and whether it is the old release. layout: the
+    option, "" where it was not given."""
+    notes: dict[str, Any] = {}
     is_old = _release(root, layout, notes) == "old"
     if is_old:
         table = _list_rows(root, split, notes)
@@ -120,14 +148,7 @@ def load(root: Path, split: str, classes: str = "8", crop: str = "xywh", layout:
     table = _on_disk(root, table, notes)
     if is_old:
         table = _with_box_in_picture(root, LISTS[split], table, notes)
-    if split != "test":
-        is_val = hold_out(table["expression"], num_classes)
-        table = table[is_val if split == "val" else ~is_val]
-    if is_old:
-        table = _with_corners(table, crop, notes)  # after val is drawn, so that both crops hold out the same images
-    names = table.pop("name")
-    columns = table.reset_index(drop=True)
-    return Split(make_frame(id=_ids(names), **columns), None, CLASSES[:num_classes], notes)
+    return table, notes, is_old
 
 
 def _refuse_unknown(option: str, value: Any, known: Sequence[str]) -> None:
@@ -344,7 +365,12 @@ def _annotated_images(root: Path, folder: str, notes: dict[str, Any]) -> pd.Data
     table = _annotations(root, folder, notes)
     table["path"] = f"{folder}/images/" + table["name"] + ".jpg"
     is_readable = table["expression"].notna()
-    images = {os.path.splitext(name)[0]: name for name in os.listdir(root / folder / "images") if is_picture(name)}
+    images = {}
+    for name in os.listdir(root / folder / "images"):
+        if name.endswith(".jpg") and not name.startswith("."):  # the usual case, which has to be fast
+            images[name[:-4]] = name
+        elif is_picture(name):
+            images[os.path.splitext(name)[0]] = name
     without_expression = images.keys() - set(table["name"][is_readable])
     if without_expression:
         count_note(notes, "image without a readable expression", images[min(without_expression)],
@@ -361,15 +387,15 @@ def _annotations(root: Path, folder: str, notes: dict[str, Any]) -> pd.DataFrame
     """
     annotations = root / folder / "annotations"
     changed = annotations.stat().st_mtime_ns
-    with os.scandir(annotations) as entries:
-        files = {entry.name: entry.is_file() for entry in entries}  # opening a named pipe would wait for ever
-    stamp = f"# FER-C scan 1, {len(files)} files, changed {changed}\n"
+    stamp = f"# FER-C scan 1, {len(os.listdir(annotations))} files, changed {changed}\n"
     places = _scan_places(root, folder)
     for description, path in places.items():
         scan = _read_scan(path, stamp)
         if scan is not None:
             notes["cache"] = f"annotations from {description}, {path.name} (delete it to have them read again)"
             return scan
+    with os.scandir(annotations) as entries:
+        files = {entry.name: entry.is_file() for entry in entries}  # opening a named pipe would wait for ever
     matches = [EXPRESSION_FILE.fullmatch(file) for file in files]
     names = sorted((match[1] for match in matches if match), key=lambda name: (int(name), name))
     batches = [names[start:start + IDS_AT_ONCE] for start in range(0, len(names), IDS_AT_ONCE)]
@@ -485,7 +511,7 @@ def _with_expression(table: pd.DataFrame, num_classes: int, notes: dict[str, Any
 def _on_disk(root: Path, table: pd.DataFrame, notes: dict[str, Any]) -> pd.DataFrame:
     """The rows whose picture exists, with its path; the others are noted. Raises UserError where a name leads out of
     the root."""
-    for name in table["name"]:
+    for name in table["name"].tolist():
         if not RELEASED_NAME.fullmatch(name) and LEADS_OUT.search(name):
             raise UserError(f"{name!r} leads out of the data folder {root}; label files may only name files below it")
     paths = table["path"].tolist()

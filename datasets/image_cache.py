@@ -6,7 +6,7 @@ A block is `BLOCK` consecutive pictures, which have one hash. The cache of a dat
 of change. Pixels are read by position and never mapped into memory: if a mapped file is truncated, the process ends
 without a message.
 
-`datasets.images.open_cache` is the way in.
+`datasets.images.open_cache` is the way in. `cache[i]` gives one picture, `cache.gather` a batch at the speed of memory.
 """
 import errno
 import fcntl
@@ -20,6 +20,7 @@ import re
 import shutil
 import stat
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -38,8 +39,13 @@ TEMPORARY = re.compile(r"\.?([0-9a-f]{32})\..*\.tmp")  # files that a killed pro
 
 Shape = tuple[int, int, int, int]
 """of a file of pixels: pictures, height, width, 3"""
-ReadPicture = Callable[[Path, int, np.ndarray], np.ndarray]
+PathLike = str | os.PathLike
+ReadPicture = Callable[[PathLike, int, np.ndarray], np.ndarray]
 """(path, size, box) -> the picture, uint8 (size, size, 3)"""
+
+
+class StorageError(UserError):
+    """The folder of a cache cannot be used, or has too little room. The pictures themselves are not at fault."""
 
 
 class ImageCache:
@@ -52,7 +58,7 @@ class ImageCache:
 
     file: Path
     """the file of pixels"""
-    paths: Sequence[Path]
+    paths: Sequence[PathLike]
     """of the N pictures"""
     boxes: np.ndarray
     """float (N, 4), NaN for the whole picture"""
@@ -63,7 +69,7 @@ class ImageCache:
     """SHA-256 of every block"""
     shape: Shape
 
-    def __init__(self, file: Path, paths: Sequence[Path], boxes: np.ndarray, size: int,
+    def __init__(self, file: Path, paths: Sequence[PathLike], boxes: np.ndarray, size: int,
                  read: ReadPicture, hashes: list[str]) -> None:
         """Use `open`, which makes and checks the file first."""
         self.file = file
@@ -81,10 +87,11 @@ class ImageCache:
         """Set what belongs to one process and is not pickled."""
         self._open_file: io.FileIO | None = None
         self._is_reported = False
+        self._checking = threading.Lock()  # held by the thread that checks the blocks of a batch
         self._checked = mmap.mmap(-1, max(1, len(self.hashes)))  # a byte for each block; forked processes see it too
 
     def __getstate__(self) -> dict[str, Any]:
-        hidden = ("_open_file", "_checked", "_is_reported")
+        hidden = ("_open_file", "_checked", "_checking", "_is_reported")
         return {name: value for name, value in self.__dict__.items() if name not in hidden}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -108,16 +115,50 @@ class ImageCache:
             return self._check(block)[i - block * BLOCK].copy()
         return picture
 
+    def gather(self, numbers: np.ndarray, out: np.ndarray) -> None:
+        """Read many pictures into `out`, in one call without the interpreter's lock.
+
+        numbers: int64 (B,), of the pictures. out: uint8 (B, size, size, 3), contiguous. Blocks that are read for the
+        first time are checked before, several at once. Raises IndexError, and UserError as `cache[i]` does.
+        """
+        from datasets.file_rows import read_rows  # it imports numba, for which a script's --help need not wait
+
+        if len(numbers) and not 0 <= min(numbers) <= max(numbers) < len(self):
+            raise IndexError(f"pictures {min(numbers)} to {max(numbers)} of {len(self)}")
+        self._check_blocks_of(numbers)
+        done = 0
+        while done < len(numbers):
+            try:
+                file = self._opened()  # held here, so that no other thread closes it meanwhile
+                done += read_rows(file.fileno(), numbers[done:], len(self._header), out[done:])
+            except OSError:  # the line below raises what concerns the user
+                pass
+            if done < len(numbers):  # the file was cut since its block was checked, or its disk fails
+                out[done] = self[numbers[done]]
+                done += 1
+
+    def _check_blocks_of(self, numbers: np.ndarray) -> None:
+        """Check the blocks of these pictures that were not read yet in this run, several at once."""
+        with self._checking:  # so that two batches do not check the same blocks
+            is_checked = np.frombuffer(self._checked, np.uint8)
+            blocks = np.unique(numbers // BLOCK)
+            blocks = blocks[is_checked[blocks] == 0].tolist()
+            if not blocks:
+                return
+            with ThreadPoolExecutor(min(len(blocks), _cores())) as pool:  # hashing releases the interpreter's lock
+                for check in [pool.submit(self._check_only, block) for block in blocks]:
+                    check.result()
+
     @classmethod
-    def open(cls, folder: Path, paths: Sequence[Path], boxes: np.ndarray, size: int,
-             read: ReadPicture) -> "ImageCache":
+    def open(cls, folder: Path, paths: Sequence[PathLike], boxes: np.ndarray, size: int,
+             read: ReadPicture, key: str = "") -> "ImageCache":
         """The cache of these pictures in `folder`. It is made where it is absent, truncated or without valid hashes
         (caches of the first release of this project have none).
 
-        paths, boxes, size: see the attributes. Raises UserError where the cache cannot be made; then no file of pixels
-        is left.
+        paths, boxes, size: see the attributes. key: their `cache_key`, where it is known. Raises UserError where the
+        cache cannot be made, `StorageError` if this is the folder's fault; then no file of pixels is left.
         """
-        file = folder / f"{_key(paths, boxes, size)}.npy"
+        file = folder / f"{key or cache_key(paths, boxes, size)}.npy"
         shape = (len(paths), size, size, 3)
         needed = _file_bytes(shape)
         try:
@@ -132,14 +173,19 @@ class ImageCache:
             message = f"--cache {folder}: {error.strerror}"
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 message += f"; {needed / 2**30:.1f} GiB of decoded pictures have to fit there"
-            raise UserError(message) from None
+            raise StorageError(message) from None
+
+    def _opened(self) -> io.FileIO:
+        """The file of pixels, open for reading."""
+        file = self._open_file
+        if file is None:
+            file = self._open_file = open(self.file, "rb", buffering=0)
+        return file
 
     def _fill_from_file(self, pixels: np.ndarray, first: int) -> bool:
         """Read pictures from number `first` on into `pixels`, as many as it has room for. False where the file is too
         short. Each read names its position, so threads and forked processes do not disturb each other."""
-        file = self._open_file  # held here, so that no other thread closes it meanwhile
-        if file is None:
-            file = self._open_file = open(self.file, "rb", buffering=0)
+        file = self._opened()  # held here, so that no other thread closes it meanwhile
         number = file.fileno()
         start = len(self._header) + first * self._picture_bytes
         done = os.preadv(number, [pixels], start)
@@ -165,6 +211,10 @@ class ImageCache:
         self._checked[block] = 1
         return pixels
 
+    def _check_only(self, block: int) -> None:
+        """`_check` for a thread, whose result would keep the pixels of the block in memory."""
+        self._check(block)
+
     def _checked_pixels(self, block: int) -> np.ndarray | None:
         """The pictures of a block, or None where the file is damaged there."""
         first = block * BLOCK
@@ -184,29 +234,50 @@ class ImageCache:
             last = min(len(self), (block + 1) * BLOCK)
             print(f"--cache {self.file}: pictures {block * BLOCK + 1} to {last} of {len(self)} are damaged in it; "
                   "whatever is damaged is decoded again from the pictures", file=sys.stderr)
+        number = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            size = os.fstat(number).st_size
+            _write_at(number, self._header, 0)
+            # A file that was cut is filled up in its order: written at its place behind the end, a block would leave a
+            # gap before it, and a gap reads as black pictures, also of blocks that were checked before the cut.
+            whole_blocks = max(0, size - len(self._header)) // (BLOCK * self._picture_bytes)
+            for missing in range(whole_blocks, block):
+                self._write_block(number, missing)
+            return self._write_block(number, block)
+        finally:
+            os.close(number)
+
+    def _write_block(self, number: int, block: int) -> np.ndarray:
+        """Decode a block, write it to the open file with this number, and return it. The lock is held."""
         pixels = _decode_block(block, self.paths, self.boxes, self.size, self.read)
         if _hash(pixels) != self.hashes[block]:  # the hash itself was damaged, or another Pillow decodes otherwise
             self.hashes[block] = _hash(pixels)
             _store_hashes(self.file, self.hashes, self.shape)
-        number = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            _write_at(number, self._header, 0)
-            _write_at(number, pixels, len(self._header) + block * BLOCK * self._picture_bytes)
-        finally:
-            os.close(number)
+        _write_at(number, pixels, len(self._header) + block * BLOCK * self._picture_bytes)
         return pixels
 
 
-def _key(paths: Sequence[Path], boxes: np.ndarray, size: int) -> str:
+def bytes_needed(count: int, size: int) -> int:
+    """The bytes that a cache of so many pictures takes on the disk. size: in pixels."""
+    return _file_bytes((count, size, size, 3))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def cache_key(paths: Sequence[PathLike], boxes: np.ndarray, size: int) -> str:
     """The key of a cache: 32 hexadecimal digits that depend on the size, the boxes, and each picture's path, number
-    of bytes and time of change."""
+    of bytes and time of change. Raises UserError for a picture that is missing."""
     key = hashlib.sha256(repr(size).encode() + np.ascontiguousarray(boxes, np.float64).tobytes())
+    lines = []
     for path in paths:
         try:
             state = os.stat(path)
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-        key.update(os.fsencode(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\n"))
+        lines.append(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\n")
+    key.update(os.fsencode("".join(lines)))
     return key.hexdigest()[:32]
 
 
@@ -295,7 +366,7 @@ def _block_count(shape: Shape) -> int:
     return math.ceil(shape[0] / BLOCK)
 
 
-def _decode_block(block: int, paths: Sequence[Path], boxes: np.ndarray, size: int, read: ReadPicture) -> np.ndarray:
+def _decode_block(block: int, paths: Sequence[PathLike], boxes: np.ndarray, size: int, read: ReadPicture) -> np.ndarray:
     """The pictures of a block from their files: uint8 (count, size, size, 3)."""
     numbers = range(block * BLOCK, min((block + 1) * BLOCK, len(paths)))
     return np.stack([read(paths[i], size, boxes[i]) for i in numbers])
@@ -318,11 +389,11 @@ def _reserve(number: int, size: int) -> None:
             raise
 
 
-def _fill(file: Path, paths: Sequence[Path], boxes: np.ndarray, shape: Shape, read: ReadPicture) -> list[str]:
+def _fill(file: Path, paths: Sequence[PathLike], boxes: np.ndarray, shape: Shape, read: ReadPicture) -> list[str]:
     """Decode all pictures into `file` and return the hashes of its blocks. The lock is held.
 
     The space is reserved first, and pixels are written by position, so a full disk is an error here and not a signal
-    that ends the process. Raises UserError where there is too little space.
+    that ends the process. Raises StorageError where there is too little space.
     """
     header = _header(shape)
     size = shape[1]
@@ -331,8 +402,8 @@ def _fill(file: Path, paths: Sequence[Path], boxes: np.ndarray, shape: Shape, re
         old.unlink(missing_ok=True)  # there may be no room for both
     free = shutil.disk_usage(file.parent).free
     if needed > free:
-        raise UserError(f"--cache {file.parent}: {needed / 2**30:.1f} GiB of decoded pictures do not fit into the "
-                        f"{free / 2**30:.1f} GiB that are free")
+        raise StorageError(f"--cache {file.parent}: {needed / 2**30:.1f} GiB of decoded pictures do not fit into the "
+                           f"{free / 2**30:.1f} GiB that are free")
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
     number = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
 
@@ -346,7 +417,7 @@ def _fill(file: Path, paths: Sequence[Path], boxes: np.ndarray, shape: Shape, re
         _reserve(number, needed)
         _write_at(number, header, 0)
         hashes = []
-        pool = ThreadPoolExecutor()  # threads suffice, since Pillow releases the interpreter's lock
+        pool = ThreadPoolExecutor(_cores())  # threads suffice, since Pillow releases the interpreter's lock
         try:
             with tqdm(desc="decoding into the cache", total=len(paths), disable=None) as bar:
                 for block_hash, count in pool.map(write_block, range(_block_count(shape))):

@@ -62,9 +62,9 @@ def find_pictures(root: Path, paths: Sequence[str], notes: dict[str, Any],
     ambiguous_stems: set[str] | None = None
     for i, path in enumerate(paths):
         folder, _, name = path.rpartition("/")
-        if folder not in listings:
-            listings[folder] = Listing(files_in(root, folder))
-        listing = listings[folder]
+        listing = listings.get(folder)
+        if listing is None:
+            listing = listings[folder] = Listing(files_in(root, folder))
         if name in listing.names:
             files[i] = path
             if not listing.is_mixed:

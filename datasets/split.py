@@ -170,7 +170,7 @@ def fingerprint(*frames: pd.DataFrame) -> str:
     trained with the same ids and labels; pixels are not compared."""
     lines = []
     for frame in frames:
-        for image_id, label in zip(frame["id"], frame["expression"], strict=True):
+        for image_id, label in zip(frame["id"].tolist(), frame["expression"].tolist(), strict=True):
             lines.append(f"{image_id} {label}\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -214,7 +214,7 @@ def _advice_without_images(split: str) -> str:
 
 def _refuse_unusable_ids(frame: pd.DataFrame, where: str) -> None:
     """Raises UserError where an id is no safe file name or belongs to two images."""
-    unsafe = [image_id for image_id in frame["id"] if not SAFE_ID.fullmatch(image_id)]
+    unsafe = [image_id for image_id in frame["id"].tolist() if not SAFE_ID.fullmatch(image_id)]
     if unsafe:
         raise UserError(f"{where}: {len(unsafe)} ids cannot be file names, for example {unsafe[0]!r}")
     repeated = frame["id"][frame["id"].duplicated()]

@@ -1,28 +1,35 @@
 """Inference: the logits of a network for the images of a built set.
 
-Given a network on its device and a set that fits it, `predict_cells` stores the logits of the cells asked for, through
-predictions.py. Used by scoring.py.
+Given a network on its device and the blocks that predictions.py wants, `predict_blocks` computes and stores them. Used
+by scoring.py and benchmarks/scoring.py.
 
-A cell is a corruption at a severity (corruptions.py), written (name, severity); None stands for the clean images.
+A cell is a corruption at a severity (corruptions.py), written (name, severity); None stands for the clean images. A
+block is a few source images in all cells that are computed. A worker process reads or makes the images of a block as
+one array in shared memory; the device computes them in batches; the logits of a block are one file. While the device
+computes a block, the next one is copied to it, and the workers are at the blocks after that.
 """
-from collections.abc import Sequence
+import contextlib
+import shutil
+import signal
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm import tqdm
 
 from building.built_set import BuiltSet
-from compute.predict import predict
 from evaluation.matching import MatchedSet
-from evaluation.predictions import ALL_CELLS, Cell, cell_name, write_cells
+from evaluation.predictions import ALL_CELLS, Blocks, cell_name, write_block
 from support.errors import UserError, first_line
 
-# Worker processes start anew for each group of whole cells, and logits are written when a group is done. A group has
-# about this many images: enough to make the start cheap, few enough to lose little when interrupted.
-IMAGES_IN_A_GROUP = 8192
+SHARED_MEMORY = Path("/dev/shm")  # where arrays lie that pass between processes
+BLOCKS_OF_A_WORKER = 3  # at once: one that is made, and two that wait (DataLoader's prefetch_factor)
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class InferenceOptions:
     precision: str = "32"
     """"32" or "bf16", see `support.run_folder.PRECISIONS`"""
     batch_size: int = 128
-    """images that the network takes at once, in each process"""
+    """largest number of images that the network takes at once, in each process"""
     workers: int = 0
     """processes that read images; 0: none, the images are read in this process"""
     compile: bool = False
@@ -40,77 +47,104 @@ class InferenceOptions:
     on_the_fly: bool = False
     """whether corrupted images are made in memory instead of read from files; their bytes are the same"""
 
+    def that_change_digits(self, device: str) -> dict[str, Any]:
+        """What changes the last digits of logits, besides the precision. device: type of the device, cpu or cuda."""
+        return {"batch size": self.batch_size, "compile": self.compile, "device": device}
 
-class CellImages(torch.utils.data.Dataset):
-    """The images of several cells, one cell after the other. Item i is (uint8 (3, S, S), RGB; i), as in
-    `compute.batches.Images`."""
 
-    cached = None  # no decoded copies: `compute.batches.load_batches` asks
+class BlockImages(Dataset):
+    """The images of blocks. Item `number` is (number, uint8 (images, cells, S, S, 3), RGB), or (number, UserError)
+    where an image cannot be read: raised in a worker process, an error would arrive as a page of text."""
 
-    def __init__(self, built: BuiltSet, cells: Sequence[Cell], count: int, on_the_fly: bool):
-        """count: only the first images of the set, this many."""
+    def __init__(self, built: BuiltSet, blocks: Blocks, on_the_fly: bool):
         self.built = built
-        self.cells = cells
-        self.count = count
+        self.blocks = blocks
         self.on_the_fly = on_the_fly
 
     def __len__(self) -> int:
-        return self.count * len(self.cells)
+        return len(self.blocks.numbers)
 
-    def __getitem__(self, i: int) -> tuple[torch.Tensor | UserError, int]:
-        """The image, or the error that its reading raised: raised in a worker process, it would arrive as a page of
-        text."""
-        cell = self.cells[i // self.count]
-        corruption, severity = cell or (None, None)
+    def __getitem__(self, number: int) -> tuple[int, torch.Tensor | UserError]:
         try:
-            pixels = self.built.pixels(i % self.count, corruption, severity, in_memory=self.on_the_fly)
+            return number, self.read(number)
         except UserError as error:
-            return UserError(str(error)), i
+            return number, UserError(str(error))
         except OSError as error:
-            return UserError(f"{error.filename or self.built.folder}: {error.strerror or error}"), i
-        return torch.from_numpy(pixels).permute(2, 0, 1), i
+            return number, UserError(f"{error.filename or self.built.folder}: {error.strerror or error}")
+
+    def read(self, number: int) -> torch.Tensor:
+        """The images of a block. Raises what `BuiltSet.pixels` raises."""
+        rows, cells, size = self.blocks.rows(number), self.blocks.cells, self.built.made_with["size"]
+        images = new_array((len(rows), len(cells), size, size, 3))
+        array = images.numpy()
+        for place, i in enumerate(rows):
+            for target, pixels in zip(array[place], self.built.pixels_of_cells(i, cells, self.on_the_fly), strict=True):
+                target[:] = pixels
+        return images
 
 
-def predict_cells(fabric: Any, network: torch.nn.Module, model_name: str, matched: MatchedSet, folder: Path,
-                  cells: Sequence[Cell], count: int, options: InferenceOptions) -> None:
-    """Compute the logits of the first `count` images of these cells, and store them in `folder`.
+def new_array(shape: tuple[int, ...]) -> torch.Tensor:
+    """A uint8 tensor, not filled. In a worker process it lies in shared memory from the beginning, as in torch's own
+    `default_collate`, so that it reaches the main process without a copy."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(int(np.prod(shape)))
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
-    fabric: on whose device the network is; all of its processes call this, and process 0 writes. model_name: for
-    messages. Logits are stored in the set's order of classes, one file a cell, each renamed into place when it is
-    whole. Raises UserError where an image cannot be read, memory does not suffice, or logits are not finite."""
-    built = matched.built
-    images_done = (len(ALL_CELLS) - len(cells)) * count
+
+def predict_blocks(fabric: Any, network: torch.nn.Module, model_name: str, matched: MatchedSet, blocks: Blocks,
+                   options: InferenceOptions, divided: bool = True) -> None:
+    """Compute the logits of the blocks that are missing, and store each block when it is done.
+
+    fabric: on whose device the network is; all of its processes call this. Each takes every world_size-th block and
+    writes its logits, in the set's order of classes; with divided=False process 0 takes all. model_name: for messages.
+    Raises UserError where an image cannot be read, memory does not suffice, or logits are not finite."""
+    built, processes, own = matched.built, fabric.world_size, blocks.missing[fabric.global_rank::fabric.world_size]
+    if not divided:
+        processes, own = 1, blocks.missing if fabric.global_rank == 0 else ()
+    open_network(fabric, network, built.made_with["size"])
+    images = BlockImages(built, blocks, options.on_the_fly)
+    forms = {number: len(blocks.rows(number)) * len(blocks.cells) for number in blocks.missing}
+    total = max(len(ALL_CELLS) * blocks.count, sum(forms.values()))
     hidden = True if fabric.global_rank != 0 else None  # None: tqdm shows the bar in a terminal only
-    cells_in_a_group = max(1, IMAGES_IN_A_GROUP // count)
-    with tqdm(total=len(ALL_CELLS) * count, initial=images_done, unit=" images", desc=built.folder.name,
-              disable=hidden) as bar:
-        for start in range(0, len(cells), cells_in_a_group):
-            group = cells[start:start + cells_in_a_group]
-            images = CellImages(built, group, count, options.on_the_fly)
-            logits = logits_of(fabric, network, images, options).reshape(len(group), count, -1)[:, :, matched.order]
-            logits_by_cell = dict(zip(group, logits, strict=True))
-            for cell, values in logits_by_cell.items():
-                check_finite(values, model_name, cell, options.precision)
-            if fabric.global_rank == 0:
-                write_cells(folder, logits_by_cell)
-            bar.update(len(images))
-        fabric.barrier()
+    bar = tqdm(total=total, initial=total - sum(forms.values()), unit=" images", desc=built.folder.name, disable=hidden)
+    logits_by_block = with_advice(logits_of_blocks(fabric, network, images, own, options), options)
+    with bar, contextlib.closing(logits_by_block):
+        for number, logits in logits_by_block:
+            logits = logits[:, :, matched.order]
+            check_finite(logits, model_name, images, number, options.precision)
+            write_block(blocks, number, logits)
+            bar.update(min(processes * forms[number], total - bar.n))
+    fabric.barrier()
 
 
-def check_finite(logits: np.ndarray, model_name: str, cell: Cell, precision: str) -> None:
-    """Raises UserError where the logits of a cell, (N, K), hold NaN or infinity."""
-    broken = len(logits) - int(np.isfinite(logits).all(1).sum())
-    if broken:
-        name = cell_name(cell).replace("/", " ")
-        raise UserError(f"{model_name}: the network's outputs are not finite for {broken} of {len(logits)} images "
-                        f"({name}): its training has diverged, or --precision {precision} is too coarse for it")
+def open_network(fabric: Any, network: torch.nn.Module, size: int) -> None:
+    """Set the network to eval mode. With several processes, run it once: DistributedDataParallel exchanges buffers in
+    its first call, in which all processes have to take part, and a process may have no block."""
+    network.eval()
+    if fabric.world_size > 1:
+        with torch.no_grad():
+            network(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=fabric.device))
 
 
-def logits_of(fabric: Any, network: torch.nn.Module, images: CellImages, options: InferenceOptions) -> np.ndarray:
-    """Logits of these images, float32 (N, K), in the network's order of classes. Raises UserError where memory does not
-    suffice."""
+def check_finite(logits: np.ndarray, model_name: str, images: BlockImages, number: int, precision: str) -> None:
+    """Raises UserError naming the first cell whose logits hold NaN or infinity. logits: of block `number`, (images,
+    cells, K)."""
+    is_broken = ~np.isfinite(logits).all(2)
+    if is_broken.any():
+        cell = int(is_broken.any(0).argmax())
+        name = cell_name(images.blocks.cells[cell]).replace("/", " ")
+        first = images.built.frame["id"].iloc[images.blocks.rows(number)[0]]
+        raise UserError(f"{model_name}: the network's outputs are not finite for {is_broken[:, cell].sum()} of "
+                        f"{len(logits)} images ({name}), counted from {first} on: its training has diverged, or "
+                        f"--precision {precision} is too coarse for it")
+
+
+def with_advice(logits: Iterator[tuple[int, np.ndarray]],
+                options: InferenceOptions) -> Generator[tuple[int, np.ndarray], None, None]:
+    """The same, where an error for lack of memory is a UserError with advice."""
     try:
-        return predict(fabric, network, images, options.batch_size, options.workers)
+        yield from logits
     except torch.OutOfMemoryError:
         smaller = max(1, options.batch_size // 2)
         raise UserError(f"--batch-size {options.batch_size} does not fit into the device's memory; try "
@@ -120,3 +154,106 @@ def logits_of(fabric: Any, network: torch.nn.Module, images: CellImages, options
             raise
         raise UserError(f"a process that reads images died, perhaps out of memory ({first_line(error)}); "
                         f"try --workers 0") from None
+
+
+# ---- from images to logits
+
+def logits_of_blocks(fabric: Any, network: torch.nn.Module, images: BlockImages, numbers: Sequence[int],
+                     options: InferenceOptions) -> Iterator[tuple[int, np.ndarray]]:
+    """(number, logits float32 (images, cells, K) in the network's order of classes) of these blocks, in any order.
+
+    A block is divided into batches of nearly equal size, and no batch holds images of two blocks: a block has the same
+    logits whatever else is computed. On a card the logits of a block are fetched when the next block has been handed to
+    the card, which so never waits."""
+    in_flight: deque[tuple[int, torch.Tensor, torch.cuda.Event | None]] = deque()
+    blocks_in_flight = 1 if fabric.device.type == "cuda" else 0
+    copies = torch.cuda.Stream(fabric.device) if fabric.device.type == "cuda" else None
+    for number, block in load_blocks(fabric, images, numbers, options.workers):
+        pixels = on_device(block, fabric.device, copies).flatten(0, 1).permute(0, 3, 1, 2)  # NCHW, channels last
+        batches = torch.tensor_split(pixels, -(-len(pixels) // options.batch_size))
+        with torch.no_grad():
+            logits = torch.cat([network(batch).float() for batch in batches])
+        logits = logits.reshape(*block.shape[:2], -1).to("cpu", non_blocking=True)  # into pinned memory
+        done = None
+        if copies is not None:
+            done = torch.cuda.Event()
+            done.record()
+        in_flight.append((number, logits, done))
+        if len(in_flight) > blocks_in_flight:
+            yield fetched(*in_flight.popleft())
+    while in_flight:
+        yield fetched(*in_flight.popleft())
+
+
+def on_device(block: torch.Tensor, device: torch.device, copies: torch.cuda.Stream | None) -> torch.Tensor:
+    """The block on the device. copies: the stream in which a card copies while it computes; the block has to be in
+    pinned memory then."""
+    if copies is None:
+        return block.to(device)
+    with torch.cuda.stream(copies):
+        copied = block.to(device, non_blocking=True)
+    computing = torch.cuda.current_stream(device)
+    computing.wait_stream(copies)
+    copied.record_stream(computing)  # its memory is not given away before it has been computed
+    return copied
+
+
+def fetched(number: int, logits: torch.Tensor, done: torch.cuda.Event | None) -> tuple[int, np.ndarray]:
+    """Number and logits of a block, once the device has computed it."""
+    if done is not None:
+        done.synchronize()
+    return number, logits.numpy()
+
+
+# ---- from files to images
+
+def load_blocks(fabric: Any, images: BlockImages, numbers: Sequence[int],
+                workers: int) -> Iterator[tuple[int, torch.Tensor]]:
+    """(number, images of the block, uint8 (images, cells, S, S, 3)) of these blocks, in any order; in pinned memory
+    where the device is a card. The worker processes start once. Raises UserError where an image cannot be read."""
+    workers = min(workers, len(numbers), workers_that_fit(images, workers))
+    loader = DataLoader(images, batch_size=None, sampler=numbers, num_workers=workers, in_order=workers == 0,
+                        pin_memory=fabric.device.type == "cuda", worker_init_fn=prepare_worker,
+                        generator=torch.Generator())  # torch draws a seed for the workers: not from the global one
+    with threads_that_survive_a_fork():
+        iterator = iter(loader)
+    try:
+        for number, block in iterator:
+            if isinstance(block, UserError):
+                raise block
+            yield number, block
+    finally:
+        del iterator  # ends the worker processes, which a traceback would keep otherwise
+
+
+def workers_that_fit(images: BlockImages, workers: int) -> int:
+    """How many workers the shared memory has room for; containers often have 64 MB of it. A line says so where there
+    are fewer than asked for."""
+    try:
+        free = shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:
+        return workers
+    blocks, size = images.blocks, images.built.made_with["size"]
+    most = free // (BLOCKS_OF_A_WORKER * blocks.images * len(blocks.cells) * 3 * size**2 or 1)
+    if most < workers:
+        print(f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free, room for {most} of {workers} processes that read images "
+              f"(Docker: --shm-size)")
+    return most
+
+
+@contextlib.contextmanager
+def threads_that_survive_a_fork() -> Iterator[None]:
+    """End OpenCV's threads for the moment in which worker processes are forked: a child that inherits them waits for
+    them for ever in its first call of OpenCV."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def prepare_worker(_: int) -> None:
+    """Set up a worker process: one thread, and Ctrl-C is left to the main process."""
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -51,7 +51,7 @@ def open_sets(folders: Sequence[Path], verify: bool, on_the_fly: bool) -> list[B
 
 def check_set_names(folders: Sequence[Path]) -> None:
     """Raises UserError where two sets would use one name in predictions/ and scores.csv, and where the name of a set
-    ends in .bf16, as the folders of predictions in bf16 do."""
+    ends as those of the folders of bf16 predictions or of unfinished predictions do."""
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UserError(f"--set names one set twice: {', '.join(map(str, folders))}")
     names = [folder.resolve().name for folder in folders]
@@ -62,6 +62,9 @@ def check_set_names(folders: Sequence[Path]) -> None:
         if name.endswith(".bf16"):
             raise UserError(f"{name}: predictions/ uses names that end in .bf16 for scores in that precision; rename "
                             f"the set's folder")
+        if name.endswith(".partial"):
+            raise UserError(f"{name}: names that end in .partial are those of unfinished sets and predictions; finish "
+                            f"the build of the set, or rename its folder")
 
 
 def default_set_of(run: TrainedRun) -> Path:

@@ -13,15 +13,33 @@ predictions of a set lie in a folder of the run: predictions/<set>/ for float32,
       digests    {name of a cell: `digest` of its logits}
       folder     the folder of the set
 
+While logits are computed they lie in a folder beside it, whose name ends in .partial. A block is a few source images,
+one after the other in the set's order; its logits are those of all cells that are computed.
+
+  blocks/<number>.<digest>.npy   logits of a block, float32 (images, cells, K); `digest` of its values in the name
+  set/                           the finished files, while they are written
+  set.json                       the entries of `made_from`, and five more:
+      options    what else changes the last digits of logits ({name: value}, as evaluation/inference.py gives it)
+      cells      names of the cells, in their order in the blocks
+      images     source images in a block; the last block may have fewer
+      verified   as above, of the blocks
+      folder     the folder of the set
+
+When all blocks are there, set/ is written and renamed to predictions/<set>/. Where that folder already holds some of
+the cells, only the files of the missing ones move there, one by one.
+
 Written by scoring.py and inference.py, read by scores.py and reporting/. Nothing here imports torch.
 """
+import contextlib
 import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -29,11 +47,25 @@ from building.built_set import BuiltSet
 from corruptions import CELLS, CORRUPTIONS
 from support import run_folder
 from support.errors import DamagedFile, first_line
-from support.files import os_errors_as_user_errors, read_json, write_text, write_whole
+from support.files import final_name, os_errors_as_user_errors, read_json, write_text, write_whole
 
 Cell = tuple[str, int] | None
 ALL_CELLS: tuple[Cell, ...] = (None, *CELLS)
 LABELS, ORIGIN = "labels.npy", "set.json"
+DIGITS = 16  # of a digest
+BLOCKS, FINISHED = "blocks", "set"  # subfolders of a partial folder
+BLOCK_FILE = re.compile(r"(\d{1,9})\.([0-9a-f]{16})\.npy")  # number and digest
+
+# A block has at most this many images and bytes, but at least one source image: with all 86 cells it is as large as a
+# chunk of the builder (4 source images, building/chunks.py), and a worker process holds three at a time in memory.
+IMAGES_IN_A_BLOCK = 4 * len(ALL_CELLS)
+BYTES_IN_A_BLOCK = 64 * 2**20
+IMAGES_REWRITTEN_AT_ONCE = 4096  # source images in memory while blocks are rewritten by cell
+
+# The entries of set.json, as messages name them.
+WORDS = {"weights": "weights", "set_version": "set version", "content": "image files", "classes": "classes",
+         "order": "order of classes", "limit": "number of images", "precision": "precision", "demo": "data set",
+         "options": "options", "images": "size of blocks"}
 
 
 # ---- names
@@ -60,30 +92,69 @@ def cell_name(cell: Cell) -> str:
     return f"{corruption}/{severity}"
 
 
+def partial_folder(folder: Path) -> Path:
+    """Where logits lie by block until a folder of predictions can be written."""
+    return folder.with_name(f"{folder.name}.partial")
+
+
 # ---- before inference: what can be used, what has to be computed
 
+@dataclass(frozen=True)
+class Blocks:
+    """The logits that are to be computed, by block of source images."""
+
+    goal: Path
+    """the folder of predictions"""
+    folder: Path
+    """`partial_folder` of the goal"""
+    cells: tuple[Cell, ...]
+    """the cells of every block, in their order in the arrays"""
+    wanted: tuple[Cell, ...]
+    """the cells that the goal lacks; all of them are among `cells`"""
+    count: int
+    """source images, the first of the set"""
+    images: int
+    """source images in a block; the last block may have fewer"""
+    classes: int
+    missing: tuple[int, ...]
+    """the numbers of the blocks whose logits are not stored yet"""
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of all blocks."""
+        return range(-(-self.count // self.images) if self.wanted else 0)
+
+    def rows(self, number: int) -> range:
+        """The positions in the set of a block's source images."""
+        return range(number * self.images, min((number + 1) * self.images, self.count))
+
+    def shape(self, number: int) -> tuple[int, int, int]:
+        """The shape of a block's logits."""
+        return len(self.rows(number)), len(self.cells), self.classes
+
+
 def prepare_predictions(folder: Path, built: BuiltSet, limit: int | None, weights_sha256: str, fabric_precision: str,
-                        order: list[int] | None = None, verify: bool = True) -> tuple[list[Cell], bool | None]:
-    """Make a folder of predictions ready, so that only missing cells have to be computed.
+                        order: list[int] | None = None, verify: bool = True,
+                        options: Mapping[str, Any] | None = None) -> tuple[Blocks, bool | None]:
+    """Find out which logits have to be computed, and make the folders ready for them.
 
     Predictions that were made from other weights, another set, another order of classes or another number of images are
-    deleted, and so are those of unverified images where `verify` asks for verified ones. Damaged files are set aside or
-    written anew, with a line that says so.
+    deleted, and so are those of unverified images where `verify` asks for verified ones. The same holds for blocks,
+    which moreover have to be computed with the same options. Damaged files are set aside or written anew, with a line
+    that says so.
 
     limit: only the first images of the set, this many; None: all. weights_sha256: that of the file best.pt.
     fabric_precision: Fabric's name of the precision. order: as in `matching.MatchedSet`; None: the set's own order.
-    verify: whether images will be compared with their checksums. Returns the cells whose logits are missing, and
-    whether the images behind all cells are verified (None: unknown, predictions of the first release of this
-    project)."""
+    verify: whether images will be compared with their checksums. options: what else changes the last digits of logits.
+    Returns the blocks, with no cell wanted where all logits are there, and whether the images behind all cells are
+    verified (None: unknown, predictions of the first release of this project)."""
     own_order = list(range(len(built.classes)))
     wanted = made_from(built, limit, weights_sha256, fabric_precision, order or own_order)
     separate_bf16_predictions(folder)
-    for path in (folder.parent, folder, *(folder / name for name in CORRUPTIONS)):
-        set_aside_unless_folder(path)
+    set_aside_wrong_kinds(folder)
 
-    origin_file = folder / ORIGIN
     # The first release of this project knew no other order and did not record it.
-    known = {"order": own_order} | read_origin(origin_file)
+    known = {"order": own_order} | read_origin(folder / ORIGIN)
     verified, digests = known.get("verified"), known.get("digests", {})
     if not can_be_used(known, wanted) or (verify and verified is False):
         delete_predictions(folder)
@@ -95,14 +166,75 @@ def prepare_predictions(folder: Path, built: BuiltSet, limit: int | None, weight
     for cell in ALL_CELLS:
         if not is_intact(predictions_file(folder, cell), shape, np.float32, digests.get(cell_name(cell))):
             missing.append(cell)
-    if missing and not verify:
+    blocks, blocks_verified = prepare_blocks(folder, built, missing, shape, wanted | {"options": dict(options or {})},
+                                             verify)
+    if missing and not blocks_verified:
         verified = False
-    if not is_intact(folder / LABELS, labels.shape, np.int64, digest(labels)):
-        write_array(folder / LABELS, labels)
-    more = {"verified": verified, "digests": digests, "folder": str(built.folder.resolve())}
-    with os_errors_as_user_errors(origin_file):
-        write_text(origin_file, json.dumps(wanted | more))
-    return missing, verified
+    if folder.is_dir():  # some cells are there, or files of others
+        if not is_intact(folder / LABELS, labels.shape, np.int64, digest(labels)):
+            write_array(folder / LABELS, labels)
+        write_origin(folder, wanted | {"verified": verified, "digests": digests}, built)
+    return blocks, verified
+
+
+def prepare_blocks(goal: Path, built: BuiltSet, missing: Sequence[Cell], shape: tuple[int, int],
+                   wanted: dict[str, Any], verify: bool) -> tuple[Blocks, bool]:
+    """Find out which blocks are stored, and make the partial folder ready for the others. Where no cell is missing, the
+    folder is deleted.
+
+    shape: (N, K), of a cell's logits. wanted: the entries of `made_from`, and the options. Returns the blocks, and
+    whether the images behind all of them are verified, those that will be computed with `verify` among them."""
+    folder = partial_folder(goal)
+    if not missing:
+        delete_blocks(folder)
+        return Blocks(goal, folder, (), (), shape[0], 1, shape[1], ()), verify
+    set_aside_wrong_kinds(folder)
+    known = read_origin(folder / ORIGIN)
+    cells = cells_of_names(known.get("cells"))
+    wanted["images"] = images_in_a_block(len(cells), built.made_with["size"]) if cells else None
+    reason = reason_against_blocks(known, wanted, set(missing) <= set(cells), verify)
+    if reason:
+        if known:
+            print(f"{folder} was begun with {reason}: its logits are computed again")
+        delete_blocks(folder)
+        cells = tuple(missing)
+        wanted["images"] = images_in_a_block(len(cells), built.made_with["size"])
+        known = {}
+    verified = verify and known.get("verified", True)
+    names = [cell_name(cell) for cell in cells]
+    write_origin(folder, wanted | {"cells": names, "verified": verified}, built)
+    blocks = Blocks(goal, folder, cells, tuple(missing), shape[0], wanted["images"], shape[1], ())
+    stored = intact_blocks(blocks)
+    return replace(blocks, missing=tuple(number for number in blocks.numbers if number not in stored)), verified
+
+
+def reason_against_blocks(known: Mapping[str, Any], wanted: Mapping[str, Any], has_cells: bool, verify: bool) -> str:
+    """Why the blocks in a partial folder cannot be used, in words; "" where they can. known: its set.json; wanted: as
+    it has to be; has_cells: whether the blocks hold all cells that are missing."""
+    differing = [WORDS[name] for name, value in wanted.items() if name not in known or known[name] != value]
+    if differing:
+        return f"other {', '.join(differing)}"
+    if not has_cells:
+        return "other cells"
+    if not isinstance(known.get("verified"), bool):
+        return "a note that makes no sense"
+    if verify and not known["verified"]:
+        return "images that were not verified"
+    return ""
+
+
+def cells_of_names(names: Any) -> tuple[Cell, ...]:
+    """The cells that set.json lists; () where it lists anything else."""
+    cell_of_name = {cell_name(cell): cell for cell in ALL_CELLS}
+    if not isinstance(names, list) or not all(isinstance(name, str) and name in cell_of_name for name in names):
+        return ()
+    return tuple(cell_of_name[name] for name in dict.fromkeys(names))
+
+
+def images_in_a_block(cells: int, size: int) -> int:
+    """Source images in a block of this many cells. size: side of the images in pixels."""
+    most = min(IMAGES_IN_A_BLOCK, BYTES_IN_A_BLOCK // (3 * size**2))
+    return max(1, most // cells)
 
 
 def made_from(built: BuiltSet, limit: int | None, weights_sha256: str, fabric_precision: str,
@@ -168,6 +300,18 @@ def is_intact(path: Path, shape: tuple[int, ...], dtype: type, expected_digest: 
 
 # ---- what does not belong where predictions do
 
+def set_aside_wrong_kinds(folder: Path) -> None:
+    """Set aside whatever lies where a folder of predictions, or a partial folder, needs folders."""
+    own = (BLOCKS, FINISHED, *(f"{FINISHED}/{name}" for name in CORRUPTIONS)) if is_partial(folder) else CORRUPTIONS
+    for path in (folder.parent, folder, *(folder / name for name in own)):
+        set_aside_unless_folder(path)
+
+
+def is_partial(folder: Path) -> bool:
+    """Whether this is the name of a partial folder."""
+    return folder.suffix == ".partial"
+
+
 def set_aside_unless_folder(path: Path) -> None:
     """Set aside a file that lies where predictions need a folder."""
     if os.path.lexists(path) and not path.is_dir():
@@ -208,11 +352,26 @@ def delete_predictions(folder: Path) -> None:
                 parent.rmdir()
 
 
+def delete_blocks(folder: Path) -> None:
+    """Delete what the project wrote into a partial folder, and the folders that are empty then; other files stay."""
+    if not os.path.lexists(folder):
+        return
+    set_aside_wrong_kinds(folder)
+    with os_errors_as_user_errors(folder):
+        for path in [*block_files(folder).values(), folder / ORIGIN]:
+            set_aside_unless_file(path)
+            path.unlink(missing_ok=True)
+        delete_predictions(folder / FINISHED)
+        for parent in (folder / BLOCKS, folder):
+            if parent.is_dir() and not parent.is_symlink() and not any(parent.iterdir()):
+                parent.rmdir()
+
+
 # ---- arrays
 
 def digest(array: np.ndarray) -> str:
-    """The first 16 hexadecimal digits of the sha256 of an array's values."""
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
+    """The first `DIGITS` hexadecimal digits of the sha256 of an array's values."""
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:DIGITS]
 
 
 def read_array(path: Path, shape: tuple[int, ...] | None = None, dtype: type = np.float32) -> np.ndarray:
@@ -237,23 +396,132 @@ def read_array(path: Path, shape: tuple[int, ...] | None = None, dtype: type = n
     return array
 
 
-def write_array(path: Path, array: np.ndarray) -> None:
-    """Write a .npy file, whole or not at all. Raises UserError naming it where it cannot be written."""
+def write_array(path: Path, array: np.ndarray, flush: bool = True) -> None:
+    """Write a .npy file, whole or not at all. flush: as for `support.files.write_whole`. Raises UserError naming it
+    where it cannot be written."""
     data = io.BytesIO()
     np.save(data, array)
     with os_errors_as_user_errors(path):
-        write_whole(path, lambda file: file.write(data.getbuffer()))
+        write_whole(path, lambda file: file.write(data.getbuffer()), flush=flush)
 
 
-def write_cells(folder: Path, logits: Mapping[Cell, np.ndarray]) -> None:
-    """Write the logits of these cells, float32 (N, K) each, into a folder that `prepare_predictions` has made ready.
+def write_origin(folder: Path, entries: Mapping[str, Any], built: BuiltSet) -> None:
+    """Write set.json of a folder of predictions or of a partial one; the folder of the set is added to the entries."""
+    with os_errors_as_user_errors(folder / ORIGIN):
+        write_text(folder / ORIGIN, json.dumps({**entries, "folder": str(built.folder.resolve())}))
 
-    Digests are recorded before the files are written, so that every file has its digest whenever the process ends."""
-    origin_file = folder / ORIGIN
-    known = read_json(origin_file)
-    new_digests = {cell_name(cell): digest(values) for cell, values in logits.items()}
-    known["digests"] = known["digests"] | new_digests
-    with os_errors_as_user_errors(origin_file):
-        write_text(origin_file, json.dumps(known))
-    for cell, values in logits.items():
-        write_array(predictions_file(folder, cell), np.ascontiguousarray(values))
+
+# ---- blocks
+
+def block_files(folder: Path) -> dict[str, Path]:
+    """{name: path} of the files of blocks in a partial folder. Temporary files that a killed process left are removed,
+    other files are no blocks."""
+    files = {}
+    if (folder / BLOCKS).is_dir():
+        for entry in os.scandir(folder / BLOCKS):
+            written_name = final_name(entry.name)
+            if BLOCK_FILE.fullmatch(entry.name):
+                files[entry.name] = Path(entry.path)
+            elif written_name is not None and BLOCK_FILE.fullmatch(written_name):
+                Path(entry.path).unlink(missing_ok=True)
+    return files
+
+
+def intact_blocks(blocks: Blocks) -> dict[int, Path]:
+    """{number: file} of the blocks that are stored as they were written. Damaged ones are removed, with a line that
+    says so."""
+    stored = {}
+    for name, path in block_files(blocks.folder).items():
+        number, expected = number_and_digest(name)
+        if number in blocks.numbers and is_intact(path, blocks.shape(number), np.float32, expected):
+            stored[number] = path
+        else:
+            with os_errors_as_user_errors(path):
+                path.unlink(missing_ok=True)
+    return stored
+
+
+def number_and_digest(name: str) -> tuple[int, str]:
+    """The number of a block and the digest of its values, from the name of its file."""
+    number, expected, _ = name.split(".")
+    return int(number), expected
+
+
+def write_block(blocks: Blocks, number: int, logits: np.ndarray) -> None:
+    """Store the logits of a block, float32 (images, cells, K). Raises UserError where the file cannot be written.
+
+    The file is not flushed to the disk: a set has thousands, and the digest in the name betrays a part of a file."""
+    path = blocks.folder / BLOCKS / f"{number}.{digest(logits)}.npy"
+    write_array(path, np.ascontiguousarray(logits), flush=False)
+
+
+def finish_predictions(blocks: Blocks, built: BuiltSet) -> None:
+    """From blocks that are all stored to the folder of predictions; then the partial folder is deleted.
+
+    Raises DamagedFile where a block is damaged or missing. Wherever the process ends, no file of the folder is lost,
+    and the next scoring goes on from the blocks."""
+    if not blocks.wanted:
+        return
+    finished = blocks.folder / FINISHED
+    delete_predictions(finished)
+    with os_errors_as_user_errors(finished):
+        digests = rewrite_by_cell(blocks, finished)
+        entries = read_json((blocks.goal if blocks.goal.is_dir() else blocks.folder) / ORIGIN)
+        digests = entries.get("digests", {}) | digests
+        not_of_predictions = ("options", "cells", "images", "folder", "digests")
+        entries = {name: value for name, value in entries.items() if name not in not_of_predictions}
+        entries["digests"] = digests
+        if blocks.goal.is_dir():
+            # Digests are recorded before the files are there, so that every file has its digest whenever this ends.
+            write_origin(blocks.goal, entries, built)
+            for cell in blocks.wanted:
+                path = predictions_file(blocks.goal, cell)
+                path.parent.mkdir(exist_ok=True)
+                os.replace(predictions_file(finished, cell), path)
+        else:
+            write_array(finished / LABELS, built.frame["expression"].to_numpy(np.int64)[:blocks.count])
+            write_origin(finished, entries, built)
+            os.rename(finished, blocks.goal)
+    delete_blocks(blocks.folder)
+
+
+def rewrite_by_cell(blocks: Blocks, folder: Path) -> dict[str, str]:
+    """Write the logits of the wanted cells into `folder`, from the blocks. Returns {name of a cell: `digest`}.
+
+    The files of all cells are open at once and grow together, so that memory does not depend on the number of images;
+    they are written, not memory-mapped, because a full disk would end the process then, without a message."""
+    header = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": (blocks.count, blocks.classes)}
+    hashes = {cell: hashlib.sha256() for cell in blocks.wanted}
+    with contextlib.ExitStack() as stack:
+        files: dict[Cell, IO[bytes]] = {}
+        for cell in blocks.wanted:
+            path = predictions_file(folder, cell)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files[cell] = stack.enter_context(open(path, "wb"))
+            np.lib.format.write_array_header_1_0(files[cell], header)
+        for logits in read_blocks(blocks):
+            for cell, file in files.items():
+                data = logits[:, blocks.cells.index(cell)].tobytes()
+                file.write(data)
+                hashes[cell].update(data)
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
+    return {cell_name(cell): value.hexdigest()[:DIGITS] for cell, value in hashes.items()}
+
+
+def read_blocks(blocks: Blocks) -> Iterator[np.ndarray]:
+    """The logits of all images, in their order, float32 (images, cells, K), many blocks at a time. Raises DamagedFile
+    where a block is missing or not as it was written."""
+    paths = {number_and_digest(name)[0]: path for name, path in block_files(blocks.folder).items()}
+    together: list[np.ndarray] = []
+    for number in blocks.numbers:
+        if number not in paths:
+            raise DamagedFile(f"{blocks.folder / BLOCKS} lacks block {number}; the same command computes it again")
+        logits = read_array(paths[number], blocks.shape(number))
+        if digest(logits) != number_and_digest(paths[number].name)[1]:
+            raise DamagedFile(f"{paths[number]} is damaged; the same command computes it again")
+        together.append(logits)
+        if len(together) * blocks.images >= IMAGES_REWRITTEN_AT_ONCE or number == blocks.numbers[-1]:
+            yield np.concatenate(together)
+            together.clear()

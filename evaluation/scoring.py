@@ -2,7 +2,7 @@
 
 Given a run and the sets that matching.py found to fit it, `score_run` computes the logits that are missing in the run's
 folder, scores all logits, and writes scores.csv. evaluate.py calls it. It works in all processes that torchrun has
-started: each takes a part of the images of a set, and process 0 reads and writes files and prints.
+started: each takes a part of the images of a set and writes their logits; process 0 does everything else.
 """
 import contextlib
 import tempfile
@@ -15,9 +15,9 @@ import torch
 
 from building.built_set import BuiltSet
 from compute import devices
-from evaluation.inference import InferenceOptions, predict_cells
+from evaluation.inference import InferenceOptions, predict_blocks
 from evaluation.matching import MatchedSet
-from evaluation.predictions import Cell, predictions_folder, prepare_predictions
+from evaluation.predictions import Blocks, finish_predictions, predictions_folder, prepare_predictions
 from evaluation.scores import score
 from evaluation.scores_file import earlier_scores, with_rows_of_set
 from evaluation.sources import LoadedModel, check_image_size, load_model
@@ -50,7 +50,7 @@ def score_run(run: TrainedRun, matched_sets: Sequence[MatchedSet], options: Infe
             model = load_model(run)
             for size in sorted({matched.built.made_with["size"] for matched in matched_sets}):
                 check_image_size(model, size)
-            network = fabric.setup_module(devices.optimised(model.module, options))
+            network = devices.for_inference(model.module, fabric, options)
             scorer = SetScorer(fabric, network, model, options, verify, run.nll_batch)
             file_rows: list[dict[str, Any]] = []
             if writes:
@@ -81,28 +81,31 @@ class SetScorer:
         """The rows of scores.csv for one set; [] in other processes than process 0.
 
         parent: the run's folder, or a temporary one; the missing logits are computed and stored in its subfolder
-        predictions/. limit: only the first images of the set, this many; None: all."""
+        predictions/. limit: only the first images of the set, this many, for a preview; None: all."""
         built, precision = matched.built, self.options.precision
         folder = predictions_folder(parent, built.folder.resolve().name, precision)
-        missing: list[Cell] = []
-        notes: list[str] = []
+        prepared: tuple[Blocks, list[str]] | None = None
         if self.is_first_process:
-            missing, notes = self.prepare(matched, folder, limit)
-        missing = self.fabric.broadcast(missing)
-        count = len(built.frame) if limit is None else limit
-        predict_cells(self.fabric, self.network, self.model.name, matched, folder, missing, count, self.options)
+            prepared = self.prepare(matched, folder, limit)
+        blocks, notes = self.fabric.broadcast(prepared)
+        # A preview is small, and its temporary folder lies on the machine of process 0.
+        if blocks.missing:
+            predict_blocks(self.fabric, self.network, self.model.name, matched, blocks, self.options,
+                           divided=limit is None)
         if not self.is_first_process:
             return []
+        finish_predictions(blocks, built)
         return score(built, folder, limit, precision, notes, self.nll_batch)
 
-    def prepare(self, matched: MatchedSet, folder: Path, limit: int | None) -> tuple[list[Cell], list[str]]:
-        """Print what a reader has to know about the set, and make its folder of predictions ready. Returns the cells
-        whose logits are missing, and the notes for scores.csv. Called in process 0 only."""
+    def prepare(self, matched: MatchedSet, folder: Path, limit: int | None) -> tuple[Blocks, list[str]]:
+        """Print what a reader has to know about the set, and make its folder of predictions ready. Returns the blocks
+        whose logits are to be computed, and the notes for scores.csv. Called in process 0 only."""
         for note in matched.notes:
             print(f"{matched.built.folder}: {note}")
-        missing, verified = prepare_predictions(folder, matched.built, limit, self.model.weights_sha256,
-                                                PRECISIONS[self.options.precision], matched.order, self.verify)
-        return missing, [*matched.notes, *NOTES_ON_VERIFICATION[verified]]
+        options = self.options.that_change_digits(self.fabric.device.type)
+        blocks, verified = prepare_predictions(folder, matched.built, limit, self.model.weights_sha256,
+                                               PRECISIONS[self.options.precision], matched.order, self.verify, options)
+        return blocks, [*matched.notes, *NOTES_ON_VERIFICATION[verified]]
 
     @property
     def is_first_process(self) -> bool:

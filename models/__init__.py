@@ -26,7 +26,7 @@ import pkgutil
 import re
 from collections.abc import Sequence
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
@@ -56,6 +56,11 @@ class Model(nn.Module):
         kind = type(self)
         return {"class": f"{kind.__module__}.{kind.__qualname__}", "arguments": self.arguments}
 
+    def for_inference(self, dtype: torch.dtype) -> Self:
+        """A network with the same logits up to rounding, in the form that is fastest for inference on a GPU. dtype: the
+        type in which it computes, float32 or bfloat16. This one stays as it is."""
+        return self
+
     def after_loading(self) -> None:
         """Called after weights have been loaded into `self.backbone`."""
 
@@ -65,20 +70,35 @@ class Model(nn.Module):
 
 
 class Normalize(nn.Module):
-    """uint8 (N, 3, H, W) in 0..255 -> float32 (N, 3, H, W), (x / 255 - mean) / std per channel, channels last."""
+    """uint8 (N, 3, H, W) in 0..255 -> float32 (N, 3, H, W), (x / 255 - mean) / std per channel, channels last.
+
+    feeds_convolution: whether a convolution reads the result as it is. On a GPU under autocast the result then has
+    autocast's type at once."""
 
     scale: torch.Tensor
     shift: torch.Tensor
 
-    def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
+    def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD,
+                 feeds_convolution: bool = True) -> None:
         super().__init__()
+        self.feeds_convolution = feeds_convolution
         self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(1, 3, 1, 1)), persistent=False)
         self.register_buffer("shift", torch.tensor(mean).view(1, 3, 1, 1) / torch.tensor(std).view(1, 3, 1, 1),
                              persistent=False)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
+        if image.is_cuda and not torch.compiler.is_compiling():
+            rounds = self.feeds_convolution and torch.is_autocast_enabled("cuda")
+            return self.in_one_operation(image, torch.get_autocast_dtype("cuda") if rounds else self.scale.dtype)
         image = image.to(self.scale.dtype, memory_format=torch.channels_last)
         return image * self.scale - self.shift
+
+    def in_one_operation(self, image: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """`forward`, rounded to `dtype`. The images are read and written once: on a GPU this takes a quarter of the
+        time."""
+        image = image.contiguous(memory_format=torch.channels_last)
+        out = torch.empty_like(image, dtype=dtype)
+        return torch.addcmul(-self.shift, image, self.scale, out=out)
 
 
 def build_model(description: dict[str, Any]) -> Model:

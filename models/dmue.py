@@ -6,19 +6,21 @@ copy of the last stage with a classifier of its own. In training all K + 1 last 
 branch only.
 """
 import copy
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Self
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from models import IMAGENET_MEAN, IMAGENET_STD, ImageSize, Normalize
+from models.joint_stages import has_basic_blocks, run_stages
 from models.resnet import ResNetModel
 from support.cli import Between, Fraction
 from support.errors import UserError
 
 NORMALIZATION = {"imagenet": (IMAGENET_MEAN, IMAGENET_STD), "half": ((0.5,) * 3, (0.5,) * 3)}  # mean, std
 FEATURES = 512  # of the last stage
+TOGETHER_ON = ("cuda",)  # types of devices on which "joint" computes all last stages together; tests add the CPU
 
 
 class Output(NamedTuple):
@@ -77,6 +79,12 @@ class DMUE(ResNetModel):
         for expert in self.experts:
             expert.load_state_dict(self.backbone.layer4.state_dict())
 
+    def for_inference(self, dtype: torch.dtype) -> Self:
+        """As for any ResNet-18, without the experts, which have no part in inference."""
+        model = super().for_inference(dtype)
+        model.experts, model.expert_classifiers = nn.ModuleList(), nn.ModuleList()
+        return model
+
     def imagenet_weights(self) -> tuple[str, dict[str, torch.Tensor]]:
         """As for any ResNet-18. Raises UserError for the stem of other weights."""
         if self.arguments["stem"] == "dmue":
@@ -88,6 +96,9 @@ class DMUE(ResNetModel):
         """image: uint8 (B, 3, S, S). labels: int64 (B,), in training only. Returns an `Output` in training, else logits
         (B, K)."""
         x = self.feature_map(image, stages=3)
+        joint = self.training and self.pass_kind == "joint"
+        if joint and x.device.type in TOGETHER_ON and has_basic_blocks(self.backbone.layer4):
+            return self.run_together(x, labels)
         features = self.neck(pool(self.backbone.layer4(x)))
         logits = self.classifier(self.dropout(features))
         if not self.training:
@@ -95,10 +106,27 @@ class DMUE(ResNetModel):
         if self.pass_kind == "joint":
             expert_features = torch.stack([self.neck(pool(expert(x))) for expert in self.experts])
             expert_logits = self.classify(expert_features)
-            latent = expert_logits.detach()[labels, torch.arange(len(labels), device=labels.device)]
+            latent = own_logits(expert_logits, labels)
         else:
             expert_features, latent = run_split(self, x, labels)
             expert_logits = self.classify(expert_features)
+        return self.output(logits, features, expert_features, expert_logits, latent, labels)
+
+    def run_together(self, x: torch.Tensor, labels: torch.Tensor) -> Output:
+        """What `forward` returns in training for experts that run jointly: all last stages and all classifiers of the
+        experts are computed together. x: feature maps of the trunk, (B, C, H, W). labels: int64 (B,)."""
+        pooled = pool(run_stages([self.backbone.layer4, *self.experts], x))
+        # The neck takes one branch after the other: each moves its running statistics.
+        features, *expert_features = [self.neck(own) for own in pooled.split(FEATURES, 1)]
+        stacked = torch.stack(expert_features)
+        weight = torch.stack([classifier.weight for classifier in self.expert_classifiers])
+        expert_logits = self.dropout(stacked) @ weight.mT
+        logits = self.classifier(self.dropout(features))
+        return self.output(logits, features, stacked, expert_logits, own_logits(expert_logits, labels), labels)
+
+    def output(self, logits: torch.Tensor, features: torch.Tensor, expert_features: torch.Tensor,
+               expert_logits: torch.Tensor, latent: torch.Tensor, labels: torch.Tensor) -> Output:
+        """The output of a step in training, with the confidence of its images. labels: int64 (B,)."""
         confidence = self.confidence_of(features, labels)
         if self.test_scale:
             self.mean_confidence.lerp_(confidence.detach().mean(), 0.01)
@@ -116,6 +144,12 @@ class DMUE(ResNetModel):
             agreement = class_agreement(features.float(), labels, num_classes, self.missing)
             onehot = F.one_hot(labels, num_classes).float()
             return self.confidence(torch.cat([agreement, onehot], 1)).sigmoid()[:, 0]
+
+
+def own_logits(expert_logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(B, K - 1): for each image what the expert of its own class gives, without gradient. expert_logits: (K, B,
+    K - 1). labels: int64 (B,)."""
+    return expert_logits.detach()[labels, torch.arange(len(labels), device=labels.device)]
 
 
 def run_split(model: DMUE, x: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -175,6 +209,7 @@ def class_agreement(features: torch.Tensor, labels: torch.Tensor, num_classes: i
     count = member.sum(0)
     mean = unit @ unit.T @ member / count.clamp_min(1)
     counted = (count > 0) | (missing == "zero")
-    low = torch.where(counted, mean, torch.inf).amin(1, keepdim=True)
-    high = torch.where(counted, mean, -torch.inf).amax(1, keepdim=True)
-    return torch.where(counted, (mean - low) / (high - low).clamp_min(eps), 0)
+    # `torch.where` with a number would wait for the device, `masked_fill` does not.
+    low = mean.masked_fill(~counted, torch.inf).amin(1, keepdim=True)
+    high = mean.masked_fill(~counted, -torch.inf).amax(1, keepdim=True)
+    return ((mean - low) / (high - low).clamp_min(eps)).masked_fill(~counted, 0)

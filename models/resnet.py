@@ -1,12 +1,14 @@
 """ResNet-18 (He et al., CVPR 2016, arXiv:1512.03385): the baseline's network, and a part of other networks."""
+import copy
 import socket
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from models import ImageSize, Model, Normalize, NumClasses
+from models.folding import fold
 
 FETCH_TIMEOUT = 20  # seconds without an answer until fetching weights is given up
 SMALL = 4  # side of maps, in pixels, up to which `SmallMapConv` is the faster convolution
@@ -44,6 +46,12 @@ class ResNetModel(Model):
             return "ResNet18_Weights.IMAGENET1K_V1", state
         finally:
             socket.setdefaulttimeout(timeout)
+
+    def for_inference(self, dtype: torch.dtype) -> Self:
+        """A copy of which BatchNorm is a part of the convolutions; logits differ by rounding."""
+        model = copy.deepcopy(self).eval()
+        fold(model.backbone, dtype)
+        return model
 
     def feature_map(self, image: torch.Tensor, stages: int = 4) -> torch.Tensor:
         """The map after the stem and the first `stages` of the four stages: uint8 (N, 3, S, S) -> (N, 512, S/32, S/32)
@@ -85,7 +93,7 @@ class SmallMapConv(nn.Conv2d):
         at = F.pad(torch.arange(height * width).view(height, width), (1, 1, 1, 1), value=height * width)
         at = at.unfold(0, 3, self.stride[0]).unfold(1, 3, self.stride[1])  # (H', W', 3, 3)
         windows = pixels.index_select(1, at.flatten()).view(count, *at.shape[:2], 9 * channels)
-        return F.linear(windows, self.weight.permute(0, 2, 3, 1).flatten(1)).permute(0, 3, 1, 2)
+        return F.linear(windows, self.weight.permute(0, 2, 3, 1).flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 class ResNet18(ResNetModel):

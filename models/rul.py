@@ -11,6 +11,7 @@ from support.cli import Between, Fraction
 
 FEATURES = 64  # features of a head, as in the RUL release
 EPS = 2e-5  # of the heads' BatchNorms, as in the RUL release
+TOGETHER_ON = ("cuda",)  # types of devices on which both heads share what is equal; tests add the CPU
 LARGEST = 10  # largest |log variance| that counts, so that exp stays finite in bfloat16
 
 
@@ -31,10 +32,19 @@ class RUL(ResNetModel):
         """image: uint8 (N, 3, S, S). partner: int64 (N,), the image that each is mixed with; in training only. Returns
         logits (N, K)."""
         x = self.feature_map(image)
-        features = self.mu(x)
-        if self.training:
-            features = mix(features, self.log_var(x), partner)
-        return self.classifier(features)
+        if not self.training:
+            return self.classifier(self.mu(x))
+        heads = self.run_together(x) if x.device.type in TOGETHER_ON else (self.mu(x), self.log_var(x))
+        return self.classifier(mix(*heads, partner))
+
+    def run_together(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What both heads give for a feature map, (N, FEATURES) each, in training. Their first BatchNorms have no
+        weights and see the same values from the first step on, so one of them is enough."""
+        first, second = self.mu[0], self.log_var[0]
+        flat = first(x).flatten(1)
+        torch._foreach_copy_(list(second.buffers()), list(first.buffers()))
+        features, log_var = (norm(linear(dropout(flat))) for _, dropout, _, linear, norm in (self.mu, self.log_var))
+        return features, log_var
 
 
 def make_head(inputs: int, dropout: float) -> nn.Sequential:
@@ -52,5 +62,6 @@ def mix(mu: torch.Tensor, log_var: torch.Tensor, partner: torch.Tensor) -> torch
     has to learn which images are uncertain.
     """
     sigma = log_var.float().clamp(-LARGEST, LARGEST).exp().mean(1, keepdim=True)
-    weight = sigma / (sigma + sigma[partner])
-    return weight * mu + (1 - weight) * mu[partner]
+    # The gradient of `index_select` is one operation on a GPU, that of indexing with [] sorts first.
+    weight = sigma / (sigma + sigma.index_select(0, partner))
+    return weight * mu + (1 - weight) * mu.index_select(0, partner)

@@ -21,4 +21,4 @@ class SCN(ResNetModel):
         features = self.backbone(self.normalize(image))
         attention = self.attention(features).sigmoid()
         logits = attention * self.classifier(features)
-        return (logits, attention[:, 0]) if self.training else logits
+        return (logits, attention.flatten()) if self.training else logits

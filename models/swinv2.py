@@ -41,6 +41,8 @@ class TimmModel(Model):
         """
         import timm
 
+        from models.window_attention import use_fused_attention
+
         backbone = current_name(backbone)
         super().__init__(num_classes, image_size, backbone=backbone, drop_path=drop_path, head=head)
         config = timm.get_pretrained_cfg(backbone)
@@ -51,9 +53,10 @@ class TimmModel(Model):
         if config.fixed_input_size:
             self.size = size_of_network(image_size, config.input_size[-1])
             options["img_size"] = self.size
-        self.normalize = Normalize(config.mean, config.std)
+        self.normalize = Normalize(config.mean, config.std, feeds_convolution=False)
         classes = IMAGENET_CLASSES if head == "imagenet_logits" else 0
         self.backbone, features = create_backbone(backbone, self.size, num_classes=classes, **options)
+        use_fused_attention(self.backbone)
         self.train()
         self.classifier = nn.Linear(features, num_classes)
 

@@ -35,11 +35,12 @@ def final_name(name: str) -> str | None:
 
 # ---- writing
 
-def write_whole(path: str | Path, write: Callable[[IO[Any]], object], mode: str = "wb") -> None:
+def write_whole(path: str | Path, write: Callable[[IO[Any]], object], mode: str = "wb", flush: bool = True) -> None:
     """Create or replace a file: call `write(file)` on a temporary file, flush that to the disk, and rename it.
 
-    mode: "wb" for bytes, "w" for text (UTF-8, Unix line ends). Folders are made where they are missing. Raises OSError
-    with the name of the file, and whatever `write` raises; the old file is untouched then."""
+    mode: "wb" for bytes, "w" for text (UTF-8, Unix line ends). flush: False for files whose readers notice a part that
+    a power cut has left, and which are too many to wait for the disk. Folders are made where they are missing. Raises
+    OSError with the name of the file, and whatever `write` raises; the old file is untouched then."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path)
@@ -48,7 +49,8 @@ def write_whole(path: str | Path, write: Callable[[IO[Any]], object], mode: str 
         with open(temporary, mode, **text_format) as file:  # type: ignore[call-overload]
             write(file)
             file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         error.filename = error.filename or str(path)  # a full disk does not name the file

@@ -54,6 +54,8 @@ TRACKER_FOLDER = "wandb"  # the folder of Weights & Biases
 WRITTEN = (ARGS_FILE, ENVIRONMENT_FILE, METRICS_FILE, TIMING_FILE, LAST_CHECKPOINT, BEST_CHECKPOINT, SCORES_FILE,
            PREDICTIONS_FOLDER, EVENT_FILES, TRACKER_FOLDER, ".*.tmp")
 
+JOBS_ON_A_DEVICE = "FERC_JOBS_ON_A_DEVICE"  # in the environment: how many jobs of a sweep use the same device at once
+
 PATH_SETTINGS = ("dataset", "script", "loss", "noise", "seed")  # the settings that the path states
 # Entries of args.json in the first release of this project that do not change the result, or that are no settings.
 NOT_COMPARED_IN_FIRST_RELEASE = {
@@ -81,6 +83,11 @@ def place(runs: Path, dataset: str, script: str, loss: str, noise: float, seed: 
 def default_runs() -> Path:
     """The folder of all runs where no option names one: $FERC_RUNS or runs."""
     return Path(os.environ.get("FERC_RUNS") or "runs")
+
+
+def default_cache(runs: Path) -> Path:
+    """The folder of decoded images where no option names one: $FERC_CACHE or cache, beside the runs."""
+    return Path(os.environ.get("FERC_CACHE") or runs / "cache")
 
 
 def short_hash(differs: Mapping[str, Any]) -> str:

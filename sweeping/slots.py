@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from support.errors import UserError
+from support.run_folder import JOBS_ON_A_DEVICE
 from sweeping.jobs import Job
 from sweeping.stop_requests import StopRequests
 
@@ -103,6 +104,8 @@ class Slots:
         """The environment of a job that runs at the same time as others: its part of the cores and its GPU."""
         cores = max(1, len(os.sched_getaffinity(0)) // self.number)
         changes = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(cores)}
+        if self.gpus:
+            changes[JOBS_ON_A_DEVICE] = str(-(-self.number // len(self.gpus)))
         if len(self.gpus) > 1:
             changes["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
         return os.environ | changes

@@ -1,17 +1,73 @@
-"""Small data shared by the tests: a demo set drawn once a session, and a FER-C set built from it."""
+"""What the tests share: a demo set drawn once a session, a FER-C set built from it, and the device.
+
+On a machine with a GPU training and scoring run on it, as they do for users. The files of `DEVICE_FILES` do so; one
+process of pytest-xdist runs all of them, since sixteen processes would not fit on one card.
+"""
 import os
+from pathlib import Path
 
 import pytest
+import torch
 import torchvision
 from torch import nn
 
 import make_fer_c
 from make_fer_c import Args
+from training.options import MachineOptions
 
 pytest_plugins = ["processes"]
 
 SIZE = 32
 OPTIONS = ("train=128", "val=16", "test=16")
+ON_CUDA = torch.cuda.is_available()  # this alone starts nothing on the card
+# Where the same bytes are expected, a card needs deterministic algorithms; a CPU has no others.
+MACHINE = MachineOptions(precision="32", workers=0, deterministic=ON_CUDA)
+DEVICE_FILES = ("test_batches", "test_cuda", "test_docs", "test_evaluate", "test_first_release", "test_runs",
+                "test_scoring", "test_scripts", "test_training")
+
+
+def uses_device(file: str) -> bool:
+    """Whether the tests of a file may compute on the card. file: its path."""
+    return Path(file).stem in DEVICE_FILES
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `--dist loadfile` on a machine with a GPU: all tests that use it go to one process, the others by file."""
+    if config.getoption("dist") != "loadfile" or not ON_CUDA:
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneProcessOnTheDevice(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "device" if uses_device(file) else file
+
+    return OneProcessOnTheDevice(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what needs CUDA, where there is none."""
+    if not ON_CUDA:
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def device_is_declared(request):
+    """Fails where a test starts CUDA in a process that runs no tests on the device."""
+    started = torch.cuda.is_initialized()
+    yield
+    if not started and not uses_device(request.path):
+        assert not torch.cuda.is_initialized(), f"add {request.path.stem} to DEVICE_FILES in tests/conftest.py"
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """Where training and scoring compute: the device that Fabric chooses."""
+    from compute.devices import connect
+    return connect("32-true").device
 
 
 @pytest.fixture(autouse=True)

@@ -98,9 +98,11 @@ class Bench:
     @contextlib.contextmanager
     def stand_ins(self):
         """Network, weights, set, device and metrics that cost nothing and give the same for the same input."""
-        def predict(fabric, model, images, *_):
-            self.predicted.extend(images.cells)
-            return np.concatenate([drawn_logits(cell, images.count) for cell in images.cells])
+        def predict(fabric, network, images, numbers, *_):
+            blocks = images.blocks
+            self.predicted.extend(blocks.cells)
+            logits = np.stack([drawn_logits(cell, blocks.count) for cell in blocks.cells], 1)
+            return ((number, logits[blocks.rows(number)]) for number in numbers)
 
         def summary(probs, labels, soft_labels=None, logits=None, *, released_batch=256):
             assert np.isfinite(logits).all() and released_batch >= 1
@@ -110,7 +112,7 @@ class Bench:
 
         with contextlib.ExitStack() as stack:
             for place, name, value in (
-                    (models, "build_model", lambda description: Network()), (inference, "predict", predict),
+                    (models, "build_model", lambda description: Network()), (inference, "logits_of_blocks", predict),
                     (devices, "connect", lambda precision: self.fabric), (metrics, "summary", summary),
                     (checkpoints, "read_fields", lambda *_: {"model": Network().state_dict()}),
                     (matching, "open_set", lambda folder, verify: self.built)):

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 MARK = "FERC_TEST_SESSION"  # environment variable that every process started by this session inherits
-OF_PYTHON = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")  # end with the process that uses them
+# They end with the process that uses them. Open MPI's daemon runs where mpi4py is installed: Lightning imports it.
+OF_PYTHON = ("multiprocessing.resource_tracker", "multiprocessing.forkserver", "orted --hnp")
 
 
 def all_processes() -> dict[int, tuple[int, int]]:

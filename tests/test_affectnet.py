@@ -603,3 +603,16 @@ def test_layouts_are_written_alike_every_time(written):
 def test_official_counts():
     """The spec's: 287,651 training images, of which 250 of every class are held out."""
     assert {name: sum(counts) for name, counts in affectnet.official().items()} == {"train+val": 287_652, "test": 4000}
+
+
+def test_splits_that_are_read_together_are_those_read_alone(tmp_path):
+    rows = [row(f"{k % 3}/{k}.jpg", k % 8) for k in range(240)]
+    write_list(tmp_path, [*rows, row("1/lost.jpg", 1)], name="training.csv", missing=["1/lost.jpg"])
+    write_list(tmp_path, ROWS)
+    splits = ("train", "val", "test")
+    together = datasets.load_splits("affectnet", tmp_path, splits)
+    assert [len(data.frame) for data in together] == [216, 24, 8]
+    for split, data in zip(splits, together, strict=True):
+        alone = load(tmp_path, split)
+        pd.testing.assert_frame_equal(data.frame, alone.frame)
+        assert {**data.notes, "cache": ""} == {**alone.notes, "cache": ""}

@@ -10,6 +10,7 @@ import losses
 import train_DMUE
 import train_RUL
 import train_SCN
+from models import Normalize
 from models.dmue import DMUE, class_agreement
 from models.resnet import ResNet18
 from models.rul import RUL, mix
@@ -235,6 +236,32 @@ def test_joint_pass_takes_every_row_from_one_pass():
         F.cross_entropy(experts[c][others[c]] @ CLASSIFIERS[c].T, t(0, 0, 1, 1)) for c in range(3)) / 3)
 
 
+@pytest.mark.parametrize("grouped", mostly_slow([False, True], fast=[0]))
+def test_stages_together_are_the_stages_one_by_one(whole, monkeypatch, grouped):
+    """What a GPU computes, in float64: outputs, gradients of all parameters, and all buffers, after a step."""
+    monkeypatch.setattr("models.joint_stages.GROUPED", grouped)
+    image = torch.randint(256, (6, 3, 64, 64), dtype=torch.uint8, generator=torch.manual_seed(0))
+    results, called = [], []
+    for devices in ((), ("cpu",)):
+        monkeypatch.setattr("models.dmue.TOGETHER_ON", devices)
+        torch.manual_seed(0)
+        model = DMUE(3, 64, neck=True).double().to(memory_format=torch.channels_last)
+        model.confidence.float()  # it computes in float32 always, and is the same code either way
+        model.experts[0].register_forward_hook(lambda *_: called.append(1))
+        for parameter in model.parameters():
+            if parameter.ndim == 1:  # BatchNorms that differ between stages
+                nn.init.uniform_(parameter, .5, 1.5)
+        out = model(image, TWO_EACH)._replace(confidence=torch.ones(()))
+        loss = sum((value * torch.linspace(-1, 1, value.numel(), dtype=torch.double).view_as(value)).mean()
+                   for value in out)
+        loss.backward()
+        results.append((out, {name: parameter.grad for name, parameter in model.named_parameters()
+                                  if parameter.grad is not None}, dict(model.named_buffers())))
+    assert len(called) == 1  # the second time the stages were not called one by one
+    assert results[1][2]["experts.2.1.bn2.num_batches_tracked"] == 1
+    torch.testing.assert_close(results[1], results[0], rtol=1e-9, atol=1e-10)
+
+
 def test_missing_classes():
     lacking = t(0, 0, 1, 1, 1, 0)
     close(worked()(NUMBERED, lacking).confidence, t(.663263, .635174, .553537, .570223, .626402, .617052))
@@ -397,6 +424,69 @@ def test_terms_are_finite_under_bfloat16(small):
             out = model(image, *more)
         for value in out if isinstance(out, tuple) else (out,):
             assert value.isfinite().all()
+
+
+def test_heads_of_rul_together(small, monkeypatch):
+    """What a GPU computes: logits, gradients and buffers of two steps are those of one head after the other."""
+    image, partner, results = torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8), t(1, 2, 3, 4, 5, 0), []
+    for devices in ((), ("cpu",)):
+        monkeypatch.setattr("models.rul.TOGETHER_ON", devices)
+        torch.manual_seed(0)
+        model = RUL(3, 32, dropout=0.0)
+        model.backbone.layer4[3] = nn.Identity()  # instead of the dropout of the small network
+        logits = [model(image, partner) for _ in range(2)]
+        sum(out.square().sum() for out in logits).backward()
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+        results.append((logits, gradients, dict(model.named_buffers())))
+    assert results[1][2]["log_var.0.num_batches_tracked"] == 2
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
+
+
+# ---- what a GPU computes in inference
+
+def trained_a_little(model, size):
+    """The network in eval mode, with statistics and BatchNorms that differ between channels."""
+    image = torch.randint(256, (8, 3, size, size), dtype=torch.uint8)
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            nn.init.uniform_(parameter, .5, 1.5)
+    model.eval()
+    model.backbone.train()
+    with torch.no_grad():
+        for _ in range(3):
+            model(image)
+    return model.eval(), image
+
+
+@pytest.mark.parametrize("build", mostly_slow([
+    lambda: ResNet18(3, 64), lambda: SCN(3, 64), lambda: RUL(3, 64), lambda: DMUE(3, 64, neck=True, test_scale=True),
+    lambda: DMUE(3, 64, stem="dmue", normalize="half"), lambda: ResNet18(3, 160)], fast=[0, 4]))
+def test_folded_networks_give_the_same_logits(whole, build):
+    """Within 1e-5 of the largest logit; in bfloat16 within 5 %. The network itself does not change."""
+    torch.manual_seed(0)
+    model = build()
+    model, image = trained_a_little(model, model.arguments["image_size"])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        wanted, folded = model(image), model.for_inference(torch.float32).to(memory_format=torch.channels_last)
+        assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.backbone.modules())
+        scale = wanted.abs().max()
+        torch.testing.assert_close(folded(image) / scale, wanted / scale, rtol=0, atol=1e-5)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = model.for_inference(torch.bfloat16)(image)
+    assert 0 < (rounded - wanted).abs().max() < .05 * scale
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert not any(name.startswith("expert") for name in folded.state_dict())
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.bfloat16, 2**-8)])
+def test_normalisation_in_one_operation(dtype, tolerance):
+    normalize = Normalize()
+    image = torch.randint(256, (2, 3, 5, 7), dtype=torch.uint8)
+    for given in (image, image.contiguous(memory_format=torch.channels_last)):
+        out = normalize.in_one_operation(given, dtype)
+        assert out.dtype == dtype and out.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(out.float(), normalize(image), rtol=tolerance, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", mostly_slow([32, 48, 64, 128], fast=[0]))

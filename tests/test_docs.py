@@ -40,6 +40,7 @@ TOOLS = {  # options of other people's programs that the documents name
     "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-id", "--rdzv-endpoint",  # torchrun
     "--array", "--gpus", "--cpus-per-task", "--wrap", "--parsable", "--dependency",  # sbatch
     "--quiet",  # sha256sum
+    "--shm-size",  # docker
     "--help", "--help-all",  # tyro's, and that of the training scripts
 }
 

@@ -65,7 +65,7 @@ def test_predictions_from_files_are_not_made_again_in_memory(new_run, build_args
     make_fer_c.main(build_args(out=tmp_path / "Demo-C", limit=2))
     run = new_run("run")
     before = score(run, tmp_path / "Demo-C")
-    monkeypatch.setattr("compute.predict.predict", None)
+    monkeypatch.setattr("evaluation.inference.logits_of_blocks", None)
     assert score(run, tmp_path / "Demo-C", on_the_fly=True) == before
 
 

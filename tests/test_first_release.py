@@ -21,11 +21,11 @@ from building.built_set import open_set
 from building.verification import verify
 from corruptions import CELLS
 from support import run_folder
-from training.options import MachineOptions, TrainingOptions
+from training.options import TrainingOptions
+from conftest import MACHINE
 
 pytestmark = pytest.mark.usefixtures("small")
 HERE = Path(__file__).parent / "fixtures/first_release"
-MACHINE = MachineOptions(precision="32", workers=0)
 DATA = ("train=128", "val=8", "test=3")
 FINISHED, STOPPED = "runs/demo/baseline/ce/noise0/seed0", "runs/demo/SCN/maxent+mbls/noise0/seed0"
 

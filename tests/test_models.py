@@ -5,6 +5,7 @@ import json
 import pytest
 import timm
 import torch
+from timm.models.swin_transformer_v2 import SwinTransformerV2Block, WindowAttention
 
 import models
 from models.dmue import DMUE
@@ -12,6 +13,7 @@ from models.resnet import ResNet18
 from models.rul import RUL
 from models.scn import SCN
 from models.swinv2 import TimmModel
+from models.window_attention import FusedWindowAttention, HalfLayerNorm, use_fused_attention
 from support.errors import UserError
 
 
@@ -99,6 +101,66 @@ def test_what_fails_inside_is_one_line(monkeypatch):
     with pytest.raises(UserError, match="models.resnet.ResNet18 cannot be built") as caught:
         models.build_model({"class": "models.resnet.ResNet18", "arguments": {"num_classes": 3, "image_size": 32}})
     assert "\n" not in str(caught.value)
+
+
+# ---- fused attention
+
+@pytest.mark.parametrize("is_shifted", [False, True])
+def test_fused_attention_is_timms(is_shifted):
+    """In float64: logits and gradients of every parameter, with and without the mask of shifted windows."""
+    torch.manual_seed(0)
+    attention = WindowAttention(24, (4, 4), 3).double()
+    for parameter in attention.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    fused = copy.deepcopy(attention)
+    use_fused_attention(fused)
+    assert type(fused) is FusedWindowAttention and fused.state_dict().keys() == attention.state_dict().keys()
+    x = torch.randn(6, 16, 24, dtype=torch.float64)  # three images of two windows
+    mask = torch.where(torch.rand(2, 16, 16, dtype=torch.float64) < 0.3, -100.0, 0.0) if is_shifted else None
+    results = []
+    for out, module in ((attention(x, mask), attention), (fused.fused(x, mask), fused)):
+        out.square().sum().backward()
+        results.append((out, [parameter.grad for parameter in module.parameters()]))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-8, atol=1e-8)
+
+
+def test_fused_attention_in_bfloat16():
+    """Under autocast outputs are within 3 % of the largest of float64, gradients within 5 %."""
+    torch.manual_seed(0)
+    exact = WindowAttention(24, (4, 4), 3).double()
+    for parameter in exact.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    fused = copy.deepcopy(exact).float()
+    use_fused_attention(fused)
+    x = torch.randn(6, 16, 24, dtype=torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = fused.fused(x.float())
+    assert rounded.dtype == torch.bfloat16
+    for out in (exact(x), rounded):
+        out.double().square().mean().backward()
+    torch.testing.assert_close(rounded.double(), exact(x), rtol=0, atol=.03 * exact(x).abs().max().item())
+    for name, parameter in exact.named_parameters():
+        error = (fused.get_parameter(name).grad - parameter.grad).norm() / parameter.grad.norm()
+        assert error < .05, name
+
+
+def test_a_block_of_swin_keeps_bfloat16(monkeypatch):
+    """A block on the way of a GPU, under autocast: bfloat16 in and out, and the numbers of float32 within 3 %."""
+    torch.manual_seed(0)
+    block = SwinTransformerV2Block(24, (8, 8), 3, window_size=4, shift_size=2)
+    assert block(torch.randn(2, 8, 8, 24)).dtype == torch.float32
+    other = copy.deepcopy(block)
+    use_fused_attention(other)
+    assert type(other.norm1) is HalfLayerNorm and type(other.attn) is FusedWindowAttention
+    assert other.state_dict().keys() == block.state_dict().keys()
+    x = torch.randn(2, 8, 8, 24)
+    assert (other(x) == block(x)).all()  # on a CPU nothing changes
+    monkeypatch.setattr(FusedWindowAttention, "forward", FusedWindowAttention.fused)
+    monkeypatch.setattr(HalfLayerNorm, "forward", lambda norm, x: norm.in_type(x, torch.bfloat16))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = other(x.bfloat16())
+    assert out.dtype == torch.bfloat16
+    assert (out - block(x)).norm() < .03 * block(x).norm()
 
 
 # ---- names of timm

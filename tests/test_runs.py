@@ -18,13 +18,12 @@ import train_swinv2
 from datasets import DATASETS, RECIPES, load_split, parse_options
 from support import cli, run_folder
 from support.errors import UserError, spell_os_error
-from training.options import MachineOptions, TrainingOptions, effects, flat, name_loss, recipe_filler, usual_values
+from training.options import TrainingOptions, effects, flat, name_loss, recipe_filler, usual_values
 from training.folder import refuse_other_settings
 from cases import mostly_slow
-from conftest import OPTIONS, SIZE
+from conftest import MACHINE, OPTIONS, SIZE
 
 pytestmark = pytest.mark.usefixtures("small")
-MACHINE = MachineOptions(precision="32", workers=0)
 SCRIPTS = [train_baseline, train_SCN, train_DMUE, train_RUL, train_swinv2]
 
 
@@ -58,8 +57,8 @@ def test_every_option_says_what_it_affects():
         declared = effects(script.Args)
         kinds = {kind: {name for name, effect in declared.items() if effect.on == kind}
                  for kind in ("speed", "place", "alias")}
-        assert kinds["speed"] == {"workers", "compile"}
-        assert kinds["place"] == {"root", "runs", "fresh", "keep_last", "track", "cache"}
+        assert kinds["speed"] == {"workers", "compile", "cache_on", "deterministic"}
+        assert kinds["place"] == {"root", "runs", "fresh", "keep_last", "track", "cache", "no_cache"}
         assert kinds["alias"] == {"calib"}
         assert {name for name, effect in declared.items() if effect.by_content} == {"weights", "gmm"}
 
@@ -134,7 +133,7 @@ def test_weights_count_by_their_content(run_args, tmp_path):
 def test_a_run_is_found_by_what_its_command_says(run_args):
     folder = train(run_args(lr=1e-3, augment="basic"))
     asked = {"lr": "1e-3", "augment": "basic", "image_size": "32", "epochs": "1", "batch_size": "64",
-             "data": " ".join(OPTIONS)}
+             "data": " ".join(OPTIONS), "precision": "32"}
     place = (folder.parents[4], "demo", "baseline", "ce", 0.0, 0)
     assert run_folder.find(*place, asked) == folder
     assert run_folder.find(*place, asked | {"lr": "2e-3"}) is None
@@ -148,7 +147,8 @@ def test_a_run_of_the_first_release_is_taken_up_where_it_lies(run_args, capsys):
     old = folder.with_name("seed0")
     folder.rename(old)
     args = {name: value for name, value in read_args(old).items()
-            if name not in ("recipe", "differs", "contents", "keep_last", "nll_batch")}
+            if name not in ("recipe", "differs", "contents", "keep_last", "nll_batch", "no_cache", "cache_on",
+                            "deterministic")}
     (old / "args.json").write_text(json.dumps(args))
     train_baseline.main(run_args(lr=1e-3))
     assert f"{old} is finished" in capsys.readouterr().out and not folder.exists()
@@ -241,14 +241,14 @@ def test_best_weights_that_are_gone(run_args, capsys):
     with pytest.raises(UserError, match="has trained all of its epochs, but its weights, best.pt, are missing"):
         train_baseline.main(run_args(epochs=2))
     (folder / "metrics.csv").unlink()  # as if killed between checkpoint and table
-    last = torch.load(folder / "last.pt", weights_only=True)
+    last = torch.load(folder / "last.pt", map_location="cpu", weights_only=True)
     for epoch, best in ((1, True), (0, False)):
         last["history"][epoch]["val_macro_f1"], last["history"][1 - epoch]["val_macro_f1"] = 0.9, 0.1
         torch.save(last | {"best": 0.9}, folder / "last.pt")
         if best:
             train_baseline.main(run_args(epochs=2, keep_last=True))
             assert "best.pt was missing; written again from last.pt" in capsys.readouterr().out
-            again = torch.load(folder / "best.pt", weights_only=True)
+            again = torch.load(folder / "best.pt", map_location="cpu", weights_only=True)
             assert again["epoch"] == 1 and again["scores"]["macro_f1"] == 0.9
             torch.testing.assert_close(again["model"], last["model"], rtol=0, atol=0)
             for name in ("best.pt", "metrics.csv"):
@@ -266,7 +266,7 @@ def test_best_weights_that_are_gone(run_args, capsys):
 def test_a_checkpoint_with_wrong_fields_is_refused(run_args, damage):
     folder = train(run_args(keep_last=True))
     (folder / "metrics.csv").unlink()
-    state = torch.load(folder / "last.pt", weights_only=True)
+    state = torch.load(folder / "last.pt", map_location="cpu", weights_only=True)
     state |= damage
     state = {name: value for name, value in state.items() if value is not None}
     torch.save(state, folder / "last.pt")

@@ -4,7 +4,12 @@ import errno
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,19 +18,21 @@ import torch
 import evaluate
 import make_fer_c
 import metrics
+from building import plan
 from building.built_set import open_set
 from corruptions import CELLS
-from evaluation import inference
+from evaluation import inference, predictions
 from models.resnet import ResNet18
 from support import cli, run_folder
 from support.errors import DamagedFile, UserError
 from support.files import write_rows
 import fuzz_runs
 from cases import mostly_slow
-from conftest import SIZE
+from conftest import ON_CUDA, SIZE
 
 pytestmark = pytest.mark.usefixtures("small")
 IMAGES = 4
+ROOT = Path(__file__).parent.parent
 SYNONYMS = {"Neutral": "no emotion", "Happy": "Happiness", "Sad": "sadness", "Surprise": "Surprised", "Fear": "fearful",
             "Disgust": "disgusted", "Anger": "Angry", "Contempt": "contemptuous"}
 
@@ -53,14 +60,15 @@ def run(scored_once, tmp_path):
 
 @pytest.fixture
 def predicted(monkeypatch):
-    """The cells that are predicted, in the order of their prediction."""
-    cells, predict = [], inference.predict
+    """The cells that are predicted, each once, in the order of their prediction."""
+    cells, predict = [], inference.logits_of_blocks
 
-    def watched(fabric, model, images, *more):
-        cells.extend(images.cells)
-        return predict(fabric, model, images, *more)
+    def watched(fabric, network, images, *more):
+        for number, logits in predict(fabric, network, images, *more):
+            cells.extend(cell for cell in images.blocks.cells if cell not in cells)
+            yield number, logits
 
-    monkeypatch.setattr(inference, "predict", watched)
+    monkeypatch.setattr(inference, "logits_of_blocks", watched)
     return cells
 
 
@@ -85,8 +93,14 @@ def score(run, *sets, precision="32", **changes):
 
 
 def read_rows(run):
+    """The rows of scores.csv. On a card their values are rounded: a batch of another size, as when a cell is predicted
+    alone, is computed by other kernels there."""
     with open(run / "scores.csv", newline="") as file:
-        return list(csv.DictReader(file))
+        rows = list(csv.DictReader(file))
+    if ON_CUDA:
+        for row in rows:
+            row["value"] = f"{float(row['value'] or 'nan'):.3f}"
+    return rows
 
 
 def values(rows):
@@ -95,8 +109,11 @@ def values(rows):
 
 
 def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*")
-            if path.is_file() and path.name != ".lock"}
+    """{name of a file: its bytes}; on a card only how many, for the reason in `read_rows`."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    if ON_CUDA:
+        return {str(path.relative_to(folder)): path.stat().st_size for path in files}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def change_args(run, **changes):
@@ -159,13 +176,13 @@ def test_no_tensorfloat_while_scoring(state, run, small_set, monkeypatch):
                                                  torch.backends.mkldnn.conv, torch.backends.mkldnn.rnn)]
 
     first = (torch.get_float32_matmul_precision(), cudnn.allow_tf32, switches())
-    seen, predict = [], inference.predict
+    seen, predict = [], inference.logits_of_blocks
 
     def watched(*given):
         seen.append((cuda.allow_tf32, cudnn.allow_tf32, torch.get_float32_matmul_precision(), *switches()))
         return predict(*given)
 
-    monkeypatch.setattr(inference, "predict", watched)
+    monkeypatch.setattr(inference, "logits_of_blocks", watched)
     try:
         if state == "asked for":
             cuda.allow_tf32 = cudnn.allow_tf32 = True
@@ -207,7 +224,7 @@ def test_a_set_whose_name_is_that_of_a_precision_is_refused(run, small_set, tmp_
 
 
 def test_many_ties_are_said(run, small_set):
-    state = torch.load(run / "best.pt", weights_only=True)
+    state = torch.load(run / "best.pt", map_location="cpu", weights_only=True)
     for name in ("classifier.weight", "classifier.bias"):
         state["model"][name].zero_()
     torch.save(state, run / "best.pt")
@@ -279,7 +296,7 @@ def test_scores_of_earlier_weights_are_left_out(run, small_set, tmp_path, capsys
     """A run that went on training: the rows of a set that is not scored again are of weights that are gone."""
     shutil.copytree(small_set, tmp_path / "Second-C")
     score(run, tmp_path / "Second-C")
-    state = torch.load(run / "best.pt", weights_only=True)
+    state = torch.load(run / "best.pt", map_location="cpu", weights_only=True)
     state["model"]["classifier.bias"] += 1
     torch.save(state, run / "best.pt")
     rows = score(run, small_set)
@@ -309,7 +326,7 @@ def test_classes_of_another_order_are_matched_by_name(run, small_set, tmp_path, 
     first, classes = read_rows(run), open_set(small_set).classes
     order = [3, 0, 7, 1, 2, 6, 5, 4]
     change_args(run, classes=[SYNONYMS[classes[k]] for k in order])
-    state = torch.load(run / "best.pt", weights_only=True)
+    state = torch.load(run / "best.pt", map_location="cpu", weights_only=True)
     for name in ("classifier.weight", "classifier.bias"):
         state["model"][name] = state["model"][name][order].clone()
     torch.save(state, run / "best.pt")
@@ -429,7 +446,7 @@ def test_missing_weights_name_the_command(run, small_set):
 @pytest.mark.parametrize("damage", ["empty", "junk", "no field", "another network", "another type", "folder"])
 def test_damaged_weights(run, small_set, damage):
     path, before = run / "best.pt", contents(run / "predictions")
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, map_location="cpu", weights_only=True)
     if damage == "folder":
         path.unlink()
         path.mkdir()
@@ -449,7 +466,7 @@ def test_damaged_weights(run, small_set, damage):
 
 
 def test_outputs_that_are_not_finite(run, small_set):
-    state = torch.load(run / "best.pt", weights_only=True)
+    state = torch.load(run / "best.pt", map_location="cpu", weights_only=True)
     state["model"]["classifier.bias"][3] = np.nan
     torch.save(state, run / "best.pt")
     assert "the network's outputs are not finite for 4 of 4 images (clean)" in refused(run, small_set)
@@ -458,7 +475,8 @@ def test_outputs_that_are_not_finite(run, small_set):
 def test_memory_that_does_not_suffice(run, small_set, monkeypatch):
     def fail(*_):
         raise error
-    monkeypatch.setattr(inference, "predict", fail)
+        yield
+    monkeypatch.setattr(inference, "logits_of_blocks", fail)
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
     assert "try --batch-size 64" in refused(run, small_set, limit=1)
     error = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
@@ -567,16 +585,18 @@ def test_files_of_others_among_the_predictions_stay(run, small_set):
     folder = run / "predictions/Demo-C"
     for name in ("notes.txt", "snow/mine.npy"):
         (folder / name).write_text("mine")
-    state = torch.load(run / "best.pt", weights_only=True)
+    state = torch.load(run / "best.pt", map_location="cpu", weights_only=True)
     state["model"]["classifier.bias"] += 1
     torch.save(state, run / "best.pt")
     score(run, small_set)
     assert (folder / "notes.txt").read_text() == (folder / "snow/mine.npy").read_text() == "mine"
 
 
-@pytest.mark.parametrize("at", [1, 5, 89, 90])
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on(run, small_set, at, monkeypatch, predicted):
-    """At the first file, at a cell, at the last cell and at scores.csv; nothing half-written is left."""
+@pytest.mark.parametrize("at, predicted_again", [(1, 86), (5, 0), (89, 0), (90, 0)])
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(run, small_set, at, predicted_again, monkeypatch,
+                                                              predicted):
+    """At the first file, at a cell, at set.json and at scores.csv; nothing half-written looks finished, and no stored
+    block is predicted again."""
     first = read_rows(run)
     shutil.rmtree(run / "predictions")
     count = []
@@ -591,10 +611,10 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(run, small_set, at
         text = refused(run, small_set)
     assert text.startswith(str(run)) and "cannot be written (No space left on device)" in text
     assert not list(run.rglob("*.tmp")) and read_rows(run) == first
-    done = len(list((run / "predictions").rglob("[1-5].npy"))) + (run / "predictions/Demo-C/clean.npy").exists()
+    assert (run / "predictions/Demo-C").exists() == (at == 90)
     del predicted[:]
-    assert score(run, small_set) == first and len(predicted) == 1 + len(CELLS) - done
-    assert done == max(0, min(86, at - 4))
+    assert score(run, small_set) == first and len(predicted) == predicted_again
+    assert [path.name for path in (run / "predictions").iterdir()] == ["Demo-C"]
 
 
 @pytest.mark.parametrize("each", [1, pytest.param(12, marks=pytest.mark.slow)])
@@ -606,6 +626,309 @@ def test_damaged_runs_are_scored_rightly_or_refused(each, tmp_path):
     assert past >= cases / 4
     for name in fuzz_runs.FILES:
         assert sum(counts[name, outcome] for outcome in ("unharmed", "repaired", "refused")) == each
+
+
+# ---- by block of source images
+
+@pytest.fixture
+def unscored(scored_once, tmp_path):
+    """The run without predictions and scores."""
+    run = Path(shutil.copytree(scored_once, tmp_path / "unscored", ignore=shutil.ignore_patterns("predictions")))
+    (run / "scores.csv").unlink()
+    return run
+
+
+@pytest.fixture
+def one_image_a_block(monkeypatch):
+    """Blocks of one source image, so that a set of four has four."""
+    monkeypatch.setattr(predictions, "IMAGES_IN_A_BLOCK", 1)
+
+
+class Stopped(Exception):
+    """Stands for kill -9."""
+
+
+def stop_after(monkeypatch, blocks, stop=Stopped):
+    """Let scoring end when so many blocks are stored."""
+    stored, write = [], inference.write_block
+
+    def stopping(*given):
+        write(*given)
+        stored.append(given)
+        if len(stored) == blocks:
+            raise stop
+
+    monkeypatch.setattr(inference, "write_block", stopping)
+
+
+def block_names(run):
+    return sorted(path.name for path in (run / "predictions/Demo-C.partial/blocks").iterdir())
+
+
+def logits_of(run):
+    return {name: data for name, data in contents(run / "predictions").items() if name.endswith(".npy")}
+
+
+def test_a_block_is_as_large_as_the_builders_chunk_and_fits_into_memory():
+    assert predictions.images_in_a_block(86, 224) == plan.CHUNK
+    assert predictions.images_in_a_block(1, 64) == 86 * plan.CHUNK
+    assert predictions.images_in_a_block(86, 1024) == 1
+    for size in (16, 48, 224, 512, 4096):
+        for cells in (1, 2, 40, 86):
+            images = predictions.images_in_a_block(cells, size)
+            assert images == 1 or 3 * size**2 * cells * images <= 64 * 2**20
+
+
+@pytest.mark.parametrize("on_the_fly, workers", mostly_slow([(False, 0), (True, 2)], fast=[1]))
+def test_logits_are_those_of_a_plain_loop(unscored, small_set, on_the_fly, workers):
+    """One image at a time, in the usual order of its dimensions."""
+    machine = evaluate.Machine(workers=workers)
+    evaluate.main(evaluate.Args(unscored, set=(small_set,), on_the_fly=on_the_fly, batch_size=50, machine=machine))
+    built = open_set(small_set)
+    model = ResNet18(8, SIZE)
+    model.load_state_dict(torch.load(unscored / "best.pt", weights_only=True)["model"])
+    model.eval()
+    for cell in (None, *CELLS):
+        images = [built.pixels(i, *(cell or ())) for i in range(IMAGES)]
+        with torch.no_grad():
+            plain = np.concatenate([model(torch.from_numpy(image).permute(2, 0, 1).contiguous()[None]).numpy()
+                                    for image in images])
+        stored = np.load(predictions.predictions_file(unscored / "predictions/Demo-C", cell))
+        np.testing.assert_allclose(stored, plain, atol=1e-5, rtol=0)
+        decided = np.sort(plain)[:, -1] - np.sort(plain)[:, -2] > 2e-5
+        np.testing.assert_array_equal(stored.argmax(1)[decided], plain.argmax(1)[decided])
+
+
+def test_batches_are_nearly_equal_and_stay_in_their_block(unscored, small_set, one_image_a_block, monkeypatch):
+    sizes, forward = [], ResNet18.forward
+    monkeypatch.setattr(ResNet18, "forward", lambda self, image: (sizes.append(len(image)), forward(self, image))[1])
+    score(unscored, small_set, batch_size=40)
+    assert sizes == [1, *[29, 29, 28] * IMAGES]  # the first is the check of the image size
+
+
+@pytest.mark.parametrize("stop", mostly_slow([Stopped, KeyboardInterrupt], fast=[0]))
+def test_a_scoring_that_is_stopped_goes_on_by_block(run, unscored, small_set, one_image_a_block, predicted, monkeypatch,
+                                                   stop):
+    undisturbed, twin = unscored, Path(shutil.copytree(unscored, unscored.with_name("twin")))
+    rows = score(undisturbed, small_set)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2, stop)
+        with pytest.raises(stop):
+            score(twin, small_set)
+    assert [name.split(".")[0] for name in block_names(twin)] == ["0", "1"]
+    assert not (twin / "predictions/Demo-C").exists() and not (twin / "scores.csv").exists()
+    numbers, predict = [], inference.logits_of_blocks
+    monkeypatch.setattr(inference, "logits_of_blocks", lambda fabric, network, images, own, *more: (
+        numbers.extend(own), predict(fabric, network, images, own, *more))[1])
+    assert score(twin, small_set) == rows and numbers == [2, 3]
+    assert contents(twin) == contents(undisturbed)
+    assert not (twin / "predictions/Demo-C.partial").exists()
+
+
+@pytest.mark.parametrize("moment", mostly_slow(["rewrite_by_cell", "delete_blocks"], fast=[0]))
+def test_a_scoring_that_is_stopped_while_it_finishes(unscored, run, small_set, moment, monkeypatch, predicted):
+    """Before the first file of a cell is whole, and after the folder has its name."""
+    function = getattr(predictions, moment)
+
+    def stopping(blocks, *folder):
+        if moment == "delete_blocks" and not (unscored / "predictions/Demo-C").exists():
+            return function(blocks, *folder)  # before inference
+        if moment == "rewrite_by_cell":
+            function(blocks, *folder)
+            (folder[0] / "snow/3.npy").write_bytes(b"half")
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predictions, moment, stopping)
+        with pytest.raises(Stopped):
+            score(unscored, small_set)
+    assert block_names(unscored) and (unscored / "predictions/Demo-C").exists() == (moment == "delete_blocks")
+    del predicted[:]
+    assert score(unscored, small_set) == read_rows(run) and not predicted
+    assert contents(unscored / "predictions") == contents(run / "predictions")
+
+
+def test_a_missing_cell_that_is_stopped_goes_on_too(run, small_set, monkeypatch, predicted):
+    """The folder holds the other cells; the files of the missing ones move there one by one."""
+    before, first = contents(run / "predictions"), read_rows(run)
+    for name in ("snow/3.npy", "contrast/1.npy"):
+        (run / "predictions/Demo-C" / name).unlink()
+    replaced, replace = [], os.replace
+
+    def stopping(source, target):
+        replace(source, target)
+        if Path(target).parent.name in ("snow", "contrast"):
+            replaced.append(target)
+            raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stopping)
+        with pytest.raises(Stopped):
+            score(run, small_set)
+    assert len(replaced) == 1 and len(block_names(run)) == 1
+    del predicted[:]
+    assert score(run, small_set) == first and not predicted
+    assert contents(run / "predictions") == before
+
+
+def change_note(run, **changes):
+    note = run / "predictions/Demo-C.partial/set.json"
+    note.write_text(json.dumps(json.loads(note.read_text()) | changes))
+
+
+def change_weights(run):
+    state = torch.load(run / "best.pt", weights_only=True)
+    state["model"]["classifier.bias"] += 1
+    torch.save(state, run / "best.pt")
+
+
+OTHER_IDENTITIES = {
+    "weights": (change_weights, {}, "weights"),
+    "set version": (lambda run: change_note(run, set_version="0" * 64), {}, "set version"),
+    "order": (lambda run: change_note(run, order=[1, 0, 2, 3, 4, 5, 6, 7]), {}, "order of classes"),
+    "batch size": (lambda run: None, {"batch_size": 7}, "options"),
+    "unverified": (lambda run: change_note(run, verified=False), {}, "images that were not verified"),
+    "cells": (lambda run: change_note(run, cells=["clean", "snow/3"]), {}, "other cells"),
+    "no cells": (lambda run: change_note(run, cells=[]), {}, "size of blocks"),
+    "hostile cells": (lambda run: change_note(run, cells=["../../best", {}]), {}, "size of blocks"),
+    "block size": (lambda run: change_note(run, images=10**9), {}, "size of blocks"),
+    "senseless": (lambda run: change_note(run, verified="yes"), {}, "a note that makes no sense"),
+}
+
+
+@pytest.mark.parametrize("case", mostly_slow(OTHER_IDENTITIES, fast=[0, 7]))
+def test_blocks_of_another_identity_are_thrown_away(unscored, small_set, one_image_a_block, case, monkeypatch, capsys):
+    change, options, words = OTHER_IDENTITIES[case]
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Stopped):
+            score(unscored, small_set)
+    change(unscored)
+    twin = Path(shutil.copytree(unscored, unscored.with_name("twin"), ignore=shutil.ignore_patterns("predictions")))
+    capsys.readouterr()
+    score(unscored, small_set, **options)
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line.startswith(f"{unscored / 'predictions/Demo-C.partial'} was begun with ") and words in line
+    score(twin, small_set, **options)
+    assert contents(unscored) == contents(twin)
+
+
+def first_block(run):
+    return min((run / "predictions/Demo-C.partial/blocks").iterdir())
+
+
+DAMAGED_PARTIALS = {
+    "a cut block": lambda run: first_block(run).write_bytes(first_block(run).read_bytes()[:-9]),
+    "another block's values": lambda run: np.save(first_block(run), np.load(first_block(run))[:, ::-1]),
+    "a folder": lambda run: (first_block(run).unlink(), first_block(run).with_name("0.0123456789abcdef.npy").mkdir()),
+    "a pipe": lambda run: (first_block(run).unlink(),
+                           os.mkfifo(first_block(run).with_name("0.0123456789abcdef.npy"))),
+    "a block out of range": lambda run: first_block(run).rename(first_block(run).with_name("999.0123456789abcdef.npy")),
+    "temporary files": lambda run: (run / "predictions/Demo-C.partial/blocks/.0.0123456789abcdef.npy.7.tmp"
+                                    ).write_text("x"),
+    "no note": lambda run: (run / "predictions/Demo-C.partial/set.json").unlink(),
+    "a cut note": lambda run: (run / "predictions/Demo-C.partial/set.json").write_text("{"),
+    "a file": lambda run: (shutil.rmtree(run / "predictions/Demo-C.partial"),
+                           (run / "predictions/Demo-C.partial").write_text("mine")),
+    "files where folders belong": lambda run: [(
+        shutil.rmtree(path, ignore_errors=True), path.parent.mkdir(exist_ok=True), path.write_text("mine"))
+        for path in (run / "predictions/Demo-C.partial/blocks", run / "predictions/Demo-C.partial/set/snow")],
+}
+
+
+@pytest.mark.parametrize("damage", mostly_slow(DAMAGED_PARTIALS, fast=[0, 9]))
+def test_a_damaged_partial_folder_is_repaired_or_set_aside(unscored, small_set, one_image_a_block, damage, monkeypatch):
+    """The predictions are those of an undisturbed scoring."""
+    undisturbed = Path(shutil.copytree(unscored, unscored.with_name("twin")))
+    score(undisturbed, small_set)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Stopped):
+            score(unscored, small_set)
+    DAMAGED_PARTIALS[damage](unscored)
+    score(unscored, small_set)
+    after = contents(unscored)
+    kept = {name: data for name, data in after.items() if "damaged" in name}
+    assert {name: data for name, data in after.items() if name not in kept} == contents(undisturbed)
+    assert set(kept.values()) <= {b"mine"} and (b"mine" in kept.values()) == ("file" in damage and "temp" not in damage)
+
+
+def test_files_of_others_in_the_partial_folder_stay(unscored, small_set):
+    folder = unscored / "predictions/Demo-C.partial"
+    (folder / "blocks").mkdir(parents=True)
+    for name in ("notes.txt", "blocks/mine.npy"):
+        (folder / name).write_text("mine")
+    score(unscored, small_set)
+    assert contents(folder) == {"notes.txt": b"mine", "blocks/mine.npy": b"mine"}
+
+
+def test_a_full_disk_at_a_block_is_one_line(unscored, run, small_set, one_image_a_block, monkeypatch):
+    written, write = [], predictions.write_whole
+
+    def full(path, *more, **options):
+        written.append(path)
+        if path.parent.name == "blocks" and len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, *more, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predictions, "write_whole", full)
+        assert "cannot be written (No space left on device)" in refused(unscored, small_set)
+    assert len(block_names(unscored)) == 1
+    assert values(score(unscored, small_set)) == values(read_rows(run))
+
+
+def test_memory_does_not_grow_with_the_number_of_blocks(tmp_path, monkeypatch):
+    """At most IMAGES_REWRITTEN_AT_ONCE source images are in memory while blocks are rewritten by cell."""
+    monkeypatch.setattr(predictions, "IMAGES_REWRITTEN_AT_ONCE", 6)
+    cells, rng = (None, ("snow", 3), ("contrast", 1)), np.random.default_rng(0)
+    blocks = predictions.Blocks(tmp_path / "x", tmp_path / "x.partial", cells, cells[1:], 21, 2, 5, ())
+    logits = rng.normal(size=(21, 3, 5)).astype(np.float32)
+    for number in reversed(blocks.numbers):
+        predictions.write_block(blocks, number, logits[blocks.rows(number)])
+    assert [len(part) for part in predictions.read_blocks(blocks)] == [6, 6, 6, 3]
+    digests = predictions.rewrite_by_cell(blocks, tmp_path / "out")
+    for place, cell in enumerate(cells[1:], 1):
+        np.save(tmp_path / "as numpy writes it.npy", logits[:, place])
+        written = predictions.predictions_file(tmp_path / "out", cell)
+        assert written.read_bytes() == (tmp_path / "as numpy writes it.npy").read_bytes()
+        assert digests[predictions.cell_name(cell)] == predictions.digest(logits[:, place])
+
+
+def test_workers_share_memory_and_fit_into_it(small_set, monkeypatch, capsys, tmp_path):
+    """Fewer where /dev/shm is small: a process that runs out of it would die without a message."""
+    built = open_set(small_set)
+    blocks = predictions.Blocks(tmp_path, tmp_path, (None, ("snow", 3)), (None,), IMAGES, 2, 8, (0, 1))
+    images = inference.BlockImages(built, blocks, False)
+    loader = torch.utils.data.DataLoader(images, batch_size=None, num_workers=1)
+    for number, block in loader:
+        assert block.is_shared()
+        for place, i in enumerate(blocks.rows(number)):
+            np.testing.assert_array_equal(block[place, 1], built.pixels(i, "snow", 3))
+    needed = 3 * block.numel()
+    monkeypatch.setattr(inference.shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * needed + 1))
+    assert inference.workers_that_fit(images, 2) == 2 and not capsys.readouterr().out
+    assert inference.workers_that_fit(images, 5) == 2 and "room for 2 of 5 processes" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_killed_scoring_ends_with_the_same_bytes(build_args, scored_once, tmp_path, start, whole):
+    """kill -9 as soon as the first block is stored; the network is the real one."""
+    built = tmp_path / "Demo-C"
+    make_fer_c.main(build_args(out=built))
+    first = new_run(tmp_path / "first", built)
+    second = Path(shutil.copytree(first, tmp_path / "second"))
+    command = [sys.executable, "evaluate.py", "--set", str(built), "--workers", "1", "--batch-size", "32"]
+    options = dict(cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert start([*command, str(first)], **options).wait(300) == 0
+    process = start([*command, str(second)], **options)
+    while process.poll() is None and not list(second.glob("predictions/*.partial/blocks/[0-9]*")):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (second / "predictions/Demo-C").exists() and block_names(second)
+    assert start([*command, str(second)], **options).wait(300) == 0
+    assert contents(second) == contents(first)
 
 
 # ---- runs and sets that are not there

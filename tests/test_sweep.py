@@ -184,15 +184,17 @@ def test_a_program_that_is_not_there_is_a_failure(place):
 
 def test_beside_others_a_job_gets_cores_a_gpu_and_a_log(place):
     logs = place.folder / "logs"
-    code = "import os,time; time.sleep(.3); print(os.environ['OMP_NUM_THREADS'], os.environ['CUDA_VISIBLE_DEVICES'])"
+    code = ("import os,time; time.sleep(.3); print(*[os.environ[name] for name in "
+            "('OMP_NUM_THREADS', 'CUDA_VISIBLE_DEVICES', 'FERC_JOBS_ON_A_DEVICE')])")
     lines = "".join(f"{name}||{shlex.join([sys.executable, '-c', code])}\n" for name in ("x/a", "x/b"))
     done = place.sweep(lines, "--jobs", "2", "--logs", str(logs), CUDA_VISIBLE_DEVICES="4,7", OMP_NUM_THREADS=None)
     assert done.returncode == 0, done.stderr
     last = [(logs / f"x-{name}.log").read_text().splitlines()[-1] for name in "ab"]
     cores = max(1, len(os.sched_getaffinity(0)) // 2)
-    assert sorted(last) == [f"{cores} 4", f"{cores} 7"]
+    assert sorted(last) == [f"{cores} 4 1", f"{cores} 7 1"]
     again = place.sweep(lines, "--jobs", "2", "--logs", str(logs), CUDA_VISIBLE_DEVICES="4")
     assert again.returncode == 0 and (logs / "x-a.log").read_text().count("=== ") == 2  # the first log is kept
+    assert (logs / "x-a.log").read_text().splitlines()[-1].endswith(" 4 2")  # both jobs have the same GPU
     clash = place.sweep("x/a||true\nx-a||true\n", "--jobs", "2", "--logs", str(logs))
     assert clash.returncode == 2 and "the same log" in clash.stderr
 

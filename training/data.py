@@ -1,10 +1,9 @@
 """The data of a training: images and labels of the training and validation splits, and the batches of an epoch.
 
-Given the options of a run, it reads the data set through `datasets.load_split`; it never opens the test split. Used by
+Given the options of a run, it reads the data set through `datasets.load_splits`; it never opens the test split. Used by
 training/run.py.
 """
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 
 import losses
 from compute.batches import Images
-from datasets import default_root, load_split, parse_options
+from datasets import default_root, load_splits, parse_options
 from datasets.label_noise import add_noise
 from support.errors import UserError
 from support.random_streams import keyed_rng
@@ -53,17 +52,15 @@ class TrainingData:
     """what args.json says about the data"""
 
 
-def load_data(options: TrainingOptions, cache: Path | None, processes: Processes) -> TrainingData:
-    """Read both splits, and print where they are and how many images they have. cache: folder of decoded images, or
-    None.
+def load_data(options: TrainingOptions, processes: Processes) -> TrainingData:
+    """Read both splits, and print where they are and how many images they have. Their images have no cache so far.
 
     Raises UserError where the data set cannot be read, or does not have what class weights or fused targets need.
     """
     from datasets.split import fingerprint  # with pandas, for which `--help` need not wait
 
     root, data_options = options.root or default_root(options.dataset), parse_options(options.data)
-    train = load_split(options.dataset, root, "train", **data_options)
-    val = load_split(options.dataset, root, "val", **data_options)
+    train, val = load_splits(options.dataset, root, ("train", "val"), **data_options)
     layout = train.notes.get("layout", options.dataset)
     processes.print_once(f"{root}: {layout}; {len(train.frame)} training images")
 
@@ -72,11 +69,11 @@ def load_data(options: TrainingOptions, cache: Path | None, processes: Processes
     labels = add_noise(original_labels, options.noise, len(train.classes), noise_seed, options.noise_rule)
     data = TrainingData(
         classes=train.classes,
-        images=Images(root, train.frame, options.image_size, cache),
+        images=Images(root, train.frame, options.image_size),
         labels=labels,
         class_weights=None,
         fused=None,
-        val_images=Images(root, val.frame, options.image_size, cache),
+        val_images=Images(root, val.frame, options.image_size),
         val_labels=val.frame["expression"].to_numpy(np.int64),
         facts={
             "classes": list(train.classes),

@@ -205,8 +205,18 @@ class MachineOptions:
     """processes that decode images (0: the training process)"""
     compile: Annotated[bool, SPEED, Rare] = False
     """use torch.compile: the start is slow, the steps are faster"""
+    deterministic: Annotated[bool, SPEED, Rare] = False
+    """use only GPU algorithms that give the same bytes each time: a run that was interrupted then ends as if it had not
+    been (on CPUs it does so anyway); slower"""
     cache: Annotated[Path | None, PLACE] = None
-    """folder that keeps decoded images, for faster epochs"""
+    """folder that keeps decoded images, for faster epochs (if not given: $FERC_CACHE or RUNS/cache, where they need
+    less than 8 GB and a fifth of the free disk; else none)"""
+    no_cache: Annotated[bool, PLACE, Rare] = False
+    """keep no decoded images: every epoch decodes all of them again"""
+    cache_on: Annotated[Literal["auto", "device", "host"], SPEED, Rare] = "auto"
+    """where decoded images lie in training; device: all of them in the memory of the GPU; host: on the disk, and in the
+    memory that the system has free; auto: device if they fill less than half of its free memory and no other program
+    uses it, else host"""
 
 
 # --- the recipe ---
@@ -290,6 +300,10 @@ def check(args: Any) -> None:
     cli.check_values(args)
     if options.noise == 1:
         raise UserError("--noise is the fraction of wrong training labels; it has to be below 1")
+    if args.machine.no_cache and args.machine.cache is not None:
+        raise UserError(f"--cache {args.machine.cache} and --no-cache contradict each other")
+    if args.machine.no_cache and args.machine.cache_on == "device":
+        raise UserError("--cache-on device needs decoded images; it does not go with --no-cache")
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if options.batch_size < 2 * processes:
         raise UserError(f"--batch-size has to be at least {2 * processes}, two images a process, not "

@@ -20,7 +20,7 @@ same in all scripts, and a test compares them.
 """
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +33,8 @@ from tqdm import tqdm
 
 import losses
 from compute.batches import load_batches
-from compute.devices import connect, machine_facts, optimised, precision_name, seed_torch
+from compute.devices import (
+    connect, deterministic_algorithms, fast_arithmetic, machine_facts, optimised, precision_name, seed_torch)
 from compute.predict import predict
 from models import pretrained
 from models.augment import flip_shift_erase
@@ -43,6 +44,7 @@ from support.files import write_rows
 from training import folder as training_folder, state as training_state
 from training.data import TrainingData, load_data, plan_batches
 from training.folder import OpenRun, open_run
+from training.image_caches import attach_caches
 from training.log import Log, divergence, start_tracking
 from training.options import MachineOptions, TrainingOptions, check, contents, flat, usual_values
 from training.processes import Processes
@@ -63,18 +65,21 @@ def start_training(args: Any, script: str, released: Mapping[str, Any],
     (unless --keep-last). A training that is killed between its last epoch and this removal leaves its last.pt.
     """
     check(args)
-    processes = Processes(connect(precision_name(args.machine.precision)))
-    settings = all_settings(args, Path(script).stem.removeprefix("train_"), released, released_on or {})
     with ExitStack() as resources:
+        resources.enter_context(deterministic_algorithms(args.machine.deterministic))
+        processes = Processes(connect(precision_name(args.machine.precision)))
+        settings = all_settings(args, Path(script).stem.removeprefix("train_"), released, released_on or {})
         run = open_run(processes, args.options, settings)
         resources.callback(run.close)
         training = Training(args, processes, run, settings, Requests(processes))
         resources.callback(training.log.close)
+        resources.callback(training.stop_loading)
         if run.finished:
             processes.print_once(f"{run.folder} is finished ({args.options.epochs} epochs); --fresh starts over")
             yield training
             return
         training.read_data()
+        resources.enter_context(fast_arithmetic(processes.fabric.device))
         with training.requests:
             yield training
         if training.network is not None and training.state.epoch >= args.options.epochs:
@@ -119,6 +124,8 @@ class Training:
     optimizer: torch.optim.Optimizer | None = None
     """the optimizer itself, without Fabric's wrapper; None before `setup`"""
     log: Log = field(default_factory=Log)
+    loader: Generator | None = None
+    """the batches of the current epoch"""
     steps: int = 0
     """steps in an epoch"""
     epoch_began: float = 0.0
@@ -159,15 +166,16 @@ class Training:
     # --- before the loop ---
 
     def read_data(self) -> None:
-        """Read the data and set the state of a training that begins. Raises UserError where ids, labels or targets
-        of the data have changed since the run began."""
-        self.data = load_data(self.options, self.args.machine.cache, self.processes)
+        """Read the data, set the state of a training that begins, and open the cache of decoded images. Raises
+        UserError where ids, labels or targets of the data have changed since the run began."""
+        self.data = load_data(self.options, self.processes)
         self.settings |= self.data.facts
         labels = torch.from_numpy(self.data.labels).to(self.fabric.device)
         self.state = State(labels=labels, next_labels=labels.clone())
         self.steps = len(self.plan(0))
         seed_torch("initialisation", self.options.seed)
         training_folder.refuse_other_data(self.folder, self.run.earlier, self.settings)
+        attach_caches((self.data.images, self.data.val_images), self.args.machine, self.options.runs, self.processes)
 
     def criterion(self) -> torch.nn.Module:
         """The chosen loss, with the constants of `LossOptions` and the class weights, on the device."""
@@ -189,7 +197,7 @@ class Training:
         resumes = last.exists() and not self.options.fresh
         weights = None if resumes else pretrained.load(model, self.options.weights)
         wrapped = self.fabric.setup(optimised(model, self.args.machine), optimizer)
-        machine = machine_facts(self.fabric, self.args.machine.compile)
+        machine = machine_facts(self.fabric, self.args.machine)
         plural = "es" if machine["processes"] > 1 else ""
         self.processes.print_once(f"training on {machine['device']} ({machine['processes']} process{plural}), "
                                   f"precision {self.settings['precision']}")
@@ -242,13 +250,20 @@ class Training:
         first = self.state.step
         bar = tqdm(total=len(plan), initial=first, desc=f"epoch {epoch + 1}/{self.options.epochs}", leave=False,
                    disable=None if self.processes.is_first else True)
+        self.loader = load_batches(self.fabric, self.data.images, plan[first:], self.args.machine.workers)
         with bar:
-            for image, index in load_batches(self.fabric, self.data.images, plan[first:], self.args.machine.workers):
+            for image, index in self.loader:
                 seed_torch("step", self.options.seed, self.fabric.global_rank, epoch, self.state.step)
                 if self.options.augment == "basic":
                     image = flip_shift_erase(image)
                 yield image, index
                 bar.update()
+
+    def stop_loading(self) -> None:
+        """End the threads that prepare batches, where an epoch was left in the middle. The script's loop, which holds
+        the iterator, may live on in a traceback."""
+        if self.loader is not None:
+            self.loader.close()
 
     def target(self, index: torch.Tensor) -> torch.Tensor:
         """The targets of a batch: class indices, int64 (B,), or, with --targets fused, distributions, float32 (B, K).
