@@ -236,7 +236,8 @@ def test_joint_pass_takes_every_row_from_one_pass():
         F.cross_entropy(experts[c][others[c]] @ CLASSIFIERS[c].T, t(0, 0, 1, 1)) for c in range(3)) / 3)
 
 
-@pytest.mark.parametrize("grouped", mostly_slow([False, True], fast=[0]))
+@pytest.mark.slow
+@pytest.mark.parametrize("grouped", [False, True])
 def test_stages_together_are_the_stages_one_by_one(whole, monkeypatch, grouped):
     """What a GPU computes, in float64: outputs, gradients of all parameters, and all buffers, after a step."""
     monkeypatch.setattr("models.joint_stages.GROUPED", grouped)

@@ -426,7 +426,8 @@ def test_real_ferplus():
 
 # ---- damaged label files of every layout
 
-@pytest.mark.parametrize("each", [1, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("each", [1, 10])
 def test_damaged_label_files_give_rows_or_a_user_error(tmp_path, each):
     """A small, fixed part of what `python tests/fuzz_labels.py` tries."""
     import fuzz_labels

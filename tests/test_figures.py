@@ -376,7 +376,8 @@ def test_confusions_hold_classes_with_long_names(classes):
 FEW = ("figure1_severities", "figure3_pipeline", "figure4_visibility")
 
 
-@pytest.mark.parametrize("names", [FEW, pytest.param(SET_FIGURES - set(FEW), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [FEW, SET_FIGURES - set(FEW)])
 def test_pictures_hold_classes_with_long_names(built, names):
     data = open_set(built)
     data = dataclasses.replace(data, manifest=data.manifest | {

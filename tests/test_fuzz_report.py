@@ -4,7 +4,8 @@ import pytest
 from fuzz_report import fuzz
 
 
-@pytest.mark.parametrize("count", [4, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [4, 60])
 def test_mutated_runs_are_named_and_sound_ones_stay(tmp_path, count):
     counts, failures = fuzz(tmp_path, count, 0)
     assert failures == []

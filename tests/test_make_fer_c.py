@@ -440,6 +440,7 @@ def test_damaged_set_is_refused(built, tmp_path):
             open_set(out)
 
 
+@pytest.mark.slow
 def test_gallery(built, build_args, tmp_path):
     make_fer_c.main(build_args(out=built, gallery=tmp_path / "figure/gallery.png"))
     with Image.open(tmp_path / "figure/gallery.png") as image:
@@ -585,6 +586,7 @@ def test_damaged_shards_are_named_and_mended(built, build_args, shards):
     assert sums(shards / "Demo-C") == sums(built)
 
 
+@pytest.mark.slow
 def test_an_interrupted_merge_goes_on(built, build_args, shards, monkeypatch):
     """Also where files cannot be linked, as between file systems."""
     copy, copied = shutil.copyfile, []
