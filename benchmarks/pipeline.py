@@ -1,4 +1,4 @@
-"""Does the loader keep up with the device? Loading alone and whole epochs, beside computing alone and their floors.
+"""Does the loader keep up with the device? Loading alone and whole epochs, compared with computing alone.
 
   python -m benchmarks.pipeline --quick           64 pixels, about a minute
   python -m benchmarks.pipeline                   224 pixels, several minutes and 4 GB of disk in the temporary folder
@@ -9,9 +9,10 @@ Measured are, in images a second, one after the other in each repetition (the be
 - the cache on the host, and on the device: loading alone, and epochs of training, in random order;
 - the picture files: loading alone, decoded by one process for each core.
 
-Floors: for the cache on the host, copying as many bytes in memory (on a GPU: from pinned memory to the card, where
-that is slower); for the picture files, the decoding rate of one core times the cores. The last lines are the time to
-fill the cache, and from the start of a script to the end of its first step, with a cache that is full.
+Loading cannot be faster than a bound, and its rate is also given as a fraction of it. For the cache on the host the
+bound is the rate of copying as many bytes in memory (on a GPU: from pinned memory to the GPU, where that is slower);
+for the picture files it is the decoding rate of one core, times the number of cores. The last lines are the time to
+fill the cache, and the time from the start of a script to the end of its first step, with a cache that is full.
 """
 import os
 import subprocess
@@ -59,7 +60,7 @@ train_baseline.cli.run(train_baseline.main, train_baseline.Args,
 @dataclass
 class Args:
     quick: bool = False
-    """64 pixels and fewer images, for a minute's run"""
+    """64 pixels and fewer images, which takes about a minute"""
     size: int | None = None
     """side of the images (pixels; if not given: 224, with --quick 64)"""
     images: int | None = None
@@ -113,7 +114,7 @@ class Bench:
         return sum(map(len, self.batches[:self.trained])) / self.seconds(epoch)
 
     def compute(self) -> float:
-        """Images a second of as many steps on one batch."""
+        """Images a second of as many training steps, all on the same batch."""
         count = len(self.batches[0])
         image = torch.zeros(count, 3, self.size, self.size, dtype=torch.uint8, device=self.fabric.device)
 
@@ -124,7 +125,7 @@ class Bench:
         return count * self.trained / self.seconds(steps)
 
     def copy(self) -> float:
-        """Images a second of copying in memory; on a GPU the slower of that and of copies to the card."""
+        """Images a second of copying in memory; on a GPU the slower of that and of copies to the GPU."""
         shape = (len(self.batches[0]), self.size, self.size, 3)
         target = np.ones(shape, np.uint8)
         source = np.ones((max(1, COPIED // target.nbytes), *shape), np.uint8)  # more than the processor's caches hold
@@ -183,10 +184,10 @@ def start_to_first_step(folder: Path) -> list[float]:
     return times
 
 
-def report(name: str, rate: float, alone: float, floor: float | None = None) -> None:
-    """Print a line: images a second, as a fraction of computing alone and of the floor."""
+def report(name: str, rate: float, alone: float, bound: float | None = None) -> None:
+    """Print a line: images a second, also as a fraction of computing alone and of the bound."""
     line = f"{name:36}{rate:12.0f} images/s{rate / alone:9.2f} of computing alone"
-    print(line + (f"{rate / floor:9.2f} of its floor ({floor:.0f})" if floor else ""), flush=True)
+    print(line + (f"{rate / bound:9.2f} of its bound ({bound:.0f})" if bound else ""), flush=True)
 
 
 def main(args: Args) -> None:

@@ -6,17 +6,17 @@
 
 An image is a source image in one cell: the clean one, or one of its 85 forms. Measured are:
 
-  reading alone      as many processes as scoring has workers read, check and decode all files, and do nothing else
-  forms alone        the same processes make all forms in memory
-  computing alone    the network on images that already lie on the device, in the batches of scoring
-  from files         scoring as evaluate.py does it, from the first file to one file of logits for each cell
-  on the fly         the same with forms made in memory
+- reading alone: as many processes as scoring has workers read, check and decode all files, and do nothing else;
+- forms alone: the same processes make all forms in memory;
+- computing alone: the network on images that already lie on the device, in the batches of scoring;
+- from files: scoring as evaluate.py does it, from the first file to one file of logits for each cell;
+- on the fly: the same with forms made in memory.
 
-The last two are given as fractions of their floor, the smaller of computing alone and of reading (or of the forms)
-alone. Without a card the processor also has to compute, so a second fraction is given, of the floor for work that
-shares the cores: 1 / (1 / reading + 1 / computing). Processor time is that of all processes: other programs on the
-machine disturb it less than they disturb the clock. The files are in memory. The best of the repetitions counts, which
-take turns.
+Scoring cannot be faster than a bound, and its rates are also given as fractions of two bounds. The first is the smaller
+of the rates of computing alone and of reading (or of the forms) alone: it holds on a GPU. Without a GPU the same cores
+read and compute, and the second holds: 1 / (1 / reading + 1 / computing). Processor time is that of all processes:
+other programs on the machine disturb it less than they disturb the clock. The files are in the memory of the system.
+The measurements take turns, and the best of the repetitions counts.
 """
 import multiprocessing
 import os
@@ -34,7 +34,7 @@ import torch
 import make_fer_c
 from building.built_set import BuiltSet, open_set
 from compute import devices
-from evaluation.inference import InferenceOptions, predict_blocks, threads_that_survive_a_fork
+from evaluation.inference import InferenceOptions, predict_blocks, opencv_without_threads
 from evaluation.matching import MatchedSet
 from evaluation.predictions import ALL_CELLS, finish_predictions, predictions_folder, prepare_predictions
 from models import Model, Normalize
@@ -52,7 +52,7 @@ class Args:
     format: Literal["png", "jpg", "webp"] = "png"
     """file format of the set"""
     network: Literal["resnet18", "tiny"] = "resnet18"
-    """tiny: an average and a linear layer"""
+    """tiny: a linear layer on 16 pixels of the image"""
     precision: Literal["32", "bf16"] = "32"
     """number format of the network"""
     batch_size: int = 128
@@ -99,7 +99,7 @@ class Bench:
 
     def reading_alone(self, in_memory: bool) -> int:
         """Read all files or make all forms, by all workers. Returns the number of images, as the next two do."""
-        with threads_that_survive_a_fork():
+        with opencv_without_threads():
             context, count = multiprocessing.get_context("fork"), self.args.workers
             work = [context.Process(target=self.read, args=(range(number, len(self.built.frame), count), in_memory))
                     for number in range(count)]
@@ -175,10 +175,10 @@ def seconds_per_image(measure: Callable[[], int]) -> np.ndarray:
 
 def show_fractions(name: str, source: str, clock: float, work: float, source_clock: float, source_work: float,
                    computing_clock: float, computing_work: float) -> None:
-    """Print how near scoring comes to its floors. All arguments are seconds for an image."""
+    """Print how near scoring comes to its two bounds. All numbers are seconds for an image."""
     print(f"  {name}: {max(source_clock, computing_clock) / clock:.2f} of the smaller of {source} and computing alone, "
-          f"{(source_clock + computing_clock) / clock:.2f} of both on the same cores; processor time of both / of "
-          f"scoring {(source_work + computing_work) / work:.2f}")
+          f"{(source_clock + computing_clock) / clock:.2f} of the bound where both share the cores; processor time of "
+          f"both / of scoring {(source_work + computing_work) / work:.2f}")
 
 
 def processor() -> float:

@@ -1,9 +1,9 @@
-"""How long a training takes to start: seconds from the command to the end of the first step, with a warm cache.
+"""How long a training takes to start: seconds from the command to the end of the first step.
 
   python -m benchmarks.start                 draws faces into a temporary folder; about a minute
 
-The first start of each kind fills the cache of decoded images and is not counted; of the others the best counts. The
-training is the baseline on the demo, at 64 pixels.
+The first start draws the images and fills the cache of decoded images; its time is printed apart. The later ones find
+the cache full, and the fastest of them counts. The training is the baseline on the demo.
 """
 import subprocess
 import sys
@@ -36,7 +36,7 @@ class Args:
     image_size: int = 64
     """side of the images (pixels)"""
     repeat: int = 3
-    """starts, of which the fastest counts"""
+    """starts with a full cache, of which the fastest counts"""
 
 
 def main(args: Args) -> None:
@@ -45,8 +45,8 @@ def main(args: Args) -> None:
                    str(args.image_size)]
         first = seconds_to_first_step(options, Path(folder))
         best = min(seconds_to_first_step(options, Path(folder)) for _ in range(args.repeat))
-    print(f"{args.images} images of {args.image_size} pixels: first step after {best:.2f} s with a warm cache, after "
-          f"{first:.2f} s with the images drawn and decoded")
+    print(f"{args.images} images of {args.image_size} pixels: first step after {best:.2f} s with a full cache, after "
+          f"{first:.2f} s where the images are drawn and decoded first")
 
 
 def seconds_to_first_step(options: list[str], runs: Path, script: str = "train_baseline.py") -> float:

@@ -7,7 +7,8 @@
 
 Ours: the step as the scripts take it (channels last, `--precision auto`, fused Adam, normalisation on the device).
 --compile adds a line with torch.compile, --deterministic one with deterministic algorithms, --float32 one in float32.
-Inference is that of scoring. --only takes algorithms in the order in which they are measured.
+Inference takes the network in the form in which scoring uses it, but with the number format of training: scoring itself
+is exact float32 unless asked otherwise. --only takes algorithms in the order in which they are measured.
 Plain: float32 in NCHW, images normalised beforehand, Adam with torch's defaults. For DMUE the plain loop has the form
 of the published code: every expert runs twice a step, each time on the images picked out for it, and inference computes
 all experts and their logits too. All take turns in the same process; the best of the repetitions counts.
@@ -55,7 +56,7 @@ class Args:
     repeat: int = 3
     """repetitions, of which the best counts"""
     only: tuple[str, ...] = ()
-    """algorithms, in this order: baseline, SCN, DMUE, RUL, swinv2 (default: all, in this order)"""
+    """algorithms, in this order: baseline, SCN, DMUE, RUL, swinv2 (if not given: all, in this order)"""
     compile: bool = False
     """measure our side with torch.compile too; the first step takes half a minute for a ResNet-18 (--only baseline)"""
     deterministic: bool = False
@@ -193,7 +194,7 @@ def settings_of_training(device: torch.device, machine: MachineOptions) -> Itera
 
 def our_contenders(fabric: Any, args: Args, algorithm: str, image: torch.Tensor,
                    labels: torch.Tensor) -> list[Contender]:
-    """Our way, and its variants that are asked for."""
+    """Our way, and those of its variants that the options ask for."""
     variants = [("", fabric, MachineOptions())]
     if args.compile:
         variants.append((", compiled", fabric, MachineOptions(compile=True)))

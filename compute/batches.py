@@ -1,15 +1,15 @@
 """Makes batches on the device from the images of a split, which worker processes decode or a cache holds decoded.
 
-Given the frame of a split (`datasets.split.Split`) and lists of indices, it passes on pairs (images, indices). Labels
-are not part of a batch: they stay with the caller, addressed by index. Used by training/, compute/predict.py and the
-benchmarks.
+Given the frame of a split (`datasets.split.Split`) and lists of indices, it gives one pair (images, indices) for each
+list. Labels are not part of a batch: the caller keeps them and looks them up by index. Used by training/,
+compute/predict.py and the benchmarks.
 
 The images come from one of three places, and a batch has the same bytes from each of them:
 
 decoded      worker processes decode the pictures (torch's DataLoader). This is slow, and needs no room on the disk.
 on the host  a cache on the disk holds the decoded images. Threads gather the next batches from it and start the copy to
              the device, while the present batch is computed.
-on the device  `move_to_device` has copied the whole split there. A batch is an index.
+on the device  `move_to_device` has copied all images of the split there. A batch is a selection of them.
 """
 import weakref
 from collections import deque
@@ -59,7 +59,8 @@ class Images(Dataset):
 
     @cached_property
     def cache_key(self) -> str:
-        """The key of their cache, in any folder. It names its files. Every picture is looked up on the disk for it."""
+        """The key of the cache of these images. It is the same in every folder, and the names of the cache's files
+        begin with it. To compute it, the size and the time of change of every picture are read from the disk."""
         return cache_key(self.paths, self.boxes, self.size)
 
     def open_cache(self, folder: Path) -> None:
@@ -96,9 +97,9 @@ def load_batches(fabric: Any, images: Any, batches: Sequence[Sequence[int]],
         yield from _decoded_batches(fabric.device, images, batches, min(workers, len(batches)))
         return
     numbers = np.concatenate([np.asarray(batch, np.int64) for batch in batches])
-    index = _to_device(torch.from_numpy(numbers), fabric.device)  # all indices in one copy
+    all_indices = _to_device(torch.from_numpy(numbers), fabric.device)  # in one copy
     lengths = [len(batch) for batch in batches]
-    indices = index.split(lengths)
+    indices = all_indices.split(lengths)
     if images.resident is not None:
         for index in indices:
             yield _rows(images.resident, index).permute(0, 3, 1, 2), index
@@ -109,7 +110,7 @@ def load_batches(fabric: Any, images: Any, batches: Sequence[Sequence[int]],
 
 
 def move_to_device(fabric: Any, images: Images) -> None:
-    """Copy all images of a cached split to the device of `fabric`, where batches come from afterwards. Every block of
+    """Copy all images of a cached split to the device of `fabric`. Later batches are taken from there. Every block of
     the cache is checked on the way. Raises UserError where an image cannot be read, and torch.OutOfMemoryError."""
     cache = images.cached
     if cache is None:
@@ -155,15 +156,15 @@ def _gathered_batches(device: torch.device, cache: ImageCache,
                       parts: Sequence[np.ndarray]) -> Generator[torch.Tensor, None, None]:
     """Images uint8 (B, 3, S, S) on the device, for every array of indices. `AHEAD` batches are prepared by as many
     threads while the caller works with one."""
-    memory: _PinnedMemory | _UsedMemory
+    memory: _PinnedMemory | _ReusedMemory
     if device.type == "cuda":
         memory, stream = _PinnedMemory(), torch.cuda.Stream(device)
     else:
-        memory, stream = _UsedMemory(max(map(len, parts)), cache.shape[1:]), None
+        memory, stream = _ReusedMemory(max(map(len, parts)), cache.shape[1:]), None
 
     def prepare(numbers: np.ndarray) -> tuple[torch.Tensor, Any]:
         """The images on the device, and the event after which they are complete (None on a CPU)."""
-        with torch.cuda.stream(stream) if stream else nullcontext():  # a thread begins with the first card as its own
+        with torch.cuda.stream(stream) if stream else nullcontext():  # a new thread would use the first GPU
             pixels = memory.take((len(numbers), *cache.shape[1:]))
             cache.gather(numbers, pixels.numpy())
             image = pixels.to(device, non_blocking=True)  # torch keeps the pinned memory until the copy is done
@@ -175,16 +176,16 @@ def _gathered_batches(device: torch.device, cache: ImageCache,
         for numbers in parts:
             waiting.append(pool.submit(prepare, numbers))
             if len(waiting) > AHEAD:
-                yield _received(waiting.popleft())
+                yield _images_of(waiting.popleft())
         while waiting:
-            yield _received(waiting.popleft())
+            yield _images_of(waiting.popleft())
     finally:
         pool.shutdown(cancel_futures=True)  # waits for a batch that is just being gathered
 
 
-def _received(batch: "Future[tuple[torch.Tensor, Any]]") -> torch.Tensor:
-    """The images of a prepared batch, uint8 (B, 3, S, S). Work that the caller starts now on the device waits for their
-    copy there; the processor does not wait for it."""
+def _images_of(batch: "Future[tuple[torch.Tensor, Any]]") -> torch.Tensor:
+    """The images of a prepared batch, uint8 (B, 3, S, S). What the caller starts on the device after this call waits
+    there until they are copied; the processor does not wait."""
     image, event = batch.result()
     if event is not None:
         current = torch.cuda.current_stream(image.device)
@@ -194,16 +195,16 @@ def _received(batch: "Future[tuple[torch.Tensor, Any]]") -> torch.Tensor:
 
 
 class _PinnedMemory:
-    """Memory of the host that the device can copy from while the processor works. torch keeps what is no longer used
-    for the next call."""
+    """Memory of the host that the device can copy from while the processor works. Memory that no tensor uses any more
+    is kept by torch, which gives it to a later call."""
 
     def take(self, shape: tuple[int, ...]) -> torch.Tensor:
         return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
 
 
-class _UsedMemory:
-    """Memory for batches that is used again as soon as nothing refers to a batch any more. New memory costs more than
-    the gathering: the system clears every page of it."""
+class _ReusedMemory:
+    """Memory for batches that is used again as soon as nothing refers to a batch any more. New memory would take more
+    time than the gathering, because the system clears every page of it."""
 
     def __init__(self, count: int, shape: tuple[int, ...]) -> None:
         """count: images of the largest batch. shape: of an image."""
@@ -217,21 +218,21 @@ class _UsedMemory:
         except IndexError:
             slab = np.empty(self.shape, np.uint8)
         pixels = slab[:shape[0]]
-        # torch refers to `pixels` as long as any tensor uses it
+        # torch keeps `pixels` as long as any tensor uses it; after that, `slab` is free again
         weakref.finalize(pixels, self.free.append, slab).atexit = False
         return torch.from_numpy(pixels)
 
 
 def _to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor of the host on the device, without waiting for it."""
+    """A copy of a tensor on the device. The processor does not wait for the copying."""
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
 def _rows(resident: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Images with these indices: uint8 (B, S, S, 3). They are copied in the largest unit that fits into an image: byte
-    by byte it takes eight times as many operations."""
+    """Images with these indices: uint8 (B, S, S, 3). They are copied in the largest unit, up to eight bytes, of which
+    an image is a multiple: byte by byte there would be up to eight times as many operations."""
     flat = resident.flatten(1)
     for unit in (torch.int64, torch.int32, torch.uint8):
         if flat.shape[1] % unit.itemsize == 0:

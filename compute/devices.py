@@ -22,7 +22,7 @@ CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # environment variable: the worksp
 
 
 @contextmanager
-def hidden(package: str) -> Iterator[None]:
+def absent_package(package: str) -> Iterator[None]:
     """Make an installed package look absent to the modules that are imported inside.
 
     Fabric tries to import torchmetrics, only to move metrics between devices; the project has none of them, and the
@@ -56,7 +56,7 @@ def connect(precision: str) -> Any:
     environment; with its own defaults Fabric would start independent runs there. Fabric prints nothing: its notes are
     about processes, precision and matrix products, which this project sets, or says, itself.
     """
-    with hidden("torchmetrics"):
+    with absent_package("torchmetrics"):
         import lightning_fabric
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -72,10 +72,10 @@ def connect(precision: str) -> Any:
 
 @contextmanager
 def fast_arithmetic(device: torch.device) -> Iterator[None]:
-    """Multiply float32 as TensorFloat-32 (10 bits of the mantissa) inside, as training on a GPU does. The caller's
-    setting comes back at the end. Nothing changes on other devices. Scoring does not use this: see `exact_float32`.
+    """Inside, a GPU multiplies float32 as TensorFloat-32 (its mantissa has 10 bits). Training uses this; scoring does
+    not, see `exact_float32`. The caller's setting comes back at the end. Nothing changes on other devices.
 
-    cuDNN's benchmark mode, which tries algorithms on each new shape and keeps the fastest, stays as it is: off. On an
+    cuDNN's benchmark mode tries algorithms on each new shape and keeps the fastest. It is not turned on here: on an
     H100 it gained at most 1 % over cuDNN's own choice, and sometimes chose algorithms with which the whole step took
     1.15 to 1.27 times as long (docs/benchmarks.md).
     """
@@ -106,9 +106,9 @@ def optimised(model: torch.nn.Module, machine: Any) -> Any:
 
 
 def for_inference(model: Any, fabric: Any, machine: Any) -> Any:
-    """A network in the form in which inference runs fastest, set up by Fabric. On a GPU that is a copy with other
-    weights, whose logits differ by rounding; on CPUs the logits stay the same bytes. model: `models.Model`. machine: as
-    for `optimised`."""
+    """A network in the form in which inference runs fastest, set up by Fabric. On a GPU that is the network that
+    `Model.for_inference` gives: of a ResNet-18 it is a copy with other weights, whose logits differ by rounding. On
+    CPUs the logits stay the same bytes. model: `models.Model`. machine: as for `optimised`."""
     if fabric.device.type == "cuda":
         bfloat16 = fabric.strategy.precision.precision == PRECISIONS["bf16"]
         model = model.for_inference(torch.bfloat16 if bfloat16 else torch.float32)
@@ -122,11 +122,12 @@ def seed_torch(*key: Any) -> None:
 
 @contextmanager
 def deterministic_algorithms(is_wanted: bool) -> Iterator[None]:
-    """Let torch use only algorithms that give the same bytes each time, if `is_wanted`. The caller's settings come back
-    at the end.
+    """Inside, torch uses only algorithms that give the same bytes each time, if `is_wanted`. The caller's settings come
+    back at the end.
 
-    It has to begin before CUDA starts, since cuBLAS reads the size of its workspace then; one of this size is what
-    torch demands. Operations without such an algorithm raise RuntimeError, and no training script has one.
+    It has to begin before CUDA starts, because cuBLAS reads the size of its workspace when CUDA starts. torch demands
+    the size that is set here. Operations that have no such algorithm raise RuntimeError; the training scripts use none
+    of them.
     """
     if not is_wanted:
         yield
@@ -139,7 +140,7 @@ def deterministic_algorithms(is_wanted: bool) -> Iterator[None]:
         os.environ[CUBLAS_WORKSPACE] = ":4096:8"
         torch.use_deterministic_algorithms(True)
         cudnn.deterministic, cudnn.benchmark = True, False
-        filling.fill_uninitialized_memory = False  # only finds faults of programs, and takes time
+        filling.fill_uninitialized_memory = False  # it only helps to find faults in a program, and takes time
         yield
     finally:
         torch.set_deterministic_debug_mode(mode)

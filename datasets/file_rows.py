@@ -13,7 +13,8 @@ import numba
 import numpy as np
 from numba import types
 
-# pread(2): file, address, bytes, place in the file -> the number of bytes that were read, -1 for an error
+# pread(2): file descriptor, address in memory, number of bytes, place in the file -> the number of bytes that were
+# read, -1 for an error
 _pread = types.ExternalFunction("pread", types.int64(types.int32, types.uintp, types.uintp, types.int64))
 _SIGNATURE = "int64(int32, int64[::1], int64, int64, int64)"
 
@@ -21,10 +22,10 @@ _SIGNATURE = "int64(int32, int64[::1], int64, int64, int64)"
 def read_rows(number: int, rows: np.ndarray, first_byte: int, out: np.ndarray) -> int:
     """Read rows of an open file into `out`, in the order of `rows`. Returns how many were read.
 
-    number: of the open file. rows: int64 (B,), numbers of rows, counted from 0. first_byte: where row 0 begins.
-    out: uint8 (B, ...), contiguous; a row of the file has as many bytes as `out[0]`. Fewer than B rows are read where
-    the file is too short or cannot be read; no exception is raised for that. Raises ValueError where `out` does not
-    fit.
+    number: file descriptor of the open file. rows: int64 (B,), numbers of rows, counted from 0. first_byte: where row 0
+    begins. out: uint8 (B, ...), contiguous; a row of the file has as many bytes as `out[0]`. Fewer than B rows are read
+    where the file is too short or cannot be read; no exception is raised for that. Raises ValueError where `out` does
+    not fit.
     """
     if out.dtype != np.uint8 or not out.flags.c_contiguous or len(out) != len(rows):
         raise ValueError(f"{len(rows)} rows do not fit into {out.dtype} {out.shape}")

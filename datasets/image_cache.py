@@ -1,7 +1,7 @@
 """A cache of decoded pictures: one file of pixels, checked while it is read and repaired from the pictures.
 
-A block is `BLOCK` consecutive pictures, which have one hash. The cache of a data set is three files in the folder of
-`--cache`: the pixels, <key>.npy, the hashes of the blocks, <key>.blocks.json, and a lock that every writer holds,
+A block is `BLOCK` consecutive pictures, which have one hash. The cache of some pictures is three files in one
+folder: the pixels, <key>.npy, the hashes of the blocks, <key>.blocks.json, and a lock that every writer holds,
 <key>.lock. The key is a hash of the size in pixels, of the boxes, and of each picture's path, number of bytes and time
 of change. Pixels are read by position and never mapped into memory: if a mapped file is truncated, the process ends
 without a message.
@@ -49,7 +49,7 @@ class StorageError(UserError):
 
 
 class ImageCache:
-    """The decoded pictures of a data set: `cache[i]` is a new uint8 array (size, size, 3).
+    """Decoded pictures in a file: `cache[i]` is a new uint8 array (size, size, 3).
 
     The hash of a block is checked once in a run, when its first picture is read. A damaged block is decoded again from
     the pictures and repaired on disk; one message on stderr reports it. The object can be used in forked processes,
@@ -118,8 +118,8 @@ class ImageCache:
     def gather(self, numbers: np.ndarray, out: np.ndarray) -> None:
         """Read many pictures into `out`, in one call without the interpreter's lock.
 
-        numbers: int64 (B,), of the pictures. out: uint8 (B, size, size, 3), contiguous. Blocks that are read for the
-        first time are checked before, several at once. Raises IndexError, and UserError as `cache[i]` does.
+        numbers: int64 (B,), of the pictures. out: uint8 (B, size, size, 3), contiguous. Blocks that were not read
+        before in this run are checked first, several at once. Raises IndexError, and UserError as `cache[i]` does.
         """
         from datasets.file_rows import read_rows  # it imports numba, for which a script's --help need not wait
 
@@ -138,7 +138,7 @@ class ImageCache:
                 done += 1
 
     def _check_blocks_of(self, numbers: np.ndarray) -> None:
-        """Check the blocks of these pictures that were not read yet in this run, several at once."""
+        """Check the blocks of these pictures that were not checked yet in this run, several at once."""
         with self._checking:  # so that two batches do not check the same blocks
             is_checked = np.frombuffer(self._checked, np.uint8)
             blocks = np.unique(numbers // BLOCK)
@@ -170,7 +170,7 @@ class ImageCache:
                     hashes = _fill(file, paths, boxes, shape, read)
                 return cls(file, paths, boxes, size, read, hashes)
         except OSError as error:
-            message = f"--cache {folder}: {error.strerror}"
+            message = f"the cache {folder}: {error.strerror}"
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 message += f"; {needed / 2**30:.1f} GiB of decoded pictures have to fit there"
             raise StorageError(message) from None
@@ -207,12 +207,12 @@ class ImageCache:
                     if pixels is None:
                         pixels = self._repair(block)
         except OSError as error:
-            raise UserError(f"--cache {self.file}: {error.strerror}") from None
+            raise UserError(f"the cache {self.file}: {error.strerror}") from None
         self._checked[block] = 1
         return pixels
 
     def _check_only(self, block: int) -> None:
-        """`_check` for a thread, whose result would keep the pixels of the block in memory."""
+        """`_check` without its result, the pixels of the block, which a thread would keep in memory."""
         self._check(block)
 
     def _checked_pixels(self, block: int) -> np.ndarray | None:
@@ -232,7 +232,7 @@ class ImageCache:
         if not self._is_reported:
             self._is_reported = True
             last = min(len(self), (block + 1) * BLOCK)
-            print(f"--cache {self.file}: pictures {block * BLOCK + 1} to {last} of {len(self)} are damaged in it; "
+            print(f"the cache {self.file}: pictures {block * BLOCK + 1} to {last} of {len(self)} are damaged in it; "
                   "whatever is damaged is decoded again from the pictures", file=sys.stderr)
         number = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -338,7 +338,7 @@ def _stored_hashes(file: Path, shape: Shape) -> list[str] | None:
         state = os.fstat(number)
         header = _header(shape)
         if not stat.S_ISREG(state.st_mode):
-            raise UserError(f"--cache: {file} is no regular file; move it away")
+            raise UserError(f"the cache {file} is no regular file; move it away")
         if state.st_size != _file_bytes(shape):
             reason = f"it has {state.st_size} bytes instead of {_file_bytes(shape)}"
         elif pixels.read(len(header)) != header:
@@ -353,12 +353,12 @@ def _stored_hashes(file: Path, shape: Shape) -> list[str] | None:
         if not is_right or not isinstance(hashes, list) or len(hashes) != _block_count(shape):
             reason = reason or f"{_hashes_file(file).name} does not belong to it"
     except FileNotFoundError:
-        reason = reason or "it has no hashes, as those of the first release"
+        reason = reason or "it has no hashes, as the caches of the first release"
     except DamagedFile as error:
         reason = reason or str(error)
     if not reason:
         return hashes
-    print(f"--cache {file} cannot be trusted ({reason}): the pictures are decoded again", file=sys.stderr)
+    print(f"the cache {file} cannot be trusted ({reason}): the pictures are decoded again", file=sys.stderr)
     return None
 
 
@@ -402,7 +402,7 @@ def _fill(file: Path, paths: Sequence[PathLike], boxes: np.ndarray, shape: Shape
         old.unlink(missing_ok=True)  # there may be no room for both
     free = shutil.disk_usage(file.parent).free
     if needed > free:
-        raise StorageError(f"--cache {file.parent}: {needed / 2**30:.1f} GiB of decoded pictures do not fit into the "
+        raise StorageError(f"the cache {file.parent}: {needed / 2**30:.1f} GiB of decoded pictures do not fit into the "
                            f"{free / 2**30:.1f} GiB that are free")
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
     number = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)

@@ -6,7 +6,7 @@ by scoring.py and benchmarks/scoring.py.
 A cell is a corruption at a severity (corruptions.py), written (name, severity); None stands for the clean images. A
 block is a few source images in all cells that are computed. A worker process reads or makes the images of a block as
 one array in shared memory; the device computes them in batches; the logits of a block are one file. While the device
-computes a block, the next one is copied to it, and the workers are at the blocks after that.
+computes a block, the next one is copied to it, and the workers prepare the blocks after that.
 """
 import contextlib
 import shutil
@@ -106,8 +106,8 @@ def predict_blocks(fabric: Any, network: torch.nn.Module, model_name: str, match
     images = BlockImages(built, blocks, options.on_the_fly)
     forms = {number: len(blocks.rows(number)) * len(blocks.cells) for number in blocks.missing}
     total = max(len(ALL_CELLS) * blocks.count, sum(forms.values()))
-    hidden = True if fabric.global_rank != 0 else None  # None: tqdm shows the bar in a terminal only
-    bar = tqdm(total=total, initial=total - sum(forms.values()), unit=" images", desc=built.folder.name, disable=hidden)
+    no_bar = True if fabric.global_rank != 0 else None  # None: tqdm shows the bar in a terminal only
+    bar = tqdm(total=total, initial=total - sum(forms.values()), unit=" images", desc=built.folder.name, disable=no_bar)
     logits_by_block = with_advice(logits_of_blocks(fabric, network, images, own, options), options)
     with bar, contextlib.closing(logits_by_block):
         for number, logits in logits_by_block:
@@ -142,7 +142,7 @@ def check_finite(logits: np.ndarray, model_name: str, images: BlockImages, numbe
 
 def with_advice(logits: Iterator[tuple[int, np.ndarray]],
                 options: InferenceOptions) -> Generator[tuple[int, np.ndarray], None, None]:
-    """The same, where an error for lack of memory is a UserError with advice."""
+    """Passes `logits` on. Raises UserError with advice where memory does not suffice."""
     try:
         yield from logits
     except torch.OutOfMemoryError:
@@ -163,8 +163,8 @@ def logits_of_blocks(fabric: Any, network: torch.nn.Module, images: BlockImages,
     """(number, logits float32 (images, cells, K) in the network's order of classes) of these blocks, in any order.
 
     A block is divided into batches of nearly equal size, and no batch holds images of two blocks: a block has the same
-    logits whatever else is computed. On a card the logits of a block are fetched when the next block has been handed to
-    the card, which so never waits."""
+    logits whatever else is computed. On a GPU the logits of a block are fetched only after the next block has been
+    handed to the GPU, so that the GPU never waits for this process."""
     in_flight: deque[tuple[int, torch.Tensor, torch.cuda.Event | None]] = deque()
     blocks_in_flight = 1 if fabric.device.type == "cuda" else 0
     copies = torch.cuda.Stream(fabric.device) if fabric.device.type == "cuda" else None
@@ -186,20 +186,20 @@ def logits_of_blocks(fabric: Any, network: torch.nn.Module, images: BlockImages,
 
 
 def on_device(block: torch.Tensor, device: torch.device, copies: torch.cuda.Stream | None) -> torch.Tensor:
-    """The block on the device. copies: the stream in which a card copies while it computes; the block has to be in
-    pinned memory then."""
+    """The block on the device. copies: on a GPU, the stream in which it copies while it computes, and the block has to
+    be in pinned memory; None on a CPU."""
     if copies is None:
         return block.to(device)
     with torch.cuda.stream(copies):
         copied = block.to(device, non_blocking=True)
     computing = torch.cuda.current_stream(device)
     computing.wait_stream(copies)
-    copied.record_stream(computing)  # its memory is not given away before it has been computed
+    copied.record_stream(computing)  # its memory is not used again before the GPU has computed it
     return copied
 
 
 def fetched(number: int, logits: torch.Tensor, done: torch.cuda.Event | None) -> tuple[int, np.ndarray]:
-    """Number and logits of a block, once the device has computed it."""
+    """Number and logits of a block; waits until the device has computed them."""
     if done is not None:
         done.synchronize()
     return number, logits.numpy()
@@ -210,12 +210,12 @@ def fetched(number: int, logits: torch.Tensor, done: torch.cuda.Event | None) ->
 def load_blocks(fabric: Any, images: BlockImages, numbers: Sequence[int],
                 workers: int) -> Iterator[tuple[int, torch.Tensor]]:
     """(number, images of the block, uint8 (images, cells, S, S, 3)) of these blocks, in any order; in pinned memory
-    where the device is a card. The worker processes start once. Raises UserError where an image cannot be read."""
+    where the device is a GPU. The worker processes start once. Raises UserError where an image cannot be read."""
     workers = min(workers, len(numbers), workers_that_fit(images, workers))
     loader = DataLoader(images, batch_size=None, sampler=numbers, num_workers=workers, in_order=workers == 0,
                         pin_memory=fabric.device.type == "cuda", worker_init_fn=prepare_worker,
-                        generator=torch.Generator())  # torch draws a seed for the workers: not from the global one
-    with threads_that_survive_a_fork():
+                        generator=torch.Generator())  # torch draws the workers' seed from it, else from the global one
+    with opencv_without_threads():
         iterator = iter(loader)
     try:
         for number, block in iterator:
@@ -227,8 +227,8 @@ def load_blocks(fabric: Any, images: BlockImages, numbers: Sequence[int],
 
 
 def workers_that_fit(images: BlockImages, workers: int) -> int:
-    """How many workers the shared memory has room for; containers often have 64 MB of it. A line says so where there
-    are fewer than asked for."""
+    """How many workers the shared memory has room for; containers often have 64 MB of it. Prints a line
+    where there is room for fewer than `workers`."""
     try:
         free = shutil.disk_usage(SHARED_MEMORY).free
     except OSError:
@@ -242,7 +242,7 @@ def workers_that_fit(images: BlockImages, workers: int) -> int:
 
 
 @contextlib.contextmanager
-def threads_that_survive_a_fork() -> Iterator[None]:
+def opencv_without_threads() -> Iterator[None]:
     """End OpenCV's threads for the moment in which worker processes are forked: a child that inherits them waits for
     them for ever in its first call of OpenCV."""
     threads = cv2.getNumThreads()

@@ -13,8 +13,8 @@ predictions of a set lie in a folder of the run: predictions/<set>/ for float32,
       digests    {name of a cell: `digest` of its logits}
       folder     the folder of the set
 
-While logits are computed they lie in a folder beside it, whose name ends in .partial. A block is a few source images,
-one after the other in the set's order; its logits are those of all cells that are computed.
+While logits are computed they lie in a folder beside it, the partial folder, whose name ends in .partial. A block is a
+few source images, one after the other in the set's order; its logits are those of all cells that are computed.
 
   blocks/<number>.<digest>.npy   logits of a block, float32 (images, cells, K); `digest` of its values in the name
   set/                           the finished files, while they are written
@@ -22,11 +22,11 @@ one after the other in the set's order; its logits are those of all cells that a
       options    what else changes the last digits of logits ({name: value}, as evaluation/inference.py gives it)
       cells      names of the cells, in their order in the blocks
       images     source images in a block; the last block may have fewer
-      verified   as above, of the blocks
+      verified   whether the images behind the blocks were compared with their checksums: true or false
       folder     the folder of the set
 
-When all blocks are there, set/ is written and renamed to predictions/<set>/. Where that folder already holds some of
-the cells, only the files of the missing ones move there, one by one.
+When all blocks are there, set/ is written and renamed to predictions/<set>/. Where that folder already holds
+the files of some cells, only those of the others move there, one by one.
 
 Written by scoring.py and inference.py, read by scores.py and reporting/. Nothing here imports torch.
 """
@@ -217,7 +217,7 @@ def reason_against_blocks(known: Mapping[str, Any], wanted: Mapping[str, Any], h
     if not has_cells:
         return "other cells"
     if not isinstance(known.get("verified"), bool):
-        return "a note that makes no sense"
+        return "an entry `verified` that makes no sense"
     if verify and not known["verified"]:
         return "images that were not verified"
     return ""
@@ -450,13 +450,14 @@ def number_and_digest(name: str) -> tuple[int, str]:
 def write_block(blocks: Blocks, number: int, logits: np.ndarray) -> None:
     """Store the logits of a block, float32 (images, cells, K). Raises UserError where the file cannot be written.
 
-    The file is not flushed to the disk: a set has thousands, and the digest in the name betrays a part of a file."""
+    The file is not flushed to the disk, because a set has thousands. Where only a part of it arrives there, the
+    digest in its name does not fit, and the block is computed again."""
     path = blocks.folder / BLOCKS / f"{number}.{digest(logits)}.npy"
     write_array(path, np.ascontiguousarray(logits), flush=False)
 
 
 def finish_predictions(blocks: Blocks, built: BuiltSet) -> None:
-    """From blocks that are all stored to the folder of predictions; then the partial folder is deleted.
+    """Make the folder of predictions from the blocks, which all have to be stored; then delete the partial folder.
 
     Raises DamagedFile where a block is damaged or missing. Wherever the process ends, no file of the folder is lost,
     and the next scoring goes on from the blocks."""

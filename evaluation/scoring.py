@@ -40,8 +40,8 @@ def score_run(run: TrainedRun, matched_sets: Sequence[MatchedSet], options: Infe
     """Score a run on these sets, one after the other; scores.csv is written after each of them.
 
     limit: only the first images of a set, this many: scores are printed, and nothing is written; None, or as many as
-    the set has: all of them. verify: whether images are compared with their checksums, as the sets were opened. Raises
-    UserError where anything is wrong with the run, the sets or the machine."""
+    the set has: all of them. verify: whether images are compared with their checksums; the sets have to be opened so.
+    Raises UserError where anything is wrong with the run, the sets or the machine."""
     with devices.exact_float32():
         fabric = devices.connect(PRECISIONS[options.precision])
         all_previews = all(is_preview(limit, matched.built) for matched in matched_sets)
@@ -88,7 +88,7 @@ class SetScorer:
         if self.is_first_process:
             prepared = self.prepare(matched, folder, limit)
         blocks, notes = self.fabric.broadcast(prepared)
-        # A preview is small, and its temporary folder lies on the machine of process 0.
+        # A preview is not divided: it is small, and its temporary folder lies on the machine of process 0.
         if blocks.missing:
             predict_blocks(self.fabric, self.network, self.model.name, matched, blocks, self.options,
                            divided=limit is None)

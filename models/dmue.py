@@ -37,11 +37,11 @@ class Output(NamedTuple):
 class DMUE(ResNetModel):
     """The main branch, the experts, and the confidence.
 
-    stem: "dmue" is that of the FER-C release's face weights, without ReLU and with 2x2 pooling. normalize: "half" is to
-    -1..1.
-    experts: how the experts are run. "joint" runs each expert once, on the whole batch; "split", as both releases (of
-    DMUE and of FER-C), on the images of other classes and then on those of its own class; "eval" does the second of
-    these with running BatchNorm statistics.
+    stem: "dmue" is that of the FER-C release's face weights, without ReLU and with 2x2 pooling. normalize: "half"
+    scales pixels to -1..1.
+    experts: how the experts are run. "joint" runs each expert once, on the whole batch. "split" runs it twice, on the
+    images of other classes and then on those of its own class, as the releases of DMUE and of FER-C do. "eval" is
+    "split" with running BatchNorm statistics in the second pass.
     missing: a class that the batch lacks is left out of the confidence ("mask") or has similarity 0 ("zero").
     test_scale: multiply logits at inference by the running mean of the training confidences, since training sees
     multiplied logits. neck: a BatchNorm without bias, one for all branches, on the pooled features. dropout: before
@@ -86,7 +86,7 @@ class DMUE(ResNetModel):
         return model
 
     def imagenet_weights(self) -> tuple[str, dict[str, torch.Tensor]]:
-        """As for any ResNet-18. Raises UserError for the stem of other weights."""
+        """As for any ResNet-18. Raises UserError for the stem "dmue", which no ImageNet weights fit."""
         if self.arguments["stem"] == "dmue":
             raise UserError("--stem dmue belongs to the FER-C release's MS-Celeb weights: give their file as "
                             "--weights PATH, or use --stem standard")
@@ -116,7 +116,7 @@ class DMUE(ResNetModel):
         """What `forward` returns in training for experts that run jointly: all last stages and all classifiers of the
         experts are computed together. x: feature maps of the trunk, (B, C, H, W). labels: int64 (B,)."""
         pooled = pool(run_stages([self.backbone.layer4, *self.experts], x))
-        # The neck takes one branch after the other: each moves its running statistics.
+        # The neck is called for one branch after the other, since each call moves its running statistics.
         features, *expert_features = [self.neck(own) for own in pooled.split(FEATURES, 1)]
         stacked = torch.stack(expert_features)
         weight = torch.stack([classifier.weight for classifier in self.expert_classifiers])

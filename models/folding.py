@@ -1,8 +1,9 @@
-"""A ResNet for inference: BatchNorm is a part of the convolutions, and ReLU too on a GPU in bfloat16.
+"""A ResNet-18 for inference: BatchNorm becomes a part of the convolutions, and on a GPU in bfloat16 so does ReLU.
 
 In inference BatchNorm multiplies and shifts every channel by constants. They are multiplied into the weights of the
-convolution before it (Jacob et al., CVPR 2018, arXiv:1712.05877, section 3.2). cuDNN adds the bias, the other branch of
-a block and ReLU while it writes the result of a convolution, so the maps are written once instead of three times.
+convolution before it (Jacob et al., CVPR 2018, arXiv:1712.05877, section 3.2). On a GPU in bfloat16, cuDNN adds the
+bias and the other branch of a block and takes ReLU while it writes the result of a convolution, so the maps are written
+once instead of three times.
 
 Used by resnet.py.
 """
@@ -11,12 +12,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-FUSED = True  # whether cuDNN's operations with ReLU are used; benchmarks set it to False, to measure what it is worth
+FUSED = True  # whether cuDNN's operations with ReLU are used; set it to False to measure what they gain
 
 
 def fold(backbone: nn.Module, dtype: torch.dtype) -> None:
     """Change torchvision's ResNet-18 into one for inference, in place. dtype: of the weights of its convolutions,
-    float32 or, for autocast in that type, bfloat16. A network of other parts stays as it is."""
+    float32 or, for autocast in that type, bfloat16. A ResNet of other blocks stays as it is."""
     from torchvision.models.resnet import BasicBlock
 
     stages = (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4)
@@ -34,8 +35,8 @@ class FoldedConv(nn.Module):
     """A convolution and the BatchNorm after it, and then a sum with other maps and ReLU."""
 
     def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, has_relu: bool, dtype: torch.dtype) -> None:
-        """conv: without bias; it gets the new weights. norm: its running statistics count. The weights are multiplied
-        in float64 and then rounded to `dtype`."""
+        """conv: without bias; it gets the new weights. norm: its running statistics are used. The weights are
+        multiplied in float64 and then rounded to `dtype`."""
         super().__init__()
         values = (conv.weight, norm.running_mean, norm.running_var, norm.weight, norm.bias)
         weight, mean, variance, scale, shift = (value.detach().double() for value in values)

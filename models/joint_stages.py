@@ -2,8 +2,7 @@
 
 A GPU takes longer to start the operations of eight small stages than to compute them. Here the first convolutions of
 all stages are one convolution with the output channels of all, and BatchNorm, ReLU and the sums are one operation for
-all stages. The numbers are those of the stages one after the other, up to rounding, and so are the buffers of
-BatchNorm.
+all stages. The results, and the buffers of BatchNorm, are up to rounding those of a call of one stage after the other.
 
 Used by dmue.py.
 """
@@ -14,8 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 GROUPED = False
-"""Whether a convolution that reads other maps in every stage is one grouped convolution. Else it is one for each stage:
-cuDNN has fast kernels for those at any size, and for the gradients of grouped ones not always."""
+"""Whether the convolutions that read different maps in each stage are computed as one grouped convolution; if not, one
+for each stage. cuDNN has fast kernels for the latter at any size, but not always for the gradients of the former."""
 
 
 def run_stages(stages: Sequence[nn.Sequential], x: torch.Tensor) -> torch.Tensor:
@@ -40,15 +39,15 @@ def run_stages(stages: Sequence[nn.Sequential], x: torch.Tensor) -> torch.Tensor
 
 
 def has_basic_blocks(stage: nn.Module) -> bool:
-    """Whether `run_stages` can compute this stage. Networks of another form keep their own way."""
+    """Whether `run_stages` can compute this stage. Stages of other blocks are called one after the other."""
     return all(hasattr(block, "downsample") and hasattr(block, "bn2") for block in stage.children())
 
 
 def convolution(layers: Sequence[nn.Conv2d], x: torch.Tensor, is_shared: bool) -> torch.Tensor:
     """Convolutions without bias of equal form, side by side: (B, S * C', H', W').
 
-    x: maps (B, C, H, W) that all layers read if `is_shared`, else (B, S * C, H, W), C channels for each layer. Weights
-    are rounded to the type of x in one operation; under autocast every layer would do that by itself.
+    x: maps (B, C, H, W) that all layers read if `is_shared`, else (B, S * C, H, W), C channels for each layer. All
+    weights are rounded to the type of x in one operation; under autocast each layer would take one of its own.
     """
     weight = torch.cat([layer.weight for layer in layers]).to(x.dtype)
     stride, padding = layers[0].stride, layers[0].padding

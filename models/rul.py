@@ -11,8 +11,8 @@ from support.cli import Between, Fraction
 
 FEATURES = 64  # features of a head, as in the RUL release
 EPS = 2e-5  # of the heads' BatchNorms, as in the RUL release
-TOGETHER_ON = ("cuda",)  # types of devices on which both heads share what is equal; tests add the CPU
-LARGEST = 10  # largest |log variance| that counts, so that exp stays finite in bfloat16
+TOGETHER_ON = ("cuda",)  # types of devices on which both heads share one first BatchNorm; tests add the CPU
+LARGEST = 10  # log variances are cut off at -LARGEST and LARGEST, so that exp stays finite and the weights are no NaN
 
 
 class RUL(ResNetModel):
@@ -39,7 +39,7 @@ class RUL(ResNetModel):
 
     def run_together(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What both heads give for a feature map, (N, FEATURES) each, in training. Their first BatchNorms have no
-        weights and see the same values from the first step on, so one of them is enough."""
+        weights and get the same maps in every step, so one of them is computed, and the other copies its statistics."""
         first, second = self.mu[0], self.log_var[0]
         flat = first(x).flatten(1)
         torch._foreach_copy_(list(second.buffers()), list(first.buffers()))

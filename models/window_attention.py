@@ -2,9 +2,9 @@
 
 SwinV2 compares directions: the weights are softmax(s cos(q, k) + bias), where a learnt s per head takes the place of
 1 / sqrt(d) (arXiv:2111.09883, section 3.3). With normalised q and k, and s multiplied into q, this is the usual
-attention, for which torch has fused kernels; bias and mask are added to its products. timm computes each step by
-itself, in float32 under autocast. LayerNorm too runs in float32 under autocast, so that every block converts its maps
-to bfloat16 and back; here it reads and writes bfloat16, and computes in float32 inside.
+attention, for which torch has fused kernels; bias and mask are added to its products. timm computes each step as
+an operation of its own, in float32 under autocast. LayerNorm too runs in float32 under autocast, so every block
+converts its maps to bfloat16 and back; here it reads and writes bfloat16, and computes in float32 inside.
 
 In eval mode, and on CPUs, everything is computed as timm does.
 
@@ -21,11 +21,11 @@ from torch.nn import functional as F
 
 LARGEST_SCALE = math.log(100)  # of the logarithm of s, as in timm
 EPS = 1e-12  # keeps a vector of zeros from 0 / 0
-FUSED = True  # benchmarks set it to False, to measure what it is worth
+FUSED = True  # set it to False to compute as timm does, and to measure what this module gains
 
 
 class FusedWindowAttention(WindowAttention):
-    """timm's `WindowAttention`, with the same parameters, buffers and results."""
+    """timm's `WindowAttention`, with the same parameters and buffers, and the same results up to rounding."""
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """x: (B W, N, C), the N places of each of the W windows of B images. mask: (W, N, N), added to the products, or
@@ -49,7 +49,7 @@ class FusedWindowAttention(WindowAttention):
         bias = self.bias().to(v.dtype)[None]  # (1, heads, N, N)
         if mask is not None:
             bias = bias + mask[:, None].to(v.dtype)  # (W, heads, N, N)
-        # A copy for every window: with an expanded bias that has a gradient, torch takes its slow way.
+        # A copy for every window: for an expanded bias that needs a gradient, torch does not use its fused kernels.
         bias = bias.repeat(count // len(bias), 1, 1, 1)
         dropped = self.attn_drop.p if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropped, scale=1.0)
@@ -106,8 +106,9 @@ def rounded(operation: Any, x: torch.Tensor, *others: torch.Tensor) -> torch.Ten
     return operation(x, *others, out=torch.empty_like(x, memory_format=torch.contiguous_format))
 
 
-class HalfLayerNorm(nn.LayerNorm):
-    """LayerNorm with the same parameters that, under autocast, reads and writes autocast's type."""
+class AutocastLayerNorm(nn.LayerNorm):
+    """LayerNorm that reads and writes autocast's type, on a GPU in training under autocast; else it is torch's. The
+    parameters are the same."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., C) -> (..., C)."""
@@ -124,8 +125,9 @@ class HalfLayerNorm(nn.LayerNorm):
 
 
 def use_fused_attention(backbone: nn.Module) -> None:
-    """Let every `WindowAttention` of a network compute as `FusedWindowAttention`, and every LayerNorm beside it as
-    `HalfLayerNorm`. Parameters stay where they are. Other networks stay as they are."""
+    """Let every `WindowAttention` of a network compute as `FusedWindowAttention`, and every LayerNorm of the network as
+    `AutocastLayerNorm`. Parameters stay where they are. A network without `WindowAttention` stays as it
+    is."""
     parts = list(backbone.modules())
     if not any(type(part) is WindowAttention for part in parts):
         return
@@ -133,4 +135,4 @@ def use_fused_attention(backbone: nn.Module) -> None:
         if type(part) is WindowAttention:
             part.__class__ = FusedWindowAttention
         elif type(part) is nn.LayerNorm:
-            part.__class__ = HalfLayerNorm
+            part.__class__ = AutocastLayerNorm

@@ -86,7 +86,7 @@ def default_runs() -> Path:
 
 
 def default_cache(runs: Path) -> Path:
-    """The folder of decoded images where no option names one: $FERC_CACHE or cache, beside the runs."""
+    """The folder of decoded images where no option names one: $FERC_CACHE, else `cache` in the folder of runs."""
     return Path(os.environ.get("FERC_CACHE") or runs / "cache")
 
 

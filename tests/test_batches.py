@@ -213,7 +213,7 @@ def test_a_small_cache_is_made_without_asking(tmp_path, frame, fabric, capsys, m
 def test_a_cache_that_nobody_asked_for_stops_no_training(tmp_path, frame, fabric, capsys, monkeypatch):
     monkeypatch.setenv("FERC_CACHE", str(tmp_path / "0.png"))
     assert attached(tmp_path, frame, fabric).cached is None
-    assert "no images are kept decoded: --cache" in capsys.readouterr().out
+    assert "no images are kept decoded: the cache " in capsys.readouterr().out
     with pytest.raises(UserError, match="0.png: "):
         attached(tmp_path, frame, fabric, cache=tmp_path / "0.png")
     monkeypatch.setattr(image_caches, "free_space", lambda folder: 5 * image_cache.bytes_needed(COUNT, SIZE) - 1)

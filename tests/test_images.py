@@ -555,7 +555,7 @@ def test_what_a_killed_process_leaves_is_removed(tmp_path, pictures):
 
 def test_a_cache_folder_that_cannot_be_one(tmp_path, pictures):
     (tmp_path / "cache").write_text("")
-    with pytest.raises(UserError, match="--cache .*cache: "):
+    with pytest.raises(UserError, match="the cache .*cache: "):
         opened(tmp_path, pictures)
     (tmp_path / "cache").unlink()
     file = opened(tmp_path, pictures).file

@@ -13,7 +13,7 @@ from models.resnet import ResNet18
 from models.rul import RUL
 from models.scn import SCN
 from models.swinv2 import TimmModel
-from models.window_attention import FusedWindowAttention, HalfLayerNorm, use_fused_attention
+from models.window_attention import AutocastLayerNorm, FusedWindowAttention, use_fused_attention
 from support.errors import UserError
 
 
@@ -151,12 +151,12 @@ def test_a_block_of_swin_keeps_bfloat16(monkeypatch):
     assert block(torch.randn(2, 8, 8, 24)).dtype == torch.float32
     other = copy.deepcopy(block)
     use_fused_attention(other)
-    assert type(other.norm1) is HalfLayerNorm and type(other.attn) is FusedWindowAttention
+    assert type(other.norm1) is AutocastLayerNorm and type(other.attn) is FusedWindowAttention
     assert other.state_dict().keys() == block.state_dict().keys()
     x = torch.randn(2, 8, 8, 24)
     assert (other(x) == block(x)).all()  # on a CPU nothing changes
     monkeypatch.setattr(FusedWindowAttention, "forward", FusedWindowAttention.fused)
-    monkeypatch.setattr(HalfLayerNorm, "forward", lambda norm, x: norm.in_type(x, torch.bfloat16))
+    monkeypatch.setattr(AutocastLayerNorm, "forward", lambda norm, x: norm.in_type(x, torch.bfloat16))
     with torch.autocast("cpu", torch.bfloat16):
         out = other(x.bfloat16())
     assert out.dtype == torch.bfloat16

@@ -792,7 +792,7 @@ OTHER_IDENTITIES = {
     "no cells": (lambda run: change_note(run, cells=[]), {}, "size of blocks"),
     "hostile cells": (lambda run: change_note(run, cells=["../../best", {}]), {}, "size of blocks"),
     "block size": (lambda run: change_note(run, images=10**9), {}, "size of blocks"),
-    "senseless": (lambda run: change_note(run, verified="yes"), {}, "a note that makes no sense"),
+    "senseless": (lambda run: change_note(run, verified="yes"), {}, "an entry `verified` that makes no sense"),
 }
 
 

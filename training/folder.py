@@ -193,7 +193,8 @@ def write_settings(folder: Path, settings: dict[str, Any], environment: dict[str
 
 def record_resumption(folder: Path, machine: dict[str, Any]) -> str:
     """Add the machine to environment.json where a run goes on with another device, another number of processes or
-    threads, or another --compile. Returns a remark about it for the user, in brackets, or an empty text."""
+    threads, another --compile or another --deterministic. Returns a remark about it for the user, in brackets, or an
+    empty text."""
     path = folder / run_folder.ENVIRONMENT_FILE
     try:
         environment = read_json(path)

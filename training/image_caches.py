@@ -2,7 +2,8 @@
 
 Without `--cache` and `--no-cache` the cache is made where it is small: below `LARGEST_UNASKED` bytes, and at most a
 fifth of the disk's free space. `--cache-on auto` takes the device where the images fill less than half of its free
-memory and no other program uses it. Used by training/data.py.
+memory, other programs use at most `USED_BY_OTHERS` bytes of it, and no other job of the same sweep runs there. Used by
+training/run.py.
 """
 import math
 import os
@@ -19,26 +20,27 @@ from support.errors import UserError
 from training.options import MachineOptions
 from training.processes import Processes
 
-LARGEST_UNASKED = 8e9  # bytes of a cache that is made without asking
+LARGEST_UNASKED = 8e9  # bytes: a cache that is made without asking is smaller
 PART_OF_DISK = 1 / 5  # of the free space, at most, for a cache that is made without asking
 PART_OF_MEMORY = 1 / 2  # of the device's free memory, at most, for images that are put there without asking
-USED_BY_OTHERS = 2**31  # bytes: where more is used on a device, another program is at work there. (A process that has
-# computed nothing yet takes half a gigabyte.)
+USED_BY_OTHERS = 2**31  # bytes: where other processes use more than this on a device, another program is at work there.
+# (A process that has computed nothing yet takes half a gigabyte.)
 
 
 def attach_caches(splits: Sequence[Images], machine: MachineOptions, runs: Path, processes: Processes) -> None:
-    """Give these images a cache, as the options say, and copy them to the device if they are to lie there.
+    """Give these images a cache where the options say so, and copy them to the device if they are to lie there.
 
     splits: training and validation images, without a cache so far. runs: the folder of all runs. All processes call
-    this; the first one decides about the folder and prints it. Raises UserError where `--cache` cannot be made, an
-    image cannot be read, or `--cache-on device` is impossible.
+    this; the first one decides about the folder and prints it. Where the folder of a cache that nobody asked for cannot
+    be used, a line says so and the images stay without a cache. Raises UserError where the folder of `--cache` cannot
+    be used, where an image cannot be read, and where `--cache-on device` finds no cache or too little memory.
     """
     folder = processes.run_on_first(lambda: cache_folder(splits, machine, runs, processes))
     folder = processes.fabric.broadcast(folder)
     if folder is None:
         if machine.cache_on == "device":
-            raise UserError(f"--cache-on device needs decoded images, {as_text(needed_by(splits))} on the disk: give "
-                            "--cache DIR")
+            raise UserError(f"--cache-on device needs decoded images, {size_text(decoded_bytes(splits))} on the disk: "
+                            "give --cache DIR")
         return
     try:
         for images in splits:
@@ -50,34 +52,35 @@ def attach_caches(splits: Sequence[Images], machine: MachineOptions, runs: Path,
         for images in splits:
             images.cached = None
         return
-    place(splits, machine, processes)
+    choose_place(splits, machine, processes)
 
 
-def as_text(size: int) -> str:
+def size_text(size: int) -> str:
     """A number of bytes, as "43 GB"."""
     return f"{size / 1e9:.2g} GB" if size >= 1e9 else f"{math.ceil(size / 1e6)} MB"
 
 
-def needed_by(splits: Sequence[Images]) -> int:
+def decoded_bytes(splits: Sequence[Images]) -> int:
     """Bytes of these images, decoded."""
     return sum(bytes_needed(len(images), images.size) for images in splits)
 
 
 def cache_folder(splits: Sequence[Images], machine: MachineOptions, runs: Path, processes: Processes) -> Path | None:
-    """The folder of the cache, None for no cache. Prints where a new cache goes, or how to get one that is large."""
+    """The folder of the cache, None for no cache. Prints where a new cache is made, or, where it would
+    be too large to be made without asking, the option that makes it."""
     if machine.cache is not None or machine.no_cache:
         return machine.cache
     folder = run_folder.default_cache(runs)
     if all(has_cache(folder, images.cache_key) for images in splits):
         return folder
-    needed = needed_by(splits)
+    needed = decoded_bytes(splits)
     free = free_space(folder)
     if needed < LARGEST_UNASKED and needed <= PART_OF_DISK * free:
-        processes.print_once(f"{folder}: decoded images are kept here, {as_text(needed)} (--cache DIR takes "
+        processes.print_once(f"{folder}: decoded images are kept here, {size_text(needed)} (--cache DIR takes "
                              "another folder, --no-cache none)")
         return folder
     processes.print_once(f"images are decoded again in every epoch; --cache DIR keeps them decoded: "
-                         f"{as_text(needed)}, and {folder} has {as_text(free)} free")
+                         f"{size_text(needed)} are needed, {size_text(free)} are free at {folder}")
     return None
 
 
@@ -96,10 +99,10 @@ def free_space(folder: Path) -> int:
 # --- on the host or on the device ---
 
 
-def place(splits: Sequence[Images], machine: MachineOptions, processes: Processes) -> None:
-    """Copy images with a cache to the device, if `--cache-on` or the room there says so."""
+def choose_place(splits: Sequence[Images], machine: MachineOptions, processes: Processes) -> None:
+    """Copy images that have a cache to the device, with `--cache-on device`, and with `auto` if there is room."""
     device = processes.fabric.device
-    size = needed_by(splits)
+    size = decoded_bytes(splits)
     if machine.cache_on == "host" or machine.cache_on == "auto" and not has_room(device, size):
         return
     try:
@@ -109,15 +112,16 @@ def place(splits: Sequence[Images], machine: MachineOptions, processes: Processe
         for images in splits:
             images.resident = None
         if machine.cache_on == "device":
-            raise UserError(f"--cache-on device: {as_text(size)} of decoded images do not fit into the device's "
+            raise UserError(f"--cache-on device: {size_text(size)} of decoded images do not fit into the device's "
                             "memory; --cache-on host leaves them where they are") from None
         return
-    processes.print_once(f"decoded images lie on the device, {as_text(size)} (--cache-on host: on the disk)")
+    processes.print_once(f"decoded images lie on the device, {size_text(size)} (--cache-on host leaves them on the "
+                         "disk)")
 
 
 def has_room(device: torch.device, size: int) -> bool:
-    """Whether so many bytes of images may go to a device without asking: it is a GPU, no other program uses it, and
-    they take less than half of its free memory."""
+    """Whether `size` bytes of images may go to a device without asking: it is a GPU, a sweep runs one job there at
+    most, other programs use at most `USED_BY_OTHERS`, and the images take less than half of its free memory."""
     if device.type != "cuda" or int(os.environ.get(run_folder.JOBS_ON_A_DEVICE) or 1) > 1:
         return False
     free, total = torch.cuda.mem_get_info(device)

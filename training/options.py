@@ -197,26 +197,26 @@ class LossOptions:
 
 @dataclass
 class MachineOptions:
-    """Where training runs."""
+    """How training uses the machine."""
 
     precision: Annotated[Literal["auto", "32", "bf16"], Rare] = "auto"
     """precision of the arithmetic; auto: bf16 if the hardware computes in bf16 natively, else 32"""
     workers: Annotated[int, SPEED, Between(0)] = min(4, len(os.sched_getaffinity(0)))
-    """processes that decode images (0: the training process)"""
+    """processes that decode images where no cache holds them (0: the training process)"""
     compile: Annotated[bool, SPEED, Rare] = False
     """use torch.compile: the start is slow, the steps are faster"""
     deterministic: Annotated[bool, SPEED, Rare] = False
-    """use only GPU algorithms that give the same bytes each time: a run that was interrupted then ends as if it had not
-    been (on CPUs it does so anyway); slower"""
+    """use only GPU algorithms that give the same bytes each time: a run that was interrupted then ends with the same
+    bytes as one that was not (on CPUs it always does); slower"""
     cache: Annotated[Path | None, PLACE] = None
-    """folder that keeps decoded images, for faster epochs (if not given: $FERC_CACHE or RUNS/cache, where they need
-    less than 8 GB and a fifth of the free disk; else none)"""
+    """folder that keeps decoded images, for faster epochs (if not given: $FERC_CACHE or RUNS/cache, if they need less
+    than 8 GB and at most a fifth of the free disk space; otherwise no cache)"""
     no_cache: Annotated[bool, PLACE, Rare] = False
     """keep no decoded images: every epoch decodes all of them again"""
     cache_on: Annotated[Literal["auto", "device", "host"], SPEED, Rare] = "auto"
-    """where decoded images lie in training; device: all of them in the memory of the GPU; host: on the disk, and in the
-    memory that the system has free; auto: device if they fill less than half of its free memory and no other program
-    uses it, else host"""
+    """where the images of the cache lie in training; device: all of them in the memory of the GPU; host: on the disk,
+    and in free memory of the system; auto: device if they fill less than half of the GPU's free memory and no other
+    program uses the GPU, else host"""
 
 
 # --- the recipe ---
