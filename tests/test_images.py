@@ -454,13 +454,13 @@ def test_a_damaged_cache_is_mended(tmp_path, pictures, capfd, damage):
     capfd.readouterr()
     cache = opened(tmp_path, pictures)
     assert_right(cache, pictures)
-    notice = [line for line in capfd.readouterr().err.splitlines() if line.startswith("--cache")]
+    notice = [line for line in capfd.readouterr().err.splitlines() if line.startswith("the cache")]
     assert len(notice) == 1 and str(cache.file) in notice[0]
     np.testing.assert_array_equal(pixels_of(cache), expected_of(pictures))
     second = opened(tmp_path, pictures)
     second.read = None  # nothing is left to decode
     assert_right(second, pictures)
-    assert "--cache" not in capfd.readouterr().err
+    assert "the cache" not in capfd.readouterr().err
 
 
 def test_one_damaged_block_is_decoded_alone(tmp_path, pictures, monkeypatch):
