@@ -7,7 +7,7 @@ it is finished. This file imports nothing heavy.
 A run lies in `<runs>/<dataset>/<script>/<loss>/noise<percent>/seed<s>`. If settings that change the result differ from
 the recipe, the last part is `seed<s>-<8 hex digits>`, a hash of these settings. The words of this file:
 
-  script      the name of the training script without train_, for example SCN; tables call it the algorithm
+  script      the name of the training script without train_; tables call it the algorithm
   setting     an option of a training script as args.json stores it
   recipe      the usual value of every setting that changes the result: what the script uses for this data set and
               protocol if no option is given. Two of them are special. `protocol` is always "paper" in the recipe, so
