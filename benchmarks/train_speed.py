@@ -261,7 +261,7 @@ def row(contender: Contender, plain: Contender, batch_size: int) -> str:
     """A line of the table."""
     line = f"{contender.name:24}"
     for kind in ("step", "inference"):
-        fast, slow = (batch_size / one.best[kind] for one in (contender, plain))
+        fast, slow = batch_size / contender.best[kind], batch_size / plain.best[kind]
         line += f"{fast:12.1f}{slow:10.1f}{fast / slow:10.2f}    "
     return line
 

@@ -851,13 +851,13 @@ def test_a_set_that_another_process_finished_meanwhile(built, build_args, tmp_pa
 
 
 @pytest.mark.slow
-def test_ten_kills(built, demo_root, tmp_path):
-    """kill -9 of the whole group, ten times, at moments drawn at random from the time that a build takes here."""
+def test_twenty_kills(built, demo_root, tmp_path):
+    """kill -9 of the whole group, twenty times, at moments drawn at random from the time that a build takes here."""
     out, rng, kills = tmp_path / "Demo-C", keyed_rng("kills"), 0
     began = time.monotonic()
     subprocess.run(command(demo_root, tmp_path / "undisturbed"), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     seconds = time.monotonic() - began
-    while kills < 10:
+    while kills < 20:
         process = subprocess.Popen(command(demo_root, out), cwd=ROOT, stdout=subprocess.DEVNULL,
                                    stderr=subprocess.DEVNULL, start_new_session=True)
         try:

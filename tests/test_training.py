@@ -677,12 +677,15 @@ def test_predictions_of_unknown_origin_are_thrown_away(trained, built, tmp_path)
     run = tmp_path / "seed0"
     shutil.copytree(trained, run)
     score_again(run, built)
-    first, folder = pd.read_csv(run / "scores.csv"), run / "predictions/Demo-C"
+    scores, folder = run / "scores.csv", run / "predictions/Demo-C"
+    first, values = scores.read_text(), pd.read_csv(scores)["value"]
     np.save(folder / "clean.npy", 9 * np.eye(8, dtype=np.float32)[np.arange(16) % 8])
     (folder / "set.json").unlink()
     score_again(run, built)
-    tolerance = 1e-4 if ON_CUDA else 0
-    pd.testing.assert_frame_equal(pd.read_csv(run / "scores.csv"), first, rtol=0, atol=tolerance)
+    if ON_CUDA:  # the last digits of a batch differ from time to time there
+        np.testing.assert_allclose(pd.read_csv(scores)["value"], values, atol=1e-4)
+    else:
+        assert scores.read_text() == first
 
 
 def test_runs_and_sets_that_do_not_match_are_refused(trained, built, build_args, tmp_path):
