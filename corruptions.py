@@ -480,9 +480,9 @@ def _normals(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 @functools.cache
 def _normal_table() -> tuple[np.ndarray, np.ndarray]:
-    """Quantiles for tails of the normal distribution from 2**-1 to 2**31 over 2**32, each octave in 512 steps (the
-    leading bits of a float32), and the slope from each to the next, both float32. Straight lines between the quantiles
-    are 5e-7 off at most."""
+    """Quantiles of the normal distribution for upper tails of the probability t / 2**32, and the slope from each to the
+    next, both float32. t goes from 2**-1 to 2**31, each octave in 512 steps (the leading bits of a float32). Straight
+    lines between the quantiles are 5e-7 off at most."""
     edges = np.ldexp(1 + np.arange(512) / 512, np.arange(-1, 31)[:, None]).ravel()
     normal = statistics.NormalDist()
     quantiles = np.array([-normal.inv_cdf(edge / 2 ** 32) for edge in [*edges, 2 ** 31]])

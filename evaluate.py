@@ -59,9 +59,8 @@ class Args:
     on_the_fly: bool = False
     """make the corrupted images in memory instead of reading files, with the same bytes; for sets that were built with
     --no-images"""
-    verify: bool = True
-    """whether the set's files are compared with their checksums; with --no-verify they are not, and the scores carry a
-    note"""
+    verify: bool = True  # the text is that of --no-verify
+    """do not compare the set's files with their checksums; the scores carry a note"""
     batch_size: Annotated[int, Between(1)] = 128
     """largest number of images that the network takes at once, on each device"""
     force: bool = False

@@ -4,7 +4,8 @@
 #   bash run.sh --demo          a small grid on faces drawn on the spot: no data, no GPU, ten minutes, 5 GB of disk
 #     --noise               also with 10, 20 and 30 % wrong training labels
 #     --ablation            also the losses focal and maxent (published for rafdb), and the other multipliers of MaxEnt
-#     --only REGEX          only runs whose dataset/algorithm/loss/noise<percent>/seed<n> matches
+#     --only REGEX          only runs whose dataset/algorithm/loss/noise<percent>/seed<n> matches (missing sets of all the
+#                           data sets are built all the same)
 #     --seeds "0 1 2"       these seeds (--demo: 0)
 #     --protocol released   as the FER-C release behaves; built sets are <Title>-C-released, runs are in runs/released/
 #     --image-size N        side of the images in pixels, in the sets that are built and in training

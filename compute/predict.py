@@ -1,4 +1,8 @@
-"""Inference: the logits of many images, divided among the processes. Used by training/run.py and evaluation/."""
+"""Inference on a split: the logits of many images, divided among the processes.
+
+Used by training/run.py for the validation images. Scoring has its own inference, on the images of built sets:
+evaluation/inference.py.
+"""
 from contextlib import closing
 from typing import Any
 

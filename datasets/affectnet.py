@@ -7,7 +7,8 @@ Layouts:
   March 2021    {train_set,val_set}/images/<id>.jpg (224x224, cropped), with
                 {train_set,val_set}/annotations/<id>_{exp,val,aro}.npy
 Pictures saved again under another suffix are found. Where both releases are there, that of March 2021 is read
-(`layout=` chooses). The notes call them distributions: their texts are in the manifests of built sets.
+(`layout=` chooses). In the notes, which manifests of built sets hold and which therefore stay as they are, a release
+is called a distribution.
 
 Splits. The official validation images serve as test. val is held out of the official training images
 (`datasets.split.hold_out`).

@@ -339,7 +339,7 @@ def _labelled_images(root: Path, folder: str, names: Sequence[str], votes: np.nd
     kept_votes = expression_votes.sum(1)
     if rule == "majority":
         is_usable = (kept_votes > 0) & (expression_votes.max(1, initial=0) > votes.sum(1) / 2)
-        reason = "no expression with half of the votes"
+        reason = "no expression with half of the votes"  # in fact, more than half; manifests hold this text
     else:
         is_usable = (kept_votes > 0) & (kept_votes >= votes_cast / 2)
         reason = "fewer than half of the votes left"

@@ -53,7 +53,8 @@ def label_parts(name: str, split: Split, root: Path, options: Mapping[str, Any],
     """
     expression = split.frame["expression"].to_numpy()
     if split.distribution is not None:
-        # The text is in the manifests of built sets. RAF-DB basic has one-hot distributions without basic_labels=votes.
+        # Manifests of built sets hold this text, so it stays, although the distributions of RAF-DB basic are not the
+        # annotators' but one-hot, unless basic_labels=votes is given.
         return LabelParts(split.distribution, np.zeros(len(expression)), None,
                           {"labels": "the annotators' distribution"})
     va = split.frame[["valence", "arousal"]].to_numpy()

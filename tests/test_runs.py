@@ -192,6 +192,16 @@ def test_a_finished_run_keeps_no_optimizer(run_args, capsys):
     assert (train(run_args(seed=1, keep_last=True)) / "last.pt").exists()
 
 
+def test_the_next_command_names_a_set_of_the_runs_protocol(run_args, monkeypatch, tmp_path, capsys):
+    """evaluate.py refuses the set of the other protocol, which is the one that it takes by itself."""
+    monkeypatch.setenv("FERC_DATA", str(tmp_path))
+    usual = tmp_path / "Demo-C"
+    usual.mkdir()
+    (usual / "manifest.json").write_text("{}")
+    train(run_args(protocol="released"))
+    assert "--set DIR   (DIR: a set built by make_fer_c.py --protocol released)" in capsys.readouterr().out
+
+
 def test_starting_again_deletes_nothing(run_args):
     """Without last.pt the first release emptied the folder: scores, predictions, the user's notes."""
     folder = train(run_args(epochs=2))

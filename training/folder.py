@@ -220,10 +220,12 @@ def finish_run(folder: Path, options: TrainingOptions, best: float) -> str:
     next. best: the highest validation macro-F1, as a fraction."""
     if not options.keep_last:
         (folder / run_folder.LAST_CHECKPOINT).unlink(missing_ok=True)
-    has_built_set = (default_set(options.dataset) / "manifest.json").exists()
-    rest = "" if has_built_set else " --set DIR   (DIR: a set built by make_fer_c.py)"
-    return (f"{folder}: finished, best validation macro-F1 {100 * best:.1f} percent\n"
-            f"next: {shlex.join(['python', 'evaluate.py', str(folder)])}{rest}")
+    command = shlex.join(["python", "evaluate.py", str(folder)])
+    if options.protocol != "paper":  # evaluate.py has no usual set for such runs
+        command += f" --set DIR   (DIR: a set built by make_fer_c.py --protocol {options.protocol})"
+    elif not (default_set(options.dataset) / "manifest.json").exists():
+        command += " --set DIR   (DIR: a set built by make_fer_c.py)"
+    return f"{folder}: finished, best validation macro-F1 {100 * best:.1f} percent\nnext: {command}"
 
 
 def record_time(folder: Path, epoch: int, seconds: float) -> None:

@@ -23,8 +23,8 @@ class Log:
     """TensorBoard's SummaryWriter, on the first process only"""
 
     def open(self, folder: Path, purge_step: int) -> None:
-        """Open the event file in a run's folder. purge_step: steps from this one on that a killed process has logged
-        are not shown."""
+        """Open the event file in a run's folder. purge_step: TensorBoard hides what a killed process
+        has logged from this step on."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import
         self.writer = SummaryWriter(folder, purge_step=purge_step)
 

@@ -180,9 +180,9 @@ class LossOptions:
     maxent_prior: Literal["uniform", "data"] = "uniform"
     """class frequencies for the multipliers aaai and gibbs; data: those of the labels trained on, as in the code of the
     MaxEnt paper, arXiv 2310.17159 (FER-C release: uniform)"""
-    detach_multiplier: bool = True
-    """whether the MaxEnt multiplier counts as a constant for the gradient (FER-C release: gradients pass through it,
-    --no-detach-multiplier)"""
+    detach_multiplier: bool = True  # the text is that of --no-detach-multiplier
+    """let gradients pass through the MaxEnt multiplier instead of taking it as a constant (so does the FER-C
+    release)"""
 
     def arguments(self, loss: str, frequencies: Any) -> dict[str, Any]:
         """The constants of a loss, as keyword arguments of `losses.build`.
@@ -215,8 +215,8 @@ class MachineOptions:
     """keep no decoded images: every epoch decodes all of them again"""
     cache_on: Annotated[Literal["auto", "device", "host"], SPEED, Rare] = "auto"
     """where the images of the cache lie in training; device: all of them in the memory of the GPU; host: on the disk,
-    and in free memory of the system; auto: device if they fill less than half of the GPU's free memory and no other
-    program uses the GPU, else host"""
+    and in free memory of the system; auto: device if they fill less than half of the GPU's free memory, other programs
+    use at most 2 GiB of it, and no other job of the same sweep runs on it; else host"""
 
 
 # --- the recipe ---
