@@ -55,7 +55,7 @@ class Args:
     with --protocol released name the set, usually <Title>-C-released)"""
     limit: Annotated[int | None, Between(1)] = None
     """number of images, the first of the set, for a quick look: scores are printed, and nothing is written (default:
-    all images)"""
+    all images; so is a number that the set does not exceed)"""
     on_the_fly: bool = False
     """make the corrupted images in memory instead of reading files, with the same bytes; for sets that were built with
     --no-images"""

@@ -6,8 +6,9 @@
 Measured are, in images a second, one after the other in each repetition (the best counts):
 
 - computing alone: training steps of the baseline on one batch that lies on the device (`--precision auto`);
-- the cache on the host, and on the device: loading alone, and epochs of training, in random order;
-- the picture files: loading alone, decoded by one process for each core.
+- the cache on the host, and on the device: loading alone, and epochs of training, in random order.
+
+After the repetitions, the picture files are loaded once, decoded by one process for each core.
 
 Loading cannot be faster than a bound, and its rate is also given as a fraction of it. For the cache on the host the
 bound is the rate of copying as many bytes in memory (on a GPU: from pinned memory to the GPU, where that is slower);

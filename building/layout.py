@@ -2,7 +2,7 @@
 
   <set>/                     a finished set
       manifest.json          what it was made with, and its set version (manifest.py)
-      labels.csv             soft_labels.npy  visibility.npy  visibility_mean.csv  gmm.json      (tables.py)
+      labels.csv, soft_labels.npy, visibility.npy, visibility_mean.csv, gmm.json (tables.py)
       clean/<id>.png         the images before corruption
       images/<corruption>/<severity>/<id>.<format>
       checksums.sha256       the sha256 of every file; images.sha256 where images/ is not kept (checksums.py)

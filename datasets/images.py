@@ -113,8 +113,8 @@ def box_fits(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
     boxes: float (N, 4), left, top, right, bottom in pixels of the upright picture, NaN for the whole picture;
     sizes: int (N, 2), width and height as `picture_sizes` gives them.
-    A box fits when, its sides rounded to whole pixels, it has an area of 1 to 64 megapixels and at least a tenth of
-    that area (`MIN_OVERLAP`) lies in the picture. The whole picture always fits. So does every box where the size is
+    A box fits when, its sides rounded to whole pixels, it is not empty, has at most 64 megapixels, and at least a tenth
+    of its area (`MIN_OVERLAP`) lies in the picture. The whole picture always fits. So does every box where the size is
     unknown (-1): the decoder reports such a picture.
     """
     boxes = np.rint(np.asarray(boxes, np.float64))

@@ -57,7 +57,7 @@ BLOCKS, FINISHED = "blocks", "set"  # subfolders of a partial folder
 BLOCK_FILE = re.compile(r"(\d{1,9})\.([0-9a-f]{16})\.npy")  # number and digest
 
 # A block has at most this many images and bytes, but at least one source image: with all 86 cells it is as large as a
-# chunk of the builder (4 source images, building/chunks.py), and a worker process holds three at a time in memory.
+# chunk of the builder (4 source images, `building.plan.CHUNK`), and a worker process holds three at a time in memory.
 IMAGES_IN_A_BLOCK = 4 * len(ALL_CELLS)
 BYTES_IN_A_BLOCK = 64 * 2**20
 IMAGES_REWRITTEN_AT_ONCE = 4096  # source images in memory while blocks are rewritten by cell

@@ -76,9 +76,9 @@ ARGUMENTS = {"mbls_weight": "weight", "mbls_reduction": "reduction", "maxent_mul
 class Effect:
     """What an option has an effect on, declared at its field: `Annotated[int, Effect("speed")]`.
 
-    on: "result", the trained network (the default, not written out); "speed", only how long training takes; "place",
-    only files (where they lie, which ones are kept, whether copies lie elsewhere), not the result; "alias", only the
-    value of another option, and that one is compared.
+    on: "result", the trained network (the default, not written out); "speed", how long training takes, and the last
+    digits of the result at most; "place", only files (where they lie, which ones are kept, whether copies lie
+    elsewhere), not the result; "alias", only the value of another option, and that one is compared.
     by_content: the option names a file, and two runs are the same if the contents of their files are, whatever the
     names.
     """
