@@ -74,14 +74,15 @@ class Algorithm:
 
     classifier_lr: Annotated[float, cli.Between(0)] = 1e-3
     """learning rate of the classifiers and of the confidence (FER-C release, and DMUE release at the start: 1e-3)"""
-    train_confidence: bool = True  # the text is that of --no-train-confidence
-    """do not train the layers of the confidence: they stay as they are initialised (so do DMUE release and FER-C
-    release)"""
+    train_confidence: bool = True
+    """whether the layers of the confidence are trained; if not, they stay as they are initialised (DMUE release and
+    FER-C release: no)"""
     ramp: Annotated[float, cli.Between(0, above=True)] | None = None
     """epochs until all terms but auxiliary have their full weight (if not given: a sixth of all epochs, rounded, at
     least 1; DMUE release: 6 to 14 of 36; FER-C release: 0.6)"""
-    ramp_margin: bool = True  # the text is that of --no-ramp-margin
-    """do not apply the ramp to the MbLS term, which then always has its full weight (so does the FER-C release)"""
+    ramp_margin: bool = True
+    """whether the ramp applies to the MbLS term too; if not, this term always has its full weight (FER-C release:
+    no)"""
     soft_weight: float = 0.5
     """weight of the term latent; "soft" stands for its targets, the latent label distributions (DMUE release: 0.5)"""
     similarity_weight: float = 1000.0

@@ -180,9 +180,9 @@ class LossOptions:
     maxent_prior: Literal["uniform", "data"] = "uniform"
     """class frequencies for the multipliers aaai and gibbs; data: those of the labels trained on, as in the code of the
     MaxEnt paper, arXiv 2310.17159 (FER-C release: uniform)"""
-    detach_multiplier: bool = True  # the text is that of --no-detach-multiplier
-    """let gradients pass through the MaxEnt multiplier instead of taking it as a constant (so does the FER-C
-    release)"""
+    detach_multiplier: bool = True
+    """whether the MaxEnt multiplier counts as a constant for the gradient (FER-C release: no, gradients pass through
+    it)"""
 
     def arguments(self, loss: str, frequencies: Any) -> dict[str, Any]:
         """The constants of a loss, as keyword arguments of `losses.build`.
