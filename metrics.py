@@ -9,6 +9,8 @@ Everything is computed in float64. Scores are fractions in 0..1 (`brier` and `ce
 are in nats. Names that end in `_released` repeat what the release of FER-C (arXiv 2312.11542) computes, for comparison
 with published numbers.
 
+On corrupted images `summary` compares with soft labels, and `hard_scores` compares the same predictions with hard ones.
+
 `METRICS`, at the end of this file, says how each score is printed: tables, figures and the page of a report take their
 headings and units from it.
 
@@ -67,6 +69,23 @@ def summary(probs: ArrayLike, labels: ArrayLike, soft_labels: ArrayLike | None =
     }
     if soft_labels is not None:
         scores["kl"] = scores["nll"] - entropy(target).mean()
+    return {name: float(value) for name, value in scores.items()}
+
+
+def hard_scores(probs: ArrayLike, labels: ArrayLike, logits: ArrayLike | None = None) -> dict[str, float]:
+    """ECE, NLL and Brier score against hard labels, {name: float}; `summary` of corrupted images takes soft ones.
+
+    The names end in `_hard`, so that they stand beside those of `summary`; on clean images both are equal. Arguments
+    and errors as in `summary`."""
+    probs, labels, target = _checked(probs, labels, None)
+    log_p = np.log(np.maximum(probs, 1e-12)) if logits is None else _checked_log_softmax(logits, probs)
+    # In the order of `summary`, so that equal numbers are equal in their last digit.
+    order = np.argsort(probs.max(1), kind="stable")
+    scores = {
+        "ece_hard": ece(probs.max(1)[order], expected_correctness(target, probs.argmax(1))[order]),
+        "nll_hard": -(target * log_p).sum(1).mean(),
+        "brier_hard": ((target - probs) ** 2).sum(1).mean(),
+    }
     return {name: float(value) for name, value in scores.items()}
 
 
@@ -138,14 +157,14 @@ def ece(confidence: ArrayLike, correctness: ArrayLike, bins: int = BINS) -> floa
     confidence, correctness: (N,) in 0..1. Raises ValueError where they do not fit or are NaN.
     """
     confidence, correctness = _checked_pair(confidence, correctness)
-    gap = np.bincount(_bin(confidence, bins), correctness - confidence, bins)
+    gap = np.bincount(bin_of(confidence, bins), correctness - confidence, bins)
     return np.abs(gap).sum() / len(confidence)
 
 
 def mce(confidence: ArrayLike, correctness: ArrayLike, bins: int = BINS) -> float:
     """Maximum calibration error (arXiv 1706.04599, eq. 5): the largest |accuracy_b - confidence_b| of `ece`'s bins."""
     confidence, correctness = _checked_pair(confidence, correctness)
-    index = _bin(confidence, bins)
+    index = bin_of(confidence, bins)
     gap = np.bincount(index, correctness - confidence, bins)
     return np.max(np.abs(gap) / np.maximum(np.bincount(index, minlength=bins), 1))  # an empty bin has gap 0
 
@@ -169,7 +188,7 @@ def classwise_ece(probs: ArrayLike, target: ArrayLike, bins: int = BINS) -> np.n
     """ECE of every class against the rest, (K,) (arXiv 1910.12656): bins as in `ece`. probs, target: (N, K)."""
     probs, target = _numbers("probs", probs), _numbers("target", target)
     n, num_classes = probs.shape
-    index = _bin(probs, bins) + bins * np.arange(num_classes)
+    index = bin_of(probs, bins) + bins * np.arange(num_classes)
     gap = np.bincount(index.ravel(), (target - probs).ravel(), num_classes * bins)
     return np.abs(gap).reshape(num_classes, bins).sum(1) / n
 
@@ -197,7 +216,7 @@ def reliability(probs: ArrayLike, labels: ArrayLike, soft_labels: ArrayLike | No
     means NaN in empty bins. Arguments and errors as in `summary`."""
     probs, _, target = _checked(probs, labels, soft_labels)
     confidence = probs.max(1)
-    index = _bin(confidence, bins)
+    index = bin_of(confidence, bins)
     count = np.bincount(index, minlength=bins)
     size = np.where(count > 0, count, np.nan)
     correctness = expected_correctness(target, probs.argmax(1))
@@ -224,9 +243,10 @@ def ece_floor(confidences: ArrayLike, n: int, repeats: int = 200, seed: int = 0)
     return float(np.mean(scores))
 
 
-def _bin(confidence: np.ndarray, bins: int) -> np.ndarray:
-    """Index of the bin (b/bins, (b+1)/bins] that holds a confidence; 0 and rounding beyond 1 fall in the outer bins.
-    Confidences are finite: NaN has no bin."""
+def bin_of(confidence: np.ndarray, bins: int) -> np.ndarray:
+    """Index of the bin (b/bins, (b+1)/bins] that holds each confidence, int64 of the shape of `confidence`; 0 and
+    rounding beyond 1 fall in the outer bins. confidence: float, of any shape, finite: NaN has no bin. Raises ValueError
+    where bins is below 1."""
     if bins < 1:
         raise ValueError(f"bins must be at least 1, not {bins}")
     return np.clip(np.ceil((confidence - EDGE_SLACK) * bins).astype(np.int64) - 1, 0, bins - 1)
@@ -303,10 +323,10 @@ def _checked_log_softmax(logits: ArrayLike, probs: np.ndarray, tolerance: float 
 
 @dataclass(frozen=True)
 class Metric:
-    """How tables and figures print one of the numbers that `summary` gives."""
+    """How tables and figures print one of the numbers that `summary` and `hard_scores` give."""
 
     name: str
-    """key in the dictionary that `summary` returns, and name in the column `metric` of scores.csv"""
+    """key in the dictionary that one of these returns, and name in the column `metric` of scores.csv"""
     label: str
     """heading in tables and name of an axis in figures"""
     percent: bool
@@ -329,6 +349,9 @@ METRICS: dict[str, Metric] = {
         Metric("cece_sum", "CECE sum", percent=True, higher_is_better=False),
         Metric("kse", "KSE", percent=True, higher_is_better=False),
         Metric("kl", "KL", percent=False, higher_is_better=False),
+        Metric("ece_hard", "ECE (hard labels)", percent=True, higher_is_better=False),
+        Metric("nll_hard", "NLL (hard labels)", percent=False, higher_is_better=False),
+        Metric("brier_hard", "Brier score (hard labels)", percent=True, higher_is_better=False),
         Metric("nll_released", "NLL (released)", percent=False, higher_is_better=False),
         Metric("macro_f1_released", "F1 (released)", percent=True, higher_is_better=True),
         Metric("ece_released", "ECE (released)", percent=True, higher_is_better=False),
@@ -336,3 +359,36 @@ METRICS: dict[str, Metric] = {
         Metric("kse_released", "KSE (released)", percent=True, higher_is_better=False),
     )
 }
+
+
+# ---- errors relative to a baseline's (docs/method.md: mCE)
+
+def corruption_error(errors: ArrayLike, baseline: ArrayLike) -> np.ndarray:
+    """CE of every corruption, (..., C): the sum of the errors over severities, divided by the baseline's (Hendrycks and
+    Dietterich 2019, arXiv:1903.12261). 1 is as good as the baseline. mCE is the mean over corruptions.
+
+    errors: (..., C, S), 1 - accuracy. baseline: (..., C, S), of the baseline. NaN where the baseline makes no error."""
+    return _ratio(np.asarray(errors, np.float64).sum(-1), np.asarray(baseline, np.float64).sum(-1))
+
+
+def relative_corruption_error(errors: ArrayLike, clean: ArrayLike, baseline: ArrayLike,
+                              baseline_clean: ArrayLike) -> np.ndarray:
+    """Relative CE of every corruption, (..., C): as `corruption_error`, of what the corruption adds to the error on
+    clean images. Source as there.
+
+    clean, baseline_clean: (...), 1 - accuracy on clean images. NaN where the corruption does not hurt the baseline."""
+    added = (np.asarray(errors, np.float64) - np.asarray(clean, np.float64)[..., None, None]).sum(-1)
+    added_to_baseline = (np.asarray(baseline, np.float64) - np.asarray(baseline_clean, np.float64)[..., None, None])
+    return _ratio(added, added_to_baseline.sum(-1))
+
+
+def self_relative_error(errors: ArrayLike, clean: ArrayLike) -> np.ndarray:
+    """The mean error of every corruption divided by the model's own error on clean images, (..., C). It needs no
+    baseline. Arguments as in `relative_corruption_error`. NaN where the model makes no error on clean images."""
+    return _ratio(np.asarray(errors, np.float64).mean(-1), np.asarray(clean, np.float64)[..., None])
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """above / below, NaN where `below` is not above 0."""
+    above, below = np.broadcast_arrays(above, below)
+    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)

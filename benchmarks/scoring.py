@@ -34,6 +34,7 @@ import torch
 import make_fer_c
 from building.built_set import BuiltSet, open_set
 from compute import devices
+from evaluation.class_matching import same_classes
 from evaluation.inference import InferenceOptions, predict_blocks, opencv_without_threads
 from evaluation.matching import MatchedSet
 from evaluation.predictions import ALL_CELLS, finish_predictions, predictions_folder, prepare_predictions
@@ -86,7 +87,7 @@ class Bench:
             image_size=args.size, format=args.format, workers=min(args.workers, args.images)))
         self.folder, self.args = folder, args
         self.built: BuiltSet = open_set(out)
-        self.matched = MatchedSet(self.built, list(range(len(self.built.classes))), [])
+        self.matched = MatchedSet(self.built, same_classes(len(self.built.classes)), [])
         self.fabric = devices.connect(PRECISIONS[args.precision])
         kind = {"resnet18": ResNet18, "tiny": TinyNetwork}[args.network]
         self.options = InferenceOptions(args.precision, args.batch_size, args.workers)

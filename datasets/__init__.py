@@ -8,8 +8,10 @@ of the demo, published numbers, the settings of a paper (`train_SCN.py`, `run.sh
 To add a data set, write a module with `OPTIONS` ({option: what it is}) and `load(root, split, **options) -> Split`, and
 add its row to `DATASETS`, `TITLES` and `RECIPES`. A function `official(**options)` that returns the published image
 counts is optional; `python -m datasets.check` compares with them. So is `load_several(root, splits, **options)`, for
-splits that have files in common. `support/data_set_tables.py` reads `DATASETS`, `TITLES` and `GMM_FROM` as text, so
-they stay plain literals.
+splits that have files in common. A parser that writes files has `would_write(root, split, **options) -> bool`, and one
+with options that are paths lists them in `FILE_OPTIONS`.
+
+`support/data_set_tables.py` reads `DATASETS`, `TITLES` and `GMM_FROM` as text, so they stay plain literals.
 """
 import sys
 
@@ -20,7 +22,7 @@ if sys.argv[:1] == ["-m"]:  # `python -m datasets.check`: this file is imported 
 
 import importlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +99,17 @@ def load_split(name: str, root: str | Path, split: str, **options: Any) -> "Spli
     on labels that cannot be used.
     """
     return load_splits(name, root, (split,), **options)[0]
+
+
+def check_read_only(name: str, root: Path, split: str, options: Mapping[str, Any]) -> None:
+    """Raises UserError where reading a split with these options would write a file, where an option is a path, or where
+    the parser does not know it. It is for options that another person chose, for example those of a built set."""
+    parser = importlib.import_module(DATASETS[name])
+    refused = [key for key in options if key not in parser.OPTIONS or key in getattr(parser, "FILE_OPTIONS", ())]
+    if refused:
+        raise UserError(f"{name}: the option {refused[0][:40]} is a path, or unknown")
+    if hasattr(parser, "would_write") and parser.would_write(root, split, **options):
+        raise UserError(f"{root}: reading the split {split} would write files")
 
 
 def load_splits(name: str, root: str | Path, splits: Sequence[str], **options: Any) -> "list[Split]":

@@ -54,6 +54,7 @@ from support.random_streams import keyed_rng
 
 CLASSES = ("Neutral", "Happy", "Sad", "Surprise", "Fear", "Disgust", "Anger")
 LIST_NAME = "affwild_split.csv"
+FILE_OPTIONS = ("split_file", "write_split")  # those of OPTIONS that are paths
 LIST_COLUMNS = ("split", "path", "expression", "valence", "arousal", "identity")
 OPTIONS = {
     "edition": "a part of the name of the challenge's folder, or all of it, where several are there (default: the"
@@ -132,6 +133,11 @@ def load(root: Path, split: str, edition: str = "", frames: str = "240", split_s
         return data
     except OSError as error:
         raise UserError(f"{error.filename or root}: {error.strerror}") from None
+
+
+def would_write(root: Path, split: str, **options: Any) -> bool:
+    """Whether `load` would write a file. A list of frames in the root is never written again."""
+    return bool(options.get("write_split")) or not (options.get("split_file") or (root / LIST_NAME).is_file())
 
 
 def _whole_number(option: str, value: Any, least: int) -> int:

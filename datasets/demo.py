@@ -74,7 +74,7 @@ def load(root: Path, split: str, **options: Any) -> Split:
     for index in range(numbers[split]):
         labels = image_labels(seed, split, index)
         image_id = f"{split}-{index:05d}"
-        path = f"v{DRAWING}-seed{seed}/{split}/{image_id}.png"
+        path = _path_of_image(seed, split, index)
         whole_image = (np.nan,) * 4
         rows.append((image_id, path, *whole_image, labels.label, *labels.point, person_name(split, labels.person)))
         if not (root / path).exists():
@@ -82,6 +82,17 @@ def load(root: Path, split: str, **options: Any) -> Split:
     if missing:
         _draw_missing(missing, split)
     return Split(pd.DataFrame(rows, columns=COLUMNS), None, CLASSES)
+
+
+def would_write(root: Path, split: str, **options: Any) -> bool:
+    """Whether `load` would draw images: one of the split is not on disk. Raises UserError as `load` does."""
+    count, seed = (_whole_number(name, options.get(name, DEFAULTS[name])) for name in (split, "seed"))
+    return not all((root / _path_of_image(seed, split, index)).exists() for index in range(count))
+
+
+def _path_of_image(seed: int, split: str, index: int) -> str:
+    """Where an image lies, relative to the root."""
+    return f"v{DRAWING}-seed{seed}/{split}/{split}-{index:05d}.png"
 
 
 def _whole_number(option: str, value: Any) -> int:

@@ -38,16 +38,19 @@ MOST_HELD_OUT = 250  # validation images of a class, where a data set has no val
 NAMED_FILES = 10  # a note lists up to so many missing files by name
 NAMED_ENTRIES = 5  # an error message lists so many entries of a folder
 
-# What data sets and models call the eight expressions, in lower case -> one name for each.
+# What data sets and models call the eight expressions, in lower case -> one name for each. The short ones are those of
+# file names (JAFFE's AN, DI, ...) and of the labels of public models.
 EXPRESSIONS = {
-    "neutral": "neutral", "normal": "neutral", "no emotion": "neutral",
-    "happy": "happy", "happiness": "happy", "joy": "happy",
-    "sad": "sad", "sadness": "sad",
-    "surprise": "surprise", "surprised": "surprise",
-    "fear": "fear", "fearful": "fear", "afraid": "fear", "scared": "fear",
-    "disgust": "disgust", "disgusted": "disgust",
-    "anger": "anger", "angry": "anger",
-    "contempt": "contempt", "contemptuous": "contempt",
+    "neutral": "neutral", "normal": "neutral", "no emotion": "neutral", "neutrality": "neutral",
+    "no expression": "neutral", "neu": "neutral", "ne": "neutral",
+    "happy": "happy", "happiness": "happy", "joy": "happy", "joyful": "happy", "hap": "happy", "ha": "happy",
+    "sad": "sad", "sadness": "sad", "sa": "sad",
+    "surprise": "surprise", "surprised": "surprise", "surprising": "surprise", "sur": "surprise", "su": "surprise",
+    "fear": "fear", "fearful": "fear", "afraid": "fear", "scared": "fear", "frightened": "fear", "fea": "fear",
+    "fe": "fear",
+    "disgust": "disgust", "disgusted": "disgust", "disgusting": "disgust", "dis": "disgust", "di": "disgust",
+    "anger": "anger", "angry": "anger", "ang": "anger", "an": "anger",
+    "contempt": "contempt", "contemptuous": "contempt", "con": "contempt", "co": "contempt",
 }
 
 

@@ -1,7 +1,8 @@
-"""Which built sets a run is scored on, and whether they fit its model.
+"""Which built sets a model is scored on, and whether they fit it.
 
-Given a run that trained_run.py has read and the folders of built sets, `open_sets` opens the sets, and `match` compares
-classes, protocol and image size. The result, a `MatchedSet` for each set, goes to scoring.py. Nothing here imports
+Given the folders of built sets, `open_sets` opens the sets. `match` compares a run that trained_run.py has read with a
+set: classes, protocol and image size. `match_model` compares a model that is no run: classes only, since pictures are
+brought to the size that it takes. The result, a `MatchedSet` for each set, goes to scoring.py. Nothing here imports
 torch, so that sets that do not fit are refused at once.
 """
 import shlex
@@ -12,7 +13,7 @@ from pathlib import Path
 from building.built_set import BuiltSet, open_set
 from building.layout import partial_folder
 from datasets import DATASETS, default_set
-from datasets.split import expression_name
+from evaluation.class_matching import DROP, ClassMatch, expression_names, match_classes
 from evaluation.trained_run import TrainedRun
 from support.cli import value_words
 from support.errors import DamagedFile, UserError
@@ -23,10 +24,15 @@ class MatchedSet:
     """A built set that a model can be scored on."""
 
     built: BuiltSet
-    order: list[int]
-    """for each class of the set, in the set's order: the index of the model's output that stands for it"""
+    classes: ClassMatch
+    """which outputs of the model are stored and scored"""
     notes: list[str]
     """what a reader of the scores has to know, for the column `notes` of scores.csv"""
+
+    @property
+    def order(self) -> list[int]:
+        """For each column of the stored logits, the index of the model's output."""
+        return self.classes.order
 
 
 def open_sets(folders: Sequence[Path], verify: bool, on_the_fly: bool) -> list[BuiltSet]:
@@ -104,10 +110,8 @@ def match(run: TrainedRun, built: BuiltSet, force: bool) -> MatchedSet:
 
     Classes are matched by name. Raises UserError where the scores would not mean what they seem to: where the classes
     differ, or protocol or image size do. With `force` a difference of the last two becomes a note."""
-    order = match_classes(run, built)
-    notes = []
-    if order != list(range(len(order))):
-        notes.append("classes reordered by name")
+    classes = match_classes_of_run(run, built)
+    notes = notes_on_order(classes)
     set_protocol, set_size = built.made_with["protocol"], built.made_with["size"]
     if run.protocol != set_protocol:
         if not force:
@@ -117,7 +121,22 @@ def match(run: TrainedRun, built: BuiltSet, force: bool) -> MatchedSet:
         if not force:
             raise UserError(mismatch_message(run, built, "image size", run.image_size, set_size))
         notes.append(f"forced: image size {run.image_size}, set {set_size}")
-    return MatchedSet(built, order, notes)
+    return MatchedSet(built, classes, notes)
+
+
+def match_model(name: str, model_classes: Sequence[str], built: BuiltSet, missing_classes: str = DROP) -> MatchedSet:
+    """Compare a model that is no run with a built set, by the names of their classes.
+
+    name: what messages call the model. model_classes: in the order of its outputs. missing_classes: the rule for
+    classes that the model lacks. Raises UserError where fewer than two classes are shared."""
+    classes = match_classes(name, model_classes, str(built.folder), built.classes, missing_classes)
+    return MatchedSet(built, classes, notes_on_order(classes))
+
+
+def notes_on_order(classes: ClassMatch) -> list[str]:
+    """A note where the model's outputs stand in another order than the set's classes."""
+    shared = classes.order[:classes.shared]
+    return ["classes reordered by name"] if shared != sorted(shared) else []
 
 
 def mismatch_message(run: TrainedRun, built: BuiltSet, subject: str, of_run: str | int, of_set: str | int) -> str:
@@ -129,24 +148,14 @@ def mismatch_message(run: TrainedRun, built: BuiltSet, subject: str, of_run: str
             f"Add --force, or build a set that fits: {command}")
 
 
-def match_classes(run: TrainedRun, built: BuiltSet) -> list[int]:
-    """For each class of the set, its index among the run's classes. Names are compared as `expression_name` spells
-    them. Raises UserError where run and set do not have the same classes."""
+def match_classes_of_run(run: TrainedRun, built: BuiltSet) -> ClassMatch:
+    """The classes of a run and of a set, matched by name. Raises UserError where they are not the same classes."""
     run_names = expression_names(str(run.folder), run.classes)
     set_names = expression_names(str(built.folder), built.classes)
     if set(run_names) == set(set_names):
-        return [run_names.index(name) for name in set_names]
+        return match_classes(str(run.folder), run.classes, str(built.folder), built.classes)
     only_run = [name for name in run_names if name not in set_names]
     only_set = [name for name in set_names if name not in run_names]
     raise UserError(f"{run.folder} and {built.folder} do not have the same classes: only the run has "
                     f"{', '.join(only_run) or 'none'}, only the set has {', '.join(only_set) or 'none'} "
                     f"(run: {', '.join(run.classes)}; set: {', '.join(built.classes)})")
-
-
-def expression_names(owner: str, classes: Sequence[str]) -> list[str]:
-    """The classes as `expression_name` spells them. Raises UserError where two of them have one meaning; owner: the
-    run's or the set's folder, for the message."""
-    names = [expression_name(name) for name in classes]
-    if len(set(names)) < len(names):
-        raise UserError(f"{owner} has two classes of one meaning: {', '.join(classes)}")
-    return names

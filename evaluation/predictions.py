@@ -5,8 +5,9 @@ The folder of a run as a whole is described in support/run_folder.py; the layout
 A cell is a corruption at a severity (corruptions.py), written (name, severity); None stands for the clean images. The
 predictions of a set lie in a folder of the run: predictions/<set>/ for float32, predictions/<set>.bf16/ for bfloat16.
 
-  clean.npy, <corruption>/<severity>.npy   logits of a cell, float32 (N, K), images and classes in the set's order
-  labels.npy                               the set's hard labels, int64 (N,)
+  clean.npy, <corruption>/<severity>.npy   logits of a cell, float32 (N, K), images and classes in the set's order. Of
+                                           a model that is no run: the set's classes that it knows, then its others
+  labels.npy                               the set's hard labels, int64 (N,), as indices of the set's classes
   set.json                                 the entries of `made_from`, and three more:
       verified   whether images were compared with their checksums: true or false (missing in the first release of this
                  project: unknown)
@@ -45,6 +46,7 @@ import numpy as np
 
 from building.built_set import BuiltSet
 from corruptions import CELLS, CORRUPTIONS
+from evaluation.class_matching import ClassMatch, same_classes
 from support import run_folder
 from support.errors import DamagedFile, first_line
 from support.files import final_name, os_errors_as_user_errors, read_json, write_text, write_whole
@@ -64,16 +66,26 @@ IMAGES_REWRITTEN_AT_ONCE = 4096  # source images in memory while blocks are rewr
 
 # The entries of set.json, as messages name them.
 WORDS = {"weights": "weights", "set_version": "set version", "content": "image files", "classes": "classes",
-         "order": "order of classes", "limit": "number of images", "precision": "precision", "demo": "data set",
-         "options": "options", "images": "size of blocks"}
+         "order": "order of classes", "known": "known classes", "limit": "number of images", "precision": "precision",
+         "demo": "data set", "options": "options", "images": "size of blocks"}
 
 
 # ---- names
 
 def predictions_folder(run: Path | str, set_name: str, precision: str) -> Path:
     """Where the predictions of a set lie. precision: "32" or "bf16"."""
-    suffix = "" if precision == "32" else f".{precision}"
-    return Path(run) / run_folder.PREDICTIONS_FOLDER / f"{set_name}{suffix}"
+    return Path(run) / run_folder.PREDICTIONS_FOLDER / name_of_predictions(set_name, precision)
+
+
+def name_of_predictions(set_name: str, precision: str) -> str:
+    """The name of the folder of a set's predictions; a card of the set has it, too."""
+    return set_name if precision == "32" else f"{set_name}.{precision}"
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """What set.json in a folder of predictions holds, unchecked. Raises OSError where there is none, and DamagedFile
+    where it is none."""
+    return read_json(folder / ORIGIN)
 
 
 def predictions_file(folder: Path, cell: Cell) -> Path:
@@ -134,7 +146,7 @@ class Blocks:
 
 
 def prepare_predictions(folder: Path, built: BuiltSet, limit: int | None, weights_sha256: str, fabric_precision: str,
-                        order: list[int] | None = None, verify: bool = True,
+                        classes: ClassMatch | None = None, verify: bool = True,
                         options: Mapping[str, Any] | None = None) -> tuple[Blocks, bool | None]:
     """Find out which logits have to be computed, and make the folders ready for them.
 
@@ -144,24 +156,25 @@ def prepare_predictions(folder: Path, built: BuiltSet, limit: int | None, weight
     that says so.
 
     limit: only the first images of the set, this many; None: all. weights_sha256: that of the file best.pt.
-    fabric_precision: Fabric's name of the precision. order: as in `matching.MatchedSet`; None: the set's own order.
-    verify: whether images will be compared with their checksums. options: what else changes the last digits of logits.
-    Returns the blocks, with no cell wanted where all logits are there, and whether the images behind all cells are
-    verified (None: unknown, predictions of the first release of this project)."""
-    own_order = list(range(len(built.classes)))
-    wanted = made_from(built, limit, weights_sha256, fabric_precision, order or own_order)
+    fabric_precision: Fabric's name of the precision. classes: how the model's outputs stand for the set's classes;
+    None: one for one. verify: whether images will be compared with their checksums. options: what else changes the last
+    digits of logits. Returns the blocks, with no cell wanted where all logits are there, and whether the images behind
+    all cells are verified (None: unknown, predictions of the first release of this project)."""
+    own_order = same_classes(len(built.classes))
+    classes = classes or own_order
+    wanted = made_from(built, limit, weights_sha256, fabric_precision, classes)
     separate_bf16_predictions(folder)
     set_aside_wrong_kinds(folder)
 
     # The first release of this project knew no other order and did not record it.
-    known = {"order": own_order} | read_origin(folder / ORIGIN)
+    known = {"order": own_order.order} | read_origin(folder / ORIGIN)
     verified, digests = known.get("verified"), known.get("digests", {})
     if not can_be_used(known, wanted) or (verify and verified is False):
         delete_predictions(folder)
         verified, digests = verify, {}
 
     labels = built.frame["expression"].to_numpy(np.int64)[:limit]
-    shape = (len(labels), len(built.classes))
+    shape = (len(labels), classes.stored)
     missing = []
     for cell in ALL_CELLS:
         if not is_intact(predictions_file(folder, cell), shape, np.float32, digests.get(cell_name(cell))):
@@ -238,12 +251,17 @@ def images_in_a_block(cells: int, size: int) -> int:
 
 
 def made_from(built: BuiltSet, limit: int | None, weights_sha256: str, fabric_precision: str,
-              order: list[int]) -> dict[str, Any]:
+              classes: ClassMatch) -> dict[str, Any]:
     """What logits are made from, as set.json records it: two predictions with equal entries are interchangeable.
-    Arguments as in `prepare_predictions`."""
-    return {"weights": weights_sha256, "set_version": built.manifest["set_version"],
-            "content": built.manifest["content"], "classes": list(built.classes), "order": order, "limit": limit,
-            "precision": fabric_precision, "demo": built.made_with["dataset"] == "demo"}
+    Arguments as in `prepare_predictions`.
+
+    `classes` are the names of the logits' columns. Where these are not just the set's classes, `known` holds the
+    indices of the set's classes that the first columns stand for; the columns behind those are removed classes."""
+    entries = {"weights": weights_sha256, "set_version": built.manifest["set_version"],
+               "content": built.manifest["content"], "classes": classes.stored_classes(built.classes),
+               "order": classes.order, "limit": limit, "precision": fabric_precision,
+               "demo": built.made_with["dataset"] == "demo"}
+    return entries if classes.is_complete else entries | {"known": classes.known}
 
 
 def can_be_used(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

@@ -5,6 +5,8 @@
   rul.py            the networks of these algorithms, built on a ResNet-18
   swinv2.py         SwinV2-T, or any other network of timm
   pretrained.py     loads weights to start from
+  efficientnet_names.py
+                    the names of EfficientNet's tensors in other people's files
   weight_files.py   tells what kind of file these weights are in
   checkpoints.py    best.pt and last.pt as files
   augment.py        augmentation of batches

@@ -2,7 +2,8 @@
 
 Files of the face-recognition and FER projects differ in wrapping, prefixes and names. These are understood: the state
 dict bare or under one of `WRAPPERS`; keys with any of `PREFIXES` before them; a ResNet kept as `nn.Sequential` of its
-parts (as in the FER-C release). Classifiers and other parts that the backbone does not have are skipped and named.
+parts (as in the FER-C release); an EfficientNet under the names of EfficientNet-PyTorch. Classifiers and other parts
+that the backbone does not have are skipped and named.
 
 A file is for another network, and refused, if one of these holds:
 - fewer than half of the backbone's convolution and linear weights are in it (BatchNorms of equal width are in many
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models import Model, checkpoints, weight_files
+from models import Model, checkpoints, efficientnet_names, weight_files
 from support.errors import UserError, first_line
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "backbone")
@@ -47,12 +48,35 @@ def load(model: Model, weights: str) -> dict[str, Any]:
     state, source = _imagenet(model) if weights == "imagenet" else _from_file(Path(weights))
     where = weights if weights == "imagenet" else f"--weights {weights}"
     own = model.backbone.state_dict()
+    state = _renamed(state, own)
     matching, skipped = _match(state, own, where)
     _refuse_other_network(model.backbone, state, matching, skipped, where)
     loaded = {key: _converted(name, state[name], own[key], where) for key, name in matching.items()}
     model.backbone.load_state_dict(own | loaded)
     model.after_loading()
     return source | {"loaded": sorted(loaded), "skipped": skipped, "initialised": sorted(set(own) - set(loaded))}
+
+
+def load_whole(network: nn.Module, path: Path, option: str) -> None:
+    """Load a file of weights into a network that was built for it, its classifier included. The file is read as `load`
+    reads one: safely, with the wrappers and prefixes that are understood.
+
+    option: the one that names the file, for messages. Raises UserError where a tensor of the network is missing, one of
+    the file has no place in the network, or a shape differs. (BatchNorm's counters of batches may be missing.)"""
+    state, _ = _from_file(path, option)
+    where = f"{option} {path}"
+    own = network.state_dict()
+    state = _renamed(state, own)
+    matching, skipped = _match(state, own, where)
+    missing = [key for key in own if key not in matching and not key.endswith("num_batches_tracked")]
+    if missing or skipped:
+        example = f"{missing[0]} is not in the file" if missing else ""
+        for name, reason in list(skipped.items())[:1]:
+            example = f"{_shown(name)}: {reason.replace('the backbone', 'the network')}"
+        raise UserError(f"{where} is for another network or another number of classes: of {len(own)} tensors "
+                        f"{len(missing)} are missing, and {len(skipped)} of the file do not fit ({example})")
+    network.load_state_dict(own | {key: _converted(name, state[name], own[key], where)
+                                   for key, name in matching.items()})
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -79,29 +103,31 @@ def _imagenet(model: Model) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     return state, {"name": name, "sha256_of_tensors": digest.hexdigest()}
 
 
-def _from_file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Two results: the state dict in a file; and, for the report, its name, its hash, and where in the file it lies."""
+def _from_file(path: Path, option: str = "--weights") -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Two results: the state dict in a file; and, for the report, its name, its hash, and where in the file it lies.
+    option: the one that names the file, for messages."""
     try:
         kind = weight_files.foreign_kind(path)
     except FileNotFoundError:
-        raise UserError(f"--weights {path}: no such file; use imagenet, none, or the path of a checkpoint") from None
+        advice = "use imagenet, none, or the path of a checkpoint" if option == "--weights" else "give a checkpoint"
+        raise UserError(f"{option} {path}: no such file; {advice}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
-        raise UserError(f"--weights {path} cannot be read ({reason})") from None
+        raise UserError(f"{option} {path} cannot be read ({reason})") from None
     if kind:
-        raise UserError(f"--weights {path} is {kind}")
+        raise UserError(f"{option} {path} is {kind}")
     try:
         content = checkpoints.read(path)
         with open(path, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except Exception as error:  # what is damaged can fail in any way
-        raise UserError(f"--weights {path} is {_reason(path, error)}") from None
+        raise UserError(f"{option} {path} is {_reason(path, error)}") from None
     state, keys = _unwrapped(content)
     if not isinstance(state, dict):
-        raise UserError(f"--weights {path} holds no state dict, but a {type(state).__name__}")
+        raise UserError(f"{option} {path} holds no state dict, but a {type(state).__name__}")
     tensors = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
     if not tensors:
-        raise UserError(f"--weights {path} {_no_tensors(path, state, keys)}")
+        raise UserError(f"{option} {path} {_no_tensors(path, state, keys)}")
     return tensors, {"name": path.name, "sha256": sha256} | ({"inside": ".".join(keys)} if keys else {})
 
 
@@ -203,6 +229,18 @@ def _spellings(key: str) -> Iterator[str]:
     numbered = re.sub(r"^\d+", lambda number: SEQUENTIAL.get(number[0], number[0]), name)
     if numbered != name:
         yield numbered
+
+
+def _renamed(state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """The tensors of a file, an EfficientNet's of EfficientNet-PyTorch under the names of timm's network. own: the
+    tensors of the network."""
+    if not any("_conv_stem." in name for name in state):
+        return state
+    renamed = {}
+    for name, value in state.items():
+        names = [efficientnet_names.timm_name(spelling, own) for spelling in _spellings(name)]
+        renamed[next(filter(None, names), name)] = value
+    return renamed
 
 
 def _match(state: dict, own: dict, where: str) -> tuple[dict[str, str], dict[str, str]]:

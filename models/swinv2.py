@@ -3,11 +3,6 @@
 timm is imported when a network is built, since the import takes seconds that a script's --help should not wait for.
 Used by train_swinv2.py, and by train_baseline.py with --backbone.
 """
-import difflib
-import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -15,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import ImageSize, Model, Normalize, NumClasses
+from models.timm_names import current_name, no_warnings
 from support.cli import Fraction
 from support.errors import UserError, first_line
 
@@ -124,36 +120,3 @@ def create_backbone(name: str, size: int, **options: Any) -> tuple[nn.Module, in
         raise UserError(f"timm's network {name} gives no single vector of features for an image; choose another "
                         f"--backbone")
     return backbone, features.shape[1]
-
-
-@contextmanager
-def no_warnings() -> Iterator[None]:
-    """Keep warnings that libraries write for their own programmers from the terminal."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def current_name(name: str) -> str:
-    """The name that timm has today for a network. Raises UserError, with similar names, for one that timm does not
-    have."""
-    import timm
-    from timm.models import get_deprecated_models
-
-    if not isinstance(name, str) or re.search(r"[:/\\]", name):
-        raise UserError(f"{name!r} is no name of timm's own networks; those of a hub or a folder are not built. "
-                        f"--weights PATH takes weights from a file")
-    deprecated = get_deprecated_models()
-    if name in deprecated:
-        if deprecated[name] is None:
-            raise UserError(f"timm has no network {name!r} any more, and none in its place")
-        name = deprecated[name]
-    architecture, dot, tag = name.partition(".")
-    if not timm.is_model(architecture) or architecture in deprecated:
-        close = timm.list_models(f"*{architecture.lower()}*")[:5] if re.fullmatch(r"\w+", architecture) else []
-        close = close or difflib.get_close_matches(architecture.lower(), timm.list_models(), 5)
-        raise UserError(f"timm has no network {name[:100]!r} ({', '.join(close) or 'timm.list_models() knows all'})")
-    if dot and name not in timm.list_models(architecture, include_tags=True):
-        tags = ", ".join(timm.list_models(f"{architecture}.*", include_tags=True)) or "it has none"
-        raise UserError(f"timm has no weights {tag[:100]!r} for its network {architecture} ({tags})")
-    return name

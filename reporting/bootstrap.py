@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 import metrics
 from corruptions import CELLS
+from evaluation.error_bootstrap import clusters_of_frame, draw_weights
 from metrics import METRICS
 from reporting import captions, csv_tables
 from reporting.notes import READ_ERRORS, Note, check_regular, plain, unique_notes
@@ -34,7 +35,6 @@ from reporting.rows import COMPARED_LOSSES, Block, Row, join_names, variants
 from reporting.runs import Run
 from reporting.scores import DOMAINS, runs_in_block
 from reporting.tables import Entry, Grid, GridLine, Section, blocks_of_tables, name_blocks
-from support.random_streams import keyed_rng
 
 RESAMPLED = ("macro_f1", "ece")  # metrics
 RESAMPLED_COLUMNS = tuple((domain, metric) for domain in DOMAINS for metric in RESAMPLED)  # those of `replicates`
@@ -194,22 +194,10 @@ def clusters_of(folder: Path, n: int) -> tuple[str, np.ndarray]:
                         usecols=lambda name: name in ("id", "identity"))[:n]
     if len(frame) < n:
         raise ValueError(f"{folder / 'labels.csv'} has {len(frame)} images of {n}")
-    if "identity" in frame and frame["identity"].notna().all():
-        cluster_of_image, identities = pd.factorize(frame["identity"])
-        if len(identities) < n:
-            return "identity", cluster_of_image
-    return "image", np.arange(n)
+    return clusters_of_frame(frame, n)
 
 
 # --- resamples ---
-
-
-def draw_weights(clusters: int, resamples: int, set_version: str) -> np.ndarray:
-    """How often each resample holds each cluster, float64 (resamples + 1, clusters); the first row is the set as it is.
-    The same for all runs on one version of a set."""
-    rng = keyed_rng("bootstrap", set_version, clusters)
-    drawn = rng.multinomial(clusters, np.full(clusters, 1 / clusters), resamples)
-    return np.concatenate([np.ones((1, clusters)), drawn])
 
 
 def replicates(folder: Path, labels: np.ndarray, soft_labels: np.ndarray, cluster_of_image: np.ndarray,
@@ -245,7 +233,7 @@ def score_resamples(probs: np.ndarray, labels: np.ndarray, target: np.ndarray, c
     prediction, confidence = probs.argmax(1), probs.max(1)
     gap = metrics.expected_correctness(target, prediction) - confidence
     sums = weights @ np.concatenate([
-        sum_by_cluster(cluster_of_image, metrics._bin(confidence, bins), clusters, bins, gap),
+        sum_by_cluster(cluster_of_image, metrics.bin_of(confidence, bins), clusters, bins, gap),
         sum_by_cluster(cluster_of_image, labels, clusters, num_classes, prediction == labels),
         sum_by_cluster(cluster_of_image, prediction, clusters, num_classes)], axis=1)
     gaps, hits, predicted = np.split(sums, [bins, bins + num_classes], axis=1)

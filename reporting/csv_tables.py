@@ -9,6 +9,7 @@ import pandas as pd
 
 from metrics import METRICS
 from reporting.captions import realised_noise
+from reporting.notes import plain
 from reporting.rows import Row, Setup
 from reporting.runs import Run
 from reporting.scores import Key, Statistic
@@ -49,5 +50,13 @@ def line_of(key: Key, number: Statistic) -> dict[str, Any]:
 
 
 def write_frame(path: Path, lines: list[dict[str, Any]], columns: list[str]) -> None:
-    """Write dicts as CSV, these columns of them; only the header where there are none."""
-    write_text(path, pd.DataFrame(lines, columns=columns).to_csv(index=False, lineterminator="\n"))
+    """Write dicts as CSV, these columns of them; only the header where there are none. Texts are made safe."""
+    safe = [{name: csv_safe(value) if isinstance(value, str) else value for name, value in line.items()}
+            for line in lines]
+    write_text(path, pd.DataFrame(safe, columns=columns).to_csv(index=False, lineterminator="\n"))
+
+
+def csv_safe(text: str) -> str:
+    """A text of others for a CSV file. A spreadsheet would compute one that begins like a formula: it gets a quote."""
+    line = plain(text)
+    return f"'{line}" if line[:1] in ("=", "+", "-", "@") else line

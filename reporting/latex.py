@@ -13,6 +13,8 @@ SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r
            "%": r"\%", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}",
            ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedblright{}", "`": r"\`{}",
            "[": "{[}", "]": "{]}", "±": r"$\pm$", "−": "$-$"}
+# In place of a number, of the tables that the paper does not have.
+LETTERS = {"calibration": "B", "ranking": "R", "ranks": "S", "errors": "M"}
 PACKAGES = ("booktabs", "graphicx")
 ALL = r"""\documentclass[a4paper,landscape]{article}
 \usepackage[margin=15mm]{geometry}
@@ -111,7 +113,7 @@ def write(folder: Path, grids: Mapping[str, list[Grid]], legend: Iterable[str]) 
         write_text(folder / f"{name}.tex", "\n".join(render(grid, number) for number, grid in enumerate(of_name)))
     inputs = []
     for name in grids:
-        number = re.sub(r"[^0-9]", "", name) or "B"  # B for bootstrap
+        number = re.sub(r"[^0-9]", "", name) or LETTERS[name]
         inputs.append(rf"\renewcommand{{\thetable}}{{{number}}}\input{{{name}}}")
     text = "\n\n".join(map(escape, legend))
     write_text(folder / "all.tex", ALL % (",".join(PACKAGES), text, "\n\\clearpage\n".join(inputs)))

@@ -5,11 +5,13 @@ matplotlib, so that `python report.py --help` answers at once.
 """
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from support.run_folder import default_runs
+
+RankedBy = Literal["nll", "brier", "accuracy", "ece"]  # metrics that rank models
 
 
 @dataclass
@@ -21,11 +23,21 @@ class ReportOptions:
     published: bool = False
     """print the paper's numbers, and the differences to them, below your numbers for affectnet, affwild and rafdb"""
     resamples: int = 1000
-    """number of resamples of the bootstrap, which compares calibrated with uncalibrated runs; 0: no bootstrap"""
+    """number of resamples of the bootstrap, which compares calibrated with uncalibrated runs and gives ranks and mCE
+    their intervals; 0: no bootstrap"""
     readme_figures: bool = False
     """write the demo's figures as PNG into figures/, where the README shows them, and not into the report"""
     html: Path | None = None
     """HTML file for a page with scores, sample images, reliability diagrams, settings and downloads"""
+    cards: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+    """folder with result cards, which are ranked with the runs; may be given several times. Those of models that were
+    scored into the folder of runs are ranked anyway"""
+    rank_by: RankedBy = "nll"
+    """score on corrupted images that ranks models. NLL and the Brier score are proper: unlike ECE they cannot be
+    lowered by low confidence alone"""
+    baseline: Path | None = None
+    """card, folder of a run of this report, or folder of a model with its cards, whose errors the table `errors`
+    divides by"""
     set: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
     """folder of a built set that was moved since the runs were scored on it; may be given several times"""
     brief: bool = False

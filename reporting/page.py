@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from reporting.comparison import Comparison
 from reporting.notes import Note
 from reporting.page_data import gather
 from reporting.page_samples import Samples
@@ -30,9 +31,10 @@ STYLES = ("vendor/tabulator_simple.min.css", "page.css")
 
 
 def write_page(path: Path, runs: Sequence[Run], scores: pd.DataFrame, summaries: Mapping[Block, PredictionSummary],
-               missing: Sequence[Note], tables: Iterable[Path], samples: Mapping[Block, Samples]) -> int:
+               missing: Sequence[Note], tables: Iterable[Path], samples: Mapping[Block, Samples],
+               comparison: Comparison) -> int:
     """Write the page of a report to `path`; the other arguments are those of `page_data.gather`. Returns its bytes."""
-    text = render(gather(runs, scores, summaries, missing, tables, samples))
+    text = render(gather(runs, scores, summaries, missing, tables, samples, comparison))
     write_text(path, text)
     return len(text.encode())
 

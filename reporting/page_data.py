@@ -16,6 +16,8 @@ from corruptions import CELLS, CORRUPTIONS
 from evaluation.scores import SUMMARIES
 from evaluation.summary import DEMO
 from metrics import METRICS
+from reporting.comparison import Comparison
+from reporting.comparison import page_data as comparison_data
 from reporting.notes import Note, unique_notes
 from reporting.page_samples import Samples
 from reporting.predictions import PredictionSummary
@@ -30,11 +32,12 @@ PLACES = [("clean", 0), *CELLS, *((name, 0) for name in SUMMARIES)]  # those of 
 
 
 def gather(runs: Sequence[Run], scores: pd.DataFrame, summaries: Mapping[Block, PredictionSummary],
-           missing: Sequence[Note], tables: Iterable[Path], samples: Mapping[Block, Samples]) -> dict[str, Any]:
+           missing: Sequence[Note], tables: Iterable[Path], samples: Mapping[Block, Samples],
+           comparison: Comparison) -> dict[str, Any]:
     """All that the page shows.
 
     scores: of `scores.scores_as_table`; summaries and samples: of every block; missing: what the report names as
-    missing; tables: CSV files that the page hands on."""
+    missing; tables: CSV files that the page hands on; comparison: the rankings."""
     blocks = blocks_of(scores)
     stats = aggregate(scores, SHOWN_METRICS)
     order = sorted(range(len(runs)), key=lambda index: order_of_run(runs[index]))
@@ -54,6 +57,7 @@ def gather(runs: Sequence[Run], scores: pd.DataFrame, summaries: Mapping[Block, 
         "corruptions": list(CORRUPTIONS),
         "places": PLACES,
         "blocks": [data_of_block(block, blocks, summaries[block], samples[block]) for block in blocks],
+        "rankings": comparison_data(comparison),
         "missing": [str(note) for note in unique_notes(notes)],
         "rows": rows,
         "runs": [data_of_run(run) for run in runs],

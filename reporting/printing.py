@@ -18,11 +18,12 @@ def spell_number(value: float, digits: int, sign: bool = False) -> str:
 
 
 def spell_entry(entry: Entry) -> str:
-    """An entry's number with its standard deviation, or a difference with its interval."""
+    """An entry's number with its interval or standard deviation."""
+    sign = entry.interval is not None if entry.signed is None else entry.signed
     if entry.interval is not None:
-        low, high = (spell_number(end, entry.digits, sign=True) for end in entry.interval)
-        return f"{spell_number(entry.value, entry.digits, sign=True)} [{low}, {high}]"
-    text = spell_number(entry.value, entry.digits)
+        low, high = (spell_number(end, entry.digits, sign) for end in entry.interval)
+        return f"{spell_number(entry.value, entry.digits, sign)} [{low}, {high}]"
+    text = spell_number(entry.value, entry.digits, sign)
     return text if isnan(entry.sd) else f"{text} ± {entry.sd:.{entry.digits}f}"
 
 

@@ -15,7 +15,9 @@ import pandas as pd
 from corruptions import CORRUPTIONS
 from reporting import bootstrap, captions, csv_tables, latex, markdown, published, terminal
 from reporting.bootstrap import Difference
+from reporting.card_files import find_cards
 from reporting.catalogue import HEATMAPS, FigureOptions
+from reporting.comparison import TABLES, Comparison, check_comparison, compare_models
 from reporting.figures import Drawing, check_asked, open_pool, remove_others
 from reporting.gaps import find_gaps
 from reporting.notes import Note, plain, unique_notes
@@ -40,7 +42,9 @@ def make_report(options: ReportOptions) -> None:
     option makes no sense or a folder cannot be written to, and where there is no run."""
     check_options(options)
     survey = read_survey(options.survey) if options.survey else None
-    runs, notes = read_runs(options.runs)
+    cards, card_notes = find_cards(options.runs, options.cards)
+    runs, notes = read_runs(options.runs, may_be_empty=bool(cards))
+    notes += card_notes
     scores = scores_as_table(runs)
     blocks = blocks_of(scores)
     check_against_runs(options, runs, scores)
@@ -63,21 +67,24 @@ def make_report(options: ReportOptions) -> None:
         for block in blocks:
             notes += predictions[block].notes
         differences, bootstrap_notes = compare_losses(options, set_folders, runs, scores)
+        demo_blocks = [block for block in blocks if predictions[block].demo]
+        comparison = compare_models(options, runs, scores, cards, set_folders, demo_blocks)
         samples = sample_images(options, set_folders, runs, scores)
         for drawing in drawings:
             notes += drawing.finish()
-    notes = unique_notes([*notes, *bootstrap_notes])
+    notes = unique_notes([*notes, *bootstrap_notes, *comparison.notes])
 
     numbers = by_key(aggregate(scores, SHOWN))
     published_values = published.read() if options.published else None
     grids = group_by_name(arrange(runs, numbers, predictions, published_values),
-                          bootstrap.arrange(differences, predictions))
-    write_tables(report_folder, grids, legends(options, differences), notes)
+                          bootstrap.arrange(differences, predictions), comparison)
+    write_tables(report_folder, grids, legends(options, differences, grids), notes)
     write_numbers(report_folder, grids, numbers, runs, differences, options.published)
+    comparison.write_csv(report_folder)
     page_size = None
     if options.html:
         tables = existing_csv_tables(report_folder)
-        page_size = write_page(options.html, runs, scores, predictions, notes, tables, samples)
+        page_size = write_page(options.html, runs, scores, predictions, notes, tables, samples, comparison)
     if options.brief:
         lines = brief_lines(options, numbers, predictions, notes)
     else:
@@ -129,13 +136,14 @@ def check_options(options: ReportOptions) -> None:
     if options.corruption not in CORRUPTIONS:
         raise UserError(f"--corruption {options.corruption}: known are {', '.join(CORRUPTIONS)}")
     check_asked(options.figures)
+    check_comparison(options)
     if options.html:
         check_path(options.html)
 
 
 def check_against_runs(options: ReportOptions, runs: list[Run], scores: pd.DataFrame) -> None:
     """Raise UserError where an option asks for something that these runs do not have."""
-    is_demo_only = all(run.args["dataset"] == "demo" for run in runs)
+    is_demo_only = bool(runs) and all(run.args["dataset"] == "demo" for run in runs)
     if options.readme_figures and (len(blocks_of(scores)) != 1 or not is_demo_only):
         raise UserError(f"--readme-figures shows the demo only; the runs in {options.runs} are of other data sets, or "
                         "not scored, or scored on several built sets. Give a folder with demo runs alone "
@@ -169,18 +177,22 @@ def check_writable(folder: Path) -> None:
 # --- files ---
 
 
-def group_by_name(paper_grids: list[Grid], bootstrap_grids: list[Grid]) -> dict[str, list[Grid]]:
+def group_by_name(paper_grids: list[Grid], bootstrap_grids: list[Grid],
+                  comparison: Comparison) -> dict[str, list[Grid]]:
     """{name of a table: its grids}, with an empty list for a table that these runs have nothing for."""
     grids = {name: [grid for grid in paper_grids if grid.name == name] for name in PAPER}
     grids["calibration"] = bootstrap_grids
-    return grids
+    return grids | comparison.grids
 
 
-def legends(options: ReportOptions, differences: list[Difference]) -> list[str]:
+def legends(options: ReportOptions, differences: list[Difference], grids: Mapping[str, list[Grid]]) -> list[str]:
     """What stands below every table: the meaning of its numbers, and what is odd about the paper's."""
     legend = captions.LEGEND
     if differences:
         legend += f"\n{bootstrap.LEGEND}"
+    for name, module in TABLES.items():
+        if grids[name]:
+            legend += f"\n{module.LEGEND}"
     return [legend, *published.NOTES] if options.published else [legend]
 
 
@@ -232,7 +244,7 @@ def write_numbers(folder: Path, grids: Mapping[str, list[Grid]], numbers: Mappin
 
 def existing_csv_tables(folder: Path) -> list[Path]:
     """The CSV files of a report that a page offers for download."""
-    paths = sorted(folder / f"{name}.csv" for name in (*PAPER, "means", "bootstrap"))
+    paths = sorted(folder / f"{name}.csv" for name in (*PAPER, "means", "bootstrap", *TABLES))
     return [path for path in paths if path.is_file()]
 
 

@@ -77,8 +77,11 @@ class Run:
 # --- all runs ---
 
 
-def read_runs(folder: Path) -> tuple[list[Run], list[Note]]:
-    """Every run below a folder, and what could not be read. Raises UserError where there is no run."""
+def read_runs(folder: Path, may_be_empty: bool = False) -> tuple[list[Run], list[Note]]:
+    """Every run below a folder, and what could not be read. Raises UserError where there is no run, unless
+    `may_be_empty`."""
+    if not folder.is_dir() and may_be_empty:
+        return [], []
     if not folder.is_dir():
         raise UserError(f"no folder {folder}; train something first, for example with `bash run.sh --demo`")
     paths, notes = find_runs(folder)
@@ -90,6 +93,8 @@ def read_runs(folder: Path) -> tuple[list[Run], list[Note]]:
             problem = str(error) if isinstance(error, DamagedFile) else f"{path} is damaged ({error})"
             advice = f"restore it, or move the folder {path.parent} away and train the run again"
             notes.append(Note("", f"{plain(problem)}: {plain(advice)}"))
+    if not settings and may_be_empty:
+        return [], notes
     if not settings:
         reason = str(notes[0]) if notes else "neither it nor any folder below holds an args.json"
         raise UserError(f"no run in {folder}: {reason}. `bash run.sh --demo` makes some")
@@ -110,6 +115,9 @@ def find_runs(folder: Path) -> tuple[list[Path], list[Note]]:
         notes.append(Note("", f"{error.filename} cannot be read ({error.strerror}): runs in it are left out"))
 
     for parent, folders, files in os.walk(folder, onerror=note_error):
+        if run_folder.MODEL_FILE in files and Path(parent).parent.name == run_folder.MODELS_FOLDER:
+            folders.clear()  # the folder of a model that is no run, which has cards
+            continue
         if run_folder.ARGS_FILE in files or run_folder.ARGS_FILE in folders:
             paths.append(Path(parent) / run_folder.ARGS_FILE)
         elif run_folder.SCORES_FILE in files or run_folder.METRICS_FILE in files:

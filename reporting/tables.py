@@ -62,11 +62,13 @@ class Entry(NamedTuple):
     """whether it is marked: as the best of its column and section, where there are several numbers; or, of a
     difference, because 0 lies outside its interval"""
     interval: tuple[float, float] | None = None
-    """95 % interval of a difference; such an entry is printed with its sign"""
+    """95 % interval"""
     published: float = nan
     """the paper's value, NaN where there is none to compare with"""
     notes: str = ""
     """on how it was scored: phrases joined by "; ", usually empty"""
+    signed: bool | None = None
+    """whether it is printed with its sign; None: signed exactly where there is an interval"""
 
 
 class GridLine(NamedTuple):

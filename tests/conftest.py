@@ -22,8 +22,8 @@ OPTIONS = ("train=128", "val=16", "test=16")
 ON_CUDA = torch.cuda.is_available()  # this alone starts nothing on the card
 # Where the same bytes are expected, a card needs deterministic algorithms; a CPU has no others.
 MACHINE = MachineOptions(precision="32", workers=0, deterministic=ON_CUDA)
-DEVICE_FILES = ("test_batches", "test_cuda", "test_docs", "test_evaluate", "test_first_release", "test_runs",
-                "test_scoring", "test_scripts", "test_training")
+DEVICE_FILES = ("test_batches", "test_cuda", "test_docs", "test_evaluate", "test_first_release", "test_model_scoring",
+                "test_onnx_export", "test_runs", "test_scoring", "test_scripts", "test_sources", "test_training")
 
 
 def uses_device(file: str) -> bool:

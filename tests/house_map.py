@@ -11,8 +11,8 @@ PAGE = ROOT / "CONTRIBUTING.md"
 HEADING = "\n## Map\n"
 MATHEMATICS = ("corruptions.py", "losses.py", "metrics.py", "soft_labels.py")
 FLOORS = (
-    "reporting", "sweeping", "training", "evaluation", "models", "compute", "building", "datasets",
-    "datasets/drawn", "support")
+    "reporting", "sweeping", "training", "evaluation", "evaluation/source_kinds", "models", "compute", "building",
+    "datasets", "datasets/drawn", "support")
 SENTENCE_END = re.compile(r"(?<=[\w`)>])\.(?= [A-Z`(])|\.$|: *$")
 
 

@@ -41,6 +41,7 @@ TOOLS = {  # options of other people's programs that the documents name
     "--array", "--gpus", "--cpus-per-task", "--wrap", "--parsable", "--dependency",  # sbatch
     "--quiet",  # sha256sum
     "--shm-size",  # docker
+    "--no-deps",  # pip
     "--help", "--help-all",  # tyro's, and that of the training scripts
 }
 

@@ -104,6 +104,18 @@ def test_soft_labels():
     assert {name: scores[name] for name in expected} == close(expected)
 
 
+def test_hard_scores_beside_soft_labels():
+    """The worked example's numbers against hard labels, whatever the soft labels are."""
+    hard = metrics.hard_scores(P, LABELS)
+    assert hard == close({"ece_hard": 0.317, "nll_hard": 0.765965, "brier_hard": 0.431680})
+    of_clean = metrics.summary(P, LABELS)
+    assert hard == {f"{name}_hard": of_clean[name] for name in ("ece", "nll", "brier")}
+    logits = np.log(P)
+    assert metrics.hard_scores(P, LABELS, logits) == close(hard)
+    with pytest.raises(ValueError, match="probs are not the softmax of logits"):
+        metrics.hard_scores(P, LABELS, 2 * logits)
+
+
 def test_soft_accuracy():
     assert SOFT.tolist() == [0.8, 0.85, 0.2, 0.45, 0.7, 0.3, 0.3, 0.75, 0.1, 0.9]
     assert SOFT_RELEASED.tolist() == close([0.8, 0.85, 0.4, 0.45, 0.7, 0.5, 0.5, 0.75, 0.4, 0.9])
@@ -157,9 +169,9 @@ def test_ece_at_the_ends(confidence, correct, expected):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_bin_edges(dtype):
     for edge, index in [(0, 0), (0.2, 2), (0.4, 5), (0.6, 8), (0.8, 11), (1, 14), (1.0000001192, 14)]:
-        assert metrics._bin(np.array([edge], dtype), 15).tolist() == [index]
+        assert metrics.bin_of(np.array([edge], dtype), 15).tolist() == [index]
         above = np.array([edge + 1e-4], dtype)
-        assert metrics._bin(above, 15).tolist() == [min(index + (edge > 0), 14)]
+        assert metrics.bin_of(above, 15).tolist() == [min(index + (edge > 0), 14)]
     probs = np.array([[0.2] * 5], dtype)
     assert metrics.reliability(probs, [0])[0].nonzero()[0].tolist() == [2]
 
@@ -479,10 +491,47 @@ def test_batches_of_the_release():
 
 
 def test_every_number_of_summary_is_in_the_table():
-    """METRICS names exactly what `summary` gives, and no two have the same label."""
-    assert metrics.METRICS.keys() == metrics.summary(P, LABELS, S).keys()
+    """METRICS names exactly what `summary` and `hard_scores` give, and no two have the same label."""
+    assert metrics.METRICS.keys() == metrics.summary(P, LABELS, S).keys() | metrics.hard_scores(P, LABELS).keys()
     assert all(name == metric.name for name, metric in metrics.METRICS.items())
     assert len({metric.label for metric in metrics.METRICS.values()}) == len(metrics.METRICS)
-    assert {name for name, metric in metrics.METRICS.items() if not metric.percent} == {"nll", "nll_released", "kl"}
+    assert {name for name, metric in metrics.METRICS.items() if not metric.percent} == {
+        "nll", "nll_hard", "nll_released", "kl"}
     assert {name for name, metric in metrics.METRICS.items() if metric.higher_is_better} == {
         "accuracy", "macro_f1", "macro_f1_released"}
+
+
+# ---- errors relative to a baseline's: known answers of related.md C3
+
+MODEL_ERRORS = np.array([[.20, .25, .30, .40, .50], [.16, .18, .22, .30, .34], [.15, .15, .16, .17, .17]])
+BASELINE_ERRORS = np.array([[.30, .35, .45, .55, .60], [.22, .26, .32, .42, .53], [.20, .21, .22, .23, .24]])
+
+
+def test_corruption_error_known_answers():
+    ce = metrics.corruption_error(MODEL_ERRORS, BASELINE_ERRORS)
+    assert 100 * ce == pytest.approx([73.333333, 68.571429, 72.727273], abs=1e-6)
+    assert 100 * ce.mean() == pytest.approx(71.544012, abs=1e-6)
+    assert 100 * MODEL_ERRORS.mean() == pytest.approx(24.333333, abs=1e-6)
+    relative = metrics.relative_corruption_error(MODEL_ERRORS, .14, BASELINE_ERRORS, .19)
+    assert 100 * relative == pytest.approx([73.076923, 62.5, 66.666667], abs=1e-6)
+    assert 100 * relative.mean() == pytest.approx(67.414530, abs=1e-6)
+    own = metrics.self_relative_error(MODEL_ERRORS, .14)
+    assert 100 * own == pytest.approx([235.714286, 171.428571, 114.285714], abs=1e-6)
+
+
+def test_corruption_error_is_not_defined_without_errors_of_the_baseline():
+    unhurt = np.array([[.19] * 5, [.1] * 5, [.3] * 5])
+    relative = metrics.relative_corruption_error(MODEL_ERRORS, .14, unhurt, .19)
+    assert np.isnan(relative[:2]).all() and relative[2] == pytest.approx((.80 - 5 * .14) / (1.5 - 5 * .19))
+    assert np.isnan(metrics.corruption_error(MODEL_ERRORS, np.zeros((3, 5)))).all()
+    assert np.isnan(metrics.self_relative_error(MODEL_ERRORS, 0)).all()
+
+
+def test_corruption_error_of_resamples_is_that_of_each():
+    rng = np.random.default_rng(0)
+    errors, baseline = rng.random((4, 3, 5)), rng.random((4, 3, 5))
+    clean, baseline_clean = rng.random(4) / 4, rng.random(4) / 4
+    each = [metrics.relative_corruption_error(*numbers) for numbers in zip(errors, clean, baseline, baseline_clean,
+                                                                            strict=True)]
+    together = metrics.relative_corruption_error(errors, clean, baseline, baseline_clean)
+    np.testing.assert_allclose(together, each)

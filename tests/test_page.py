@@ -25,6 +25,7 @@ import reporting.report
 from building.built_set import open_set
 from corruptions import CELLS
 from datasets.images import read_image
+from evaluation.class_matching import same_classes
 from evaluation.predictions import made_from, predictions_file, write_array, write_origin
 from evaluation.scores import score
 from reporting import page, page_data, page_samples
@@ -47,7 +48,7 @@ def make_run(runs, built, script, loss, seed, noise=0.0, **others):
     (folder / "args.json").write_text(json.dumps(args))
     (folder / "metrics.csv").write_text("epoch\n0\n")
     out = folder / "predictions" / built.folder.name
-    origin = made_from(built, None, "weights", "32-true", list(range(len(built.classes))))
+    origin = made_from(built, None, "weights", "32-true", same_classes(len(built.classes)))
     write_origin(out, origin | {"verified": True, "digests": {}}, built)
     labels = built.frame["expression"].to_numpy(np.int64)
     write_array(out / "labels.npy", labels)
@@ -384,8 +385,9 @@ class Page:
         ActionChains(self.driver).move_to_element(element).perform()
 
     def column(self, field):
-        return self.run("""return [...document.querySelectorAll(`.tabulator-row [tabulator-field="${arguments[0]}"]`)]
-                           .filter(x => x.offsetParent).map(x => x.textContent)""", field)
+        return self.run("""const cells = `#table .tabulator-row [tabulator-field="${arguments[0]}"]`;
+                           return [...document.querySelectorAll(cells)].filter(x => x.offsetParent)
+                                      .map(x => x.textContent)""", field)
 
     def wait(self, condition):
         from selenium.webdriver.support.ui import WebDriverWait

@@ -429,3 +429,40 @@ def test_what_is_no_regular_file(small, tmp_path):
     for path in ("/dev/zero", str(tmp_path / ("x" * 300)), "a\0b", str(tmp_path / "run" / "best.pt" / "x"), ""):
         with pytest.raises(UserError, match="no regular file|cannot be read|is a folder|no such file"):
             pretrained.load(model, path)
+
+
+# ---- EfficientNet under the names of EfficientNet-PyTorch
+
+def their_names(own):
+    """{their name: timm's} of an EfficientNet's tensors, as EfficientNet-PyTorch counts blocks and names layers."""
+    blocks = list(dict.fromkeys(".".join(name.split(".")[:3]) for name in own if name.startswith("blocks.")))
+    parts = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1"}
+    names = {}
+    for name in own:
+        if not name.startswith("blocks."):
+            part, _, last = name.partition(".")
+            names[f"{parts[part]}.{last}"] = name
+            continue
+        block, part, last = ".".join(name.split(".")[:3]), name.split(".")[3], name.split(".")[4]
+        if f"{block}.conv_pwl.weight" in own:
+            layers = {"conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv", "bn2": "_bn1",
+                      "conv_pwl": "_project_conv", "bn3": "_bn2"}
+        else:
+            layers = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+        names[f"_blocks.{blocks.index(block)}.{layers[part]}.{last}"] = name
+    return names
+
+
+def test_an_efficientnet_under_other_names(tmp_path):
+    from models.swinv2 import TimmModel
+
+    model = TimmModel(8, 32, "tf_efficientnet_lite0")
+    own = model.backbone.state_dict()
+    wanted = {name: torch.rand_like(value) if value.is_floating_point() else value for name, value in own.items()}
+    state = {f"module.{theirs}": wanted[name] for theirs, name in their_names(own).items()}
+    assert len(state) == len(own)
+    torch.save(state | {"module._fc.weight": torch.zeros(1000, 1280), "module._fc.bias": torch.zeros(1000)},
+               tmp_path / "lite0.pth")
+    report = pretrained.load(model, str(tmp_path / "lite0.pth"))
+    assert all(torch.equal(value, wanted[name]) for name, value in model.backbone.state_dict().items())
+    assert sorted(report["skipped"]) == ["classifier.bias", "classifier.weight"] and not report["initialised"]

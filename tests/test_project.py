@@ -34,7 +34,9 @@ MODULES = sorted(path.stem for path in ROOT.glob("*.py")) + sorted(
     for folder in FLOORS for path in (ROOT / folder).rglob("[!_]*.py"))
 LIGHT = ["make_fer_c", "report", "sweep", "corruptions", "soft_labels", "metrics", "training.options",
          *(f"evaluation.{name}" for name in (
-             "matching", "predictions", "scores", "scores_file", "summary", "trained_run"))] + [
+             "cards", "check_images", "class_matching", "error_bootstrap", "export_ids", "image_scores", "input_check",
+             "input_format", "logits_source", "matching", "model_facts", "model_folder", "model_options",
+             "onnx_metadata", "predictions", "scores", "scores_file", "scoring_options", "summary", "trained_run"))] + [
     name for name in MODULES if name.startswith(("datasets.", "building.", "reporting.", "support.", "sweeping."))]
 HEAVY = {"torch", "torchvision", "timm", "lightning_fabric", "tensorboard"}
 
@@ -535,6 +537,15 @@ def test_every_package_is_pinned_once():
         assert all(re.fullmatch(r"[A-Za-z0-9-]+==[0-9.]+", line) for line in lines), file
         names += [line.partition("==")[0] for line in lines]
     assert len(names) == len(set(names))
+
+
+def test_optional_packages_have_one_version():
+    """Those that tests use are in two files."""
+    optional = re.findall(r"^([\w-]+==[\d.]+)  # ", (ROOT / "requirements-optional.txt").read_text(), re.M)
+    in_tests = (ROOT / "requirements-dev.txt").read_text().splitlines()
+    names = {package.partition("==")[0] for package in optional}
+    assert "onnxruntime" in names and all(
+        package in in_tests or package.startswith("wandb==") for package in optional)
 
 
 @pytest.mark.parametrize("python3, environment, message", [

@@ -81,7 +81,7 @@ def test_backbones_are_no_seeds_of_each_other(made):
     row = table["clean", "baseline, backbone mobilenetv3_small_100"]
     assert all(" ± " not in cell and cell != "—" for cell in row.values())
     assert " ± " in table["clean", "baseline, backbone resnet18"]["Demo-C CE F1"]
-    assert "left out" not in text and "same settings" not in text
+    assert "left out" not in text.replace("references left out", "") and "same settings" not in text
     frame = pd.read_csv(made / "report" / "table1.csv", keep_default_na=False)
     assert set(frame["settings"]) == {"backbone resnet18", "backbone resnet18, margin 10.0",
                                       "backbone mobilenetv3_small_100"}
@@ -286,7 +286,7 @@ def test_a_loop_of_links_and_a_fifo_beside_the_runs_change_nothing(copy):
     (copy / "again").symlink_to(copy)
     (copy / "loop").symlink_to("loop")
     os.mkfifo(copy / "fifo")
-    assert "left out" not in run_report(copy)
+    assert "left out" not in run_report(copy).replace("references left out", "")
 
 
 @pytest.mark.parametrize("votes, wanted", [("1e308,1e308,0", [0.5, 0.5, 0]), ("-0,1,1", [0, 0.5, 0.5]),

@@ -18,10 +18,13 @@ import torch
 import evaluate
 import make_fer_c
 import metrics
+import reporting.runs
 from building import plan
 from building.built_set import open_set
 from corruptions import CELLS
-from evaluation import inference, predictions
+from evaluation import inference, predictions, scores, scoring, sources
+from evaluation.cards import read_card
+from evaluation.scoring_options import CardOptions, CheckOptions
 from models.resnet import ResNet18
 from support import cli, run_folder
 from support.errors import DamagedFile, UserError
@@ -155,6 +158,38 @@ def test_a_limit_of_all_images_is_a_full_score(run, small_set):
         score(run, small_set, limit=0)
 
 
+# ---- the check and the card of a run
+
+def test_a_card_that_would_not_be_written_is_refused(run, small_set, tmp_path):
+    before, card = contents(run), tmp_path / "my.json"
+    assert "--limit names fewer" in refused(run, small_set, limit=2, card=CardOptions(card))
+    assert "--overlap, --licence: what is stated about a run goes to its card; add --card" in refused(
+        run, small_set, card=CardOptions(overlap="none", licence="MIT"))
+    assert contents(run) == before and not card.exists()
+    score(run, small_set, limit=IMAGES, card=CardOptions(card, licence="MIT"))  # a limit of all images is no limit
+    assert read_card(card).data["model"]["licence"] == "MIT"
+
+
+def test_the_network_that_is_scored_is_the_one_that_is_checked(run, small_set, tmp_path, monkeypatch, capsys):
+    """It is loaded once, and while this process holds the run."""
+    loads, load = [], scoring.load_model
+
+    def watched(trained):
+        with pytest.raises(UserError, match="another process"), scoring.locked(run):
+            pass
+        loads.append(load(trained))
+        return loads[-1]
+
+    monkeypatch.setattr(scoring, "load_model", watched)
+    monkeypatch.setattr(sources, "load_model", watched)
+    card = tmp_path / "my.json"
+    score(run, small_set, check=CheckOptions(True), card=CardOptions(card))
+    model = read_card(card).data["model"]
+    assert len(loads) == 1 and model["weights_sha256"] == loads[0].weights_sha256
+    assert model["parameters"] == sum(parameter.numel() for parameter in loads[0].module.parameters())
+    assert "check of the input: " in capsys.readouterr().out and read_card(card).data["check"]["images"] == IMAGES
+
+
 # ---- precision
 
 def test_float32_unless_asked_for_otherwise(monkeypatch):
@@ -252,6 +287,21 @@ def test_scores_of_the_first_release_are_merged(run, small_set, tmp_path):
     after = score(run, small_set)
     assert after[:len(other)] == [row | {"precision": "", "notes": ""} for row in other]
     assert after[len(other):] == rows
+
+
+def test_an_older_file_gets_new_rows_without_predicting(run, small_set, predicted):
+    """Before, there were no scores against hard labels, and no mean without three corruptions."""
+    rows = read_rows(run)
+    older = [row for row in rows
+             if not row["metric"].endswith("_hard") and row["corruption"] != scores.MEAN_WITHOUT]
+    assert len(older) < len(rows)
+    write_rows(run / "scores.csv", older)
+    assert run_folder.is_scored(run, small_set)
+    read, problems = reporting.runs.read_scores(run / "scores.csv")
+    assert len(read) == len(older) and not problems
+    assert score(run, small_set) == rows and not predicted
+    read, problems = reporting.runs.read_scores(run / "scores.csv")
+    assert len(read) == len(rows) and not problems
 
 
 def test_scores_of_another_version_of_a_set_stay(run, small_set, build_args, tmp_path):

@@ -99,7 +99,7 @@ def test_a_run_is_scored(start, built, name, monkeypatch):
     evaluate.main(evaluate.Args(folder, set=(built,), machine=MACHINE))
     scores = pd.read_csv(folder / "scores.csv").pivot_table(index=["corruption", "severity"], columns="metric",
                                                             values="value", dropna=False)
-    assert np.isfinite(scores[["macro_f1", "ece", "nll"]]).sum().tolist() == [1 + 85 + 3] * 3  # clean, cells, means
+    assert np.isfinite(scores[["macro_f1", "ece", "nll"]]).sum().tolist() == [1 + 85 + 4] * 3  # clean, cells, means
     settings_of = json.loads((folder / "args.json").read_text())
     module, usual = SCRIPTS[name]
     assert settings_of.items() >= usual.items() and settings_of["script"] == name

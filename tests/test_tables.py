@@ -629,7 +629,7 @@ def test_demo_is_labelled_in_every_table(tmp_path, monkeypatch):
     for loss in ("ce", "maxent+mbls"):
         make_run(tmp_path / "runs", demo, "baseline", loss, 0, "demo")
     text = run_report(tmp_path / "runs", published=True, resamples=10)
-    assert text.count(DEMO) == 4 and text.count("it has no values for demo.") == 3
+    assert text.count(DEMO) == 5 and text.count("it has no values for demo.") == 3
     for path in (tmp_path / "runs" / "report").glob("[tc]*.tex"):
         assert DEMO in path.read_text()
     assert [TABLE1 in text, "Table 2" in text] == [True, False]

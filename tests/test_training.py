@@ -31,6 +31,7 @@ from corruptions import CORRUPTIONS
 from corruptions import CELLS
 from evaluation import inference
 from evaluation.predictions import predictions_file
+from evaluation.scores import SUMMARIES
 from models import Normalize
 from models.resnet import ResNet18
 from support import cli
@@ -606,8 +607,9 @@ def test_scores_are_tidy_and_complete(scored, built):
                                       "precision", "notes"]
     assert set(table["set"]) == {"Demo-C"} and table["set_version"].nunique() == 1
     one = table[table["metric"] == "ece"]
-    assert len(one) == 85 + 4
-    assert set(one["corruption"]) == {"clean", "mean", "pooled", "pooled_by_severity", *CORRUPTIONS}
+    assert len(one) == 85 + 5
+    assert set(one["corruption"]) == {"clean", *SUMMARIES, *CORRUPTIONS}
+    assert SUMMARIES == ("mean", "pooled_by_severity", "pooled", "mean_without_brightness_contrast_snow")
     assert one.loc[one["corruption"].isin(list(CORRUPTIONS)), "severity"].notna().all()
     assert one.loc[~one["corruption"].isin(list(CORRUPTIONS)), "severity"].isna().all()
     assert not table.duplicated(["set", "corruption", "severity", "metric"]).any()
@@ -712,7 +714,7 @@ def test_runs_and_sets_that_do_not_match_are_refused(trained, built, build_args,
 @pytest.mark.parametrize("spoil, message", [
     (lambda run: None, "args.json is missing: .* is no run folder"),
     (lambda run: (run.mkdir(), (run / "args.json").write_text("{")), "args.json is damaged"),
-    (lambda run: run.write_text(""), "is no run folder"),
+    (lambda run: run.write_text(""), "is a file, and RUN is the folder of a trained run"),
 ])
 def test_folders_that_are_no_runs(built, tmp_path, spoil, message):
     spoil(tmp_path / "run")

@@ -43,6 +43,7 @@ function show(metric, value) {
 /* A difference, with its sign and a true minus */
 function showChange(metric, value) {
   const text = show(metric, value);
+  if (!Number(text)) return text.replace("-", "");  // no negative zero, and no number
   return value === null ? text : value > 0 ? `+${text}` : text.replace("-", "−");
 }
 
@@ -98,13 +99,127 @@ function save(name, text) {
 
 /* ---- heading, and what is missing */
 function drawHeading() {
-  const sets = DATA.blocks.map(blockName).join(" · ") || "nothing evaluated yet";
-  $("summary").textContent = `${count(DATA.runs.length, "run")} · ${sets}`;
+  const ofRuns = DATA.blocks.map(blockName), ofCards = DATA.rankings.map(({set}) => set);
+  const sets = (ofRuns.length ? ofRuns : ofCards).join(" · ") || "nothing evaluated yet";
+  const cards = DATA.rankings.flatMap(({lines}) => lines).filter(({kind}) => kind === "card").length;
+  $("summary").textContent = [count(DATA.runs.length, "run"), ...(cards ? [count(cards, "card")] : []), sets].join(" · ");
   const demo = DATA.blocks.filter(block => block.demo).map(block => block.name);
   $("demo").hidden = !demo.length;
   $("demo").textContent = demo.length === DATA.blocks.length ? sentence(DATA.demo) : `${demo.join(", ")}: ${DATA.demo}`;
   const gaps = DATA.missing.length ? DATA.missing : ["Nothing."];
   $("gaps").append(...gaps.map(line => make("li", {}, line)));
+}
+
+/* ---- ranking */
+const RANKED_COLUMNS = [
+  ["nll", "NLL", "nll"], ["change", "change", null], ["accuracy", "accuracy", "accuracy"],
+  ["ece", "ECE soft labels", "ece"], ["ece_hard", "ECE hard labels", "ece"], ["ece_without", "ECE 70 cells", "ece"],
+  ["brier", "Brier score", "brier"]];
+
+function drawRanking() {
+  if (!DATA.rankings.length) {
+    $("ranking").querySelector(".stability").remove();
+    $("ranking-table").textContent = "Nothing to rank yet.";
+    return;
+  }
+  const set = choice($("ranking-choices"), "Ranking on",
+    DATA.rankings.map((ranking, i) => [i, ranking.set + (ranking.demo ? " (demo)" : "")]), changeSet);
+  const search = make("input", {type: "search", oninput: () => { remember("model", search.value || null); filter(); }});
+  search.value = ADDRESS.get("model") ?? "";
+  $("ranking-choices").append(make("label", {}, "Search models and notes", search));
+  let table;
+
+  function changeSet() {
+    const ranking = DATA.rankings[set.value];
+    $("ranking-title").textContent = `Ranking: ${ranking.label} on corrupted images`;
+    $("ranking-sentences").replaceChildren(...ranking.sentences.map(text => make("li", {}, text)));
+    $("stability-sentences").replaceChildren(...ranking.stability.map(text => make("li", {}, text)));
+    drawRanks(ranking);
+    table?.destroy();
+    table = rankingTable(ranking);
+    table.on("tableBuilt", () => { reachableTable("ranking-table"); filter(); });
+    table.on("dataFiltered", (_, rows) => {
+      const shown = rows.length;
+      $("ranking-count").textContent = `${shown} of ${count(ranking.lines.length, "line")}`;
+    });
+  }
+
+  function filter() {
+    const wanted = search.value.trim().toLowerCase();
+    table.setFilter(line => `${line.model} ${line.notes}`.toLowerCase().includes(wanted));
+  }
+  changeSet();
+}
+
+/* The lines of a ranking in groups by section. On a phone the model and the score that ranks are in sight. */
+function rankingTable(ranking) {
+  const best = bestOfSections(ranking);
+  const first = ranking.metric, columns = [...RANKED_COLUMNS].sort((a, b) => (b[0] === first) - (a[0] === first));
+  const modelCell = cell => {
+    const line = cell.getData(), place = make("span", {class: "place"}, line.rank ?? "–");
+    const name = make("span", {class: line.kind === "reference" ? "reference" : null, title: line.model}, line.model);
+    const marks = line.alarms ? [" ", make("span", {class: "alarm", title: line.notes}, "alarm")] : [];
+    return make("div", {class: "two-lines"}, place, name, ...marks);
+  };
+  const scoreCell = (key, metric) => cell => {
+    const value = cell.getValue(), line = cell.getData();
+    const text = key === "change" ? showChange(first, value) : show(metric, value);
+    return best.get(`${line.section} ${key}`) === text && line.kind !== "reference" ?
+      make("strong", {class: "best", title: "best of its section"}, text) : document.createTextNode(text);
+  };
+  const notesCell = cell => {
+    const {notes, link} = cell.getData(), parts = [notes];
+    if (link && /^https?:\/\//.test(link)) parts.push(notes ? "; " : "", make("a", {href: link, rel: "noreferrer"}, link));
+    return make("span", {class: "two-lines", title: notes}, ...parts);
+  };
+  const missingLast = (a, b, rowA, rowB, column, direction) => a === null || b === null ?
+    ((a === null) - (b === null)) * (direction === "asc" ? 1 : -1) : a - b;
+  return new Tabulator("#ranking-table", {
+    data: ranking.lines.map((line, order) => ({...line, order})), layout: "fitDataStretch", renderVertical: "basic",
+    columnHeaderSortMulti: false, placeholder: "No model fits this search.", groupBy: "section",
+    groupToggleElement: false, groupHeader: value => document.createTextNode(ranking.sections[value]),
+    columns: [
+      {title: "model", field: "model", frozen: true, formatter: modelCell, width: NARROW ? 172 : 290, headerWordWrap: true},
+      ...columns.map(([key, title, metric]) => ({
+        title: metric ? `${title}\u00a0${arrow(DATA.metrics[metric])}` : title, field: key, hozAlign: "right",
+        headerHozAlign: "right", headerWordWrap: true, sorter: missingLast, formatter: scoreCell(key, metric),
+        headerSortStartingDir: metric === "accuracy" ? "desc" : "asc", width: 106, minWidth: 90})),
+      {title: "seeds", field: "seeds", hozAlign: "right", headerHozAlign: "right", sorter: "number",
+        formatter: cell => document.createTextNode(cell.getValue() || "—")},
+      {title: "notes", field: "notes", formatter: notesCell, minWidth: NARROW ? 300 : 560, variableHeight: true}]});
+}
+
+/* The best printed value of every column in every section, references left out; the change has none */
+function bestOfSections(ranking) {
+  const best = new Map();
+  ranking.sections.forEach((_, section) => {
+    const lines = ranking.lines.filter(line => line.section === section && line.kind !== "reference");
+    for (const [key, , name] of RANKED_COLUMNS) {
+      const values = lines.map(line => line[key]).filter(value => value !== null);
+      if (name === null || values.length < 2) continue;
+      const extreme = DATA.metrics[name].higher_is_better ? Math.max(...values) : Math.min(...values);
+      best.set(`${section} ${key}`, show(name, extreme));
+    }
+  });
+  return best;
+}
+
+/* Ranks under other labels, with their intervals, and errors */
+function drawRanks(ranking) {
+  const columns = [["rank_soft", "soft"], ["rank_hard", "hard"], ["rank_votes", "votes"], ["rank_without", "70 cells"]]
+    .filter(([key]) => ranking.lines.some(line => (line[key] ?? null) !== null));
+  const errors = [["mean_ce", "mCE, %"], ["mean_relative_ce", "relative mCE, %"], ["mean_error", "mean error, %"],
+    ["self_relative", "self-relative, %"]].filter(([key]) => ranking.lines.some(line => line[key] !== null));
+  const percent = value => value === null || value === undefined ? "—" : fixed(100 * value, 1);
+  const hasIntervals = ranking.lines.some(line => line.interval);
+  $("ranks").replaceChildren(...rows(
+    [th("model"), ...columns.map(([, name]) => th(`rank, ${name}`, {class: "number"})),
+      ...(hasIntervals ? [th("95 % of rank", {class: "number"})] : []),
+      ...errors.map(([, name]) => th(name, {class: "number"}))],
+    ranking.lines.map(line => row(rowHead(line.model, {title: line.model}),
+      ...columns.map(([key]) => number(line[key] ?? "—")),
+      ...(hasIntervals ? [number(line.interval ? line.interval.join(" to ") : "—")] : []),
+      ...errors.map(([key]) => number(percent(line[key])))))));
 }
 
 /* ---- scores */
@@ -179,20 +294,7 @@ function drawScores() {
 
   function filter() { table.setFilter(filters.flatMap(filterOf => filterOf())); }
 
-  /* Headings are reached and pressed by keyboard, and the part that scrolls has a role that a grid may hold */
-  function reachable() {
-    document.querySelector("#table .tabulator-tableholder").setAttribute("role", "rowgroup");
-    document.querySelector("#table .tabulator-table").setAttribute("role", "presentation");
-    for (const heading of document.querySelectorAll("#table .tabulator-col.tabulator-sortable")) {
-      heading.tabIndex = 0;
-      heading.onkeydown = event => {
-        if (event.key !== "Enter" && event.key !== " ") return;
-        event.preventDefault();
-        heading.querySelector(".tabulator-col-content").click();
-      };
-    }
-  }
-  table.on("tableBuilt", () => { reachable(); filter(); });
+  table.on("tableBuilt", () => { reachableTable("table"); filter(); });
   table.on("dataFiltered", (_, rows) => { $("count").textContent = `${rows.length} of ${count(data.length, "row")}`; });
   drawMetricChips();
 
@@ -201,7 +303,7 @@ function drawScores() {
       const box = make("input", {type: "checkbox", value: name, onchange: () => {
         for (const part of [...DOMAINS, "change"]) table[box.checked ? "showColumn" : "hideColumn"](`${name}_${part}`);
         remember("metrics", boxes.filter(({checked}) => checked).map(({value}) => value).join(","));
-        reachable();
+        reachableTable("table");
       }});
       box.checked = chosen.includes(name);
       $("metrics").append(make("label", {}, box, label));
@@ -209,6 +311,21 @@ function drawScores() {
     });
   }
   drawFloors();
+}
+
+/* Headings of a Tabulator are reached and pressed by keyboard, and the part that scrolls has a role that a grid may
+   hold */
+function reachableTable(id) {
+  document.querySelector(`#${id} .tabulator-tableholder`).setAttribute("role", "rowgroup");
+  document.querySelector(`#${id} .tabulator-table`).setAttribute("role", "presentation");
+  for (const heading of document.querySelectorAll(`#${id} .tabulator-col.tabulator-sortable`)) {
+    heading.tabIndex = 0;
+    heading.onkeydown = event => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      heading.querySelector(".tabulator-col-content").click();
+    };
+  }
 }
 
 /* A row with the name of its set, and for every metric the change from clean to corrupted images */
@@ -490,6 +607,7 @@ function drawDownloads() {
 
 Chart.defaults.font.family = getComputedStyle(document.body).fontFamily;
 drawHeading();
+drawRanking();
 drawScores();
 drawExplorer();
 drawReliability();

@@ -1,0 +1,363 @@
+"""mCE: the errors of models under corruption, relative to those of one named baseline (docs/method.md).
+
+With --baseline, `compare_errors` divides the errors of every candidate of a group by those of the baseline on the same
+images: CE of each corruption, their mean mCE, and the same for what corruption adds to the clean error (relative mCE).
+A corruption is undefined for every model where the baseline's sum is below twice its bootstrap standard error, since a
+ratio to a number that may be 0 says nothing; the means are over the others. Without a baseline there are the mean error
+and the error relative to the model's own on clean images, which need none. Intervals resample model and baseline
+together; both need stored predictions.
+"""
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from corruptions import CORRUPTIONS
+from evaluation.cards import Card, card_files, read_card
+from evaluation.error_bootstrap import RESAMPLES, draw_weights, resampled_errors, standard_errors
+from evaluation.image_scores import ImageScores
+from evaluation.predictions import predictions_folder, read_info
+from metrics import corruption_error, relative_corruption_error, self_relative_error
+from reporting.candidates import CLEAN, Candidate, Group, candidate_of_card, candidate_of_row
+from reporting.notes import READ_ERRORS, plain
+from reporting.rank_stability import LEVEL, Images
+from reporting.ranking import Ranking
+from reporting.rows import Row
+from reporting.runs import Run
+from reporting.scores import blocks_of, in_block
+from reporting.stored_images import SetImages, StoredImages
+from reporting.tables import Entry, Grid, GridLine, Section
+from support.errors import UserError
+from support.run_folder import ARGS_FILE, CARDS_FOLDER, MODEL_FILE, SCORES_FILE
+
+TITLE = "Errors under corruption on {set}"
+LEGEND = """Errors: 1 - accuracy, in percent. mCE: mean over corruptions of the error divided by the baseline's (100: as
+good as the baseline). Relative mCE: the same for the error that corruption adds. Mean error: not divided.
+Self-relative: divided by the model's own error on clean images."""
+TWICE = 2  # standard errors that a denominator has to reach
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """What errors are divided by, on one group."""
+
+    name: str
+    digest: str
+    """of its weights or of its file, as text: the kind and 16 digits"""
+    errors: np.ndarray
+    """float64 (17, 5)"""
+    clean: float
+    """error on clean images"""
+    standard_errors: Mapping[str, Mapping[str, float]] | None
+    """as error_bootstrap.standard_errors gives them; None: not known"""
+    images: ImageScores | None = None
+    """None: its predictions are not stored"""
+
+    @property
+    def defined(self) -> np.ndarray:
+        """Which corruptions have a CE: bool (17,)."""
+        return self._reaches(self.errors.sum(1), "error")
+
+    @property
+    def defined_relative(self) -> np.ndarray:
+        """Which corruptions have a relative CE: bool (17,)."""
+        return self._reaches((self.errors - self.clean).sum(1), "increase")
+
+    def _reaches(self, sums: np.ndarray, kind: str) -> np.ndarray:
+        least = np.zeros(len(sums))
+        if self.standard_errors is not None:
+            least = np.array([TWICE * self.standard_errors[name][kind] for name in CORRUPTIONS])
+        return (sums > 0) & (sums >= least)
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorsOfModel:
+    """The errors of one candidate; fractions, 1 is as good as the baseline. NaN where a number is not defined."""
+
+    candidate: Candidate
+    mean_error: float
+    self_relative: float
+    ce: np.ndarray
+    """float64 (17,)"""
+    relative_ce: np.ndarray
+    """float64 (17,)"""
+    mean_ce: float
+    mean_relative_ce: float
+    mean_ce_interval: tuple[float, float] | None = None
+    relative_interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorsOfGroup:
+    """The errors of all candidates of a group."""
+
+    ranking: Ranking
+    group: Group
+    baseline: Baseline | None
+    models: list[ErrorsOfModel] = field(default_factory=list)
+
+
+# --- the baseline ---
+
+
+def find_baseline(path: Path, runs: Sequence[Run], scores: Any, stored: StoredImages) -> dict[Group, Baseline]:
+    """The baseline of --baseline, by the groups that it was scored in. path: a card, the folder of a run of this
+    report, or the folder of a model with its cards. scores: of `scores.scores_as_table`. Raises UserError where it is
+    none of these."""
+    if path.is_file():
+        return baselines_of_cards([read_card(path)], stored)
+    if (path / ARGS_FILE).is_file():
+        for index, run in enumerate(runs):
+            if run.folder.resolve() == path.resolve():
+                return baselines_of_run(index, run, scores, stored)
+        raise UserError(f"--baseline {path}: this run is not below the folder of the report; name a run that is, or "
+                        f"its card (evaluate.py {path} --card FILE)")
+    if (path / MODEL_FILE).is_file():
+        cards = [read_card(file) for file in card_files(path / CARDS_FOLDER)]
+        if cards:
+            return baselines_of_cards(cards, stored)
+    raise UserError(no_baseline(path))
+
+
+def check_baseline(path: Path) -> None:
+    """Raises UserError, before the long work, where --baseline names no card, no run and no model."""
+    if path.is_file():
+        read_card(path)
+    elif not (path / ARGS_FILE).is_file() and not (path / MODEL_FILE).is_file():
+        raise UserError(no_baseline(path))
+
+
+def no_baseline(path: Path) -> str:
+    """The message for a path where nothing is that could be a baseline."""
+    return f"--baseline {path}: this is neither a card nor the folder of a scored run or model"
+
+
+def baselines_of_cards(cards: Iterable[Card], stored: StoredImages) -> dict[Group, Baseline]:
+    """The baselines that cards describe."""
+    baselines = {}
+    for card in cards:
+        stored_card = next((one for one in stored.of_cards if one.data == card.data), card)
+        candidate = candidate_of_card(card)
+        weights = card.data["model"]["weights_sha256"]
+        if weights:
+            digest = f"weights {weights[:16]}"
+        else:
+            assert card.file is not None
+            digest = f"card {hashlib.sha256(card.file.read_bytes()).hexdigest()[:16]}"
+        baseline = baseline_of(candidate, candidate.name, digest, stored.of_cards.get(stored_card), stored,
+                               card.data["standard_errors"])
+        if baseline is not None:
+            baselines[candidate.group] = baseline
+    return baselines
+
+
+def baselines_of_run(index: int, run: Run, scores: Any, stored: StoredImages) -> dict[Group, Baseline]:
+    """The baselines that one run is, for every block that it was scored in. index: its position in the report."""
+    baselines = {}
+    blocks = blocks_of(scores)
+    for block in blocks:
+        part = in_block(scores, block)
+        part = part[part["run"] == index]
+        if part.empty:
+            continue
+        images = stored.of_runs.get((block, index))
+        row = Row(*part[list(Row._fields)].iloc[0])
+        candidate = candidate_of_row(block, blocks, row, part, {} if images is None else {(block, index): images})
+        name = f"{candidate.name}, seed {run.seed}"
+        baseline = baseline_of(candidate, name, digest_of_run(run, block.set, block.precision), images, stored, None)
+        if baseline is not None:
+            baselines[candidate.group] = baseline
+    return baselines
+
+
+def digest_of_run(run: Run, set_name: str, precision: str) -> str:
+    """The hash of a run's weights, as its predictions record it; without predictions that of its scores.csv."""
+    try:
+        info = read_info(predictions_folder(run.folder, set_name, precision))
+        if isinstance(info.get("weights"), str) and info["weights"]:
+            return plain(f"weights {info['weights'][:16]}")
+    except READ_ERRORS:
+        pass
+    return f"scores {hashlib.sha256((run.folder / SCORES_FILE).read_bytes()).hexdigest()[:16]}"
+
+
+def baseline_of(candidate: Candidate, name: str, digest: str, images: ImageScores | None, stored: StoredImages,
+                errors_of_card: Mapping[str, Mapping[str, float]] | None) -> Baseline | None:
+    """A candidate as a baseline; None where its errors are not known. errors_of_card: its standard errors, where a card
+    has them; stored predictions go before them."""
+    if candidate.errors is None or (CLEAN, "accuracy") not in candidate.scores:
+        return None
+    built = stored.sets.get(candidate.group.set_version)
+    if images is not None and built is not None:
+        errors_of_card = standard_errors(*errors_on_resamples(images, built, RESAMPLES))
+    return Baseline(name, digest, candidate.errors, 1 - candidate.scores[CLEAN, "accuracy"], errors_of_card, images)
+
+
+def errors_on_resamples(images: ImageScores, built: SetImages, resamples: int) -> tuple[np.ndarray, np.ndarray]:
+    """`resampled_errors` of a model: on clean images (resamples + 1,), and in all cells (resamples + 1, 17, 5)."""
+    weights = draw_weights(int(built.cluster_of_image.max()) + 1, resamples, built.set_version)
+    return resampled_errors(images.errors, built.cluster_of_image[images.kept], weights)
+
+
+# --- the errors of models ---
+
+
+def compare_errors(ranking: Ranking, group: Group, baseline: Baseline | None, images: Images, built: SetImages | None,
+                   resamples: int) -> ErrorsOfGroup:
+    """The errors of all candidates of a group whose errors are known, best first. images: of the candidates whose
+    predictions are stored. built: the set, None where it is not there. resamples: 0 for no intervals."""
+    of_group = ErrorsOfGroup(ranking, group, baseline)
+    of_baseline = None
+    if baseline is not None and baseline.images is not None and built is not None and resamples:
+        of_baseline = errors_on_resamples(baseline.images, built, resamples)
+    for candidate in ranking.members(group):
+        if candidate.errors is None or (CLEAN, "accuracy") not in candidate.scores:
+            continue
+        resampled = None
+        if of_baseline is not None and built is not None and images.get(candidate):
+            of_runs = [errors_on_resamples(scores, built, resamples) for scores in images[candidate]]
+            resampled = (np.mean([clean for clean, _ in of_runs], axis=0),
+                         np.mean([cells for _, cells in of_runs], axis=0))
+        of_group.models.append(errors_of_model(candidate, baseline, resampled, of_baseline))
+    of_group.models.sort(key=order_of_errors)
+    return of_group
+
+
+def order_of_errors(model: ErrorsOfModel) -> tuple[float, str]:
+    """Sorts the models of a group: by mCE, by the mean error where that is not defined, then by name."""
+    return model.mean_error if np.isnan(model.mean_ce) else model.mean_ce, model.candidate.name
+
+
+def errors_of_model(candidate: Candidate, baseline: Baseline | None,
+                    resampled: tuple[np.ndarray, np.ndarray] | None,
+                    of_baseline: tuple[np.ndarray, np.ndarray] | None) -> ErrorsOfModel:
+    """The errors of one candidate. resampled, of_baseline: as `errors_on_resamples` gives them; None: no intervals."""
+    assert candidate.errors is not None
+    clean = 1 - candidate.scores[CLEAN, "accuracy"]
+    mean_error = float(candidate.errors.mean())
+    self_relative = float(self_relative_error(candidate.errors, np.array(clean)).mean())
+    absent = np.full(len(CORRUPTIONS), nan)
+    if baseline is None:
+        return ErrorsOfModel(candidate, mean_error, self_relative, absent, absent, nan, nan)
+    defined, defined_relative = baseline.defined, baseline.defined_relative
+    ce = corruption_error(candidate.errors, baseline.errors)
+    relative = relative_corruption_error(candidate.errors, np.array(clean), baseline.errors, np.array(baseline.clean))
+    ce, relative = np.where(defined, ce, nan), np.where(defined_relative, relative, nan)
+    interval, relative_interval = None, None
+    if resampled is not None and of_baseline is not None:
+        (clean_resampled, cells), (baseline_clean, baseline_cells) = resampled, of_baseline
+        interval = interval_of(corruption_error(cells, baseline_cells)[1:, defined])
+        relative_interval = interval_of(relative_corruption_error(
+            cells, clean_resampled, baseline_cells, baseline_clean)[1:, defined_relative])
+    return ErrorsOfModel(candidate, mean_error, self_relative, ce, relative, mean_of(ce), mean_of(relative), interval,
+                         relative_interval)
+
+
+def mean_of(values: np.ndarray) -> float:
+    """The mean of the numbers that are defined; NaN where none is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else nan
+
+
+def interval_of(values: np.ndarray) -> tuple[float, float] | None:
+    """The 95 % interval of the mean over corruptions. values: float64 (resamples, corruptions); resamples in which one
+    of them is not defined are left out. None where too few are left."""
+    if not values.shape[1]:
+        return None
+    means = values.mean(1)
+    means = means[np.isfinite(means)]
+    if len(means) < len(values) / 2 or not len(means):
+        return None
+    low, high = np.percentile(means, [50 - LEVEL / 2, 50 + LEVEL / 2])
+    return float(low), float(high)
+
+
+# --- as grids and as lines of CSV ---
+
+
+def arrange(groups: Iterable[ErrorsOfGroup]) -> list[Grid]:
+    """A grid for each ranking, with a section for each of its groups."""
+    by_ranking: dict[Ranking, list[ErrorsOfGroup]] = {}
+    for of_group in groups:
+        if of_group.models:
+            by_ranking.setdefault(of_group.ranking, []).append(of_group)
+    grids = []
+    columns: list[tuple[str, ...]] = [("against the baseline", "mCE"), ("against the baseline", "relative mCE"),
+                                      ("by itself", "mean error"), ("by itself", "self-relative")]
+    for ranking, of_ranking in by_ranking.items():
+        with_baseline = any(one.baseline for one in of_ranking)
+        kept = columns if with_baseline else columns[2:]
+        sections, sentences = [], []
+        for of_group in of_ranking:
+            heading = ranking.heading_of(of_group.group)
+            lines = [GridLine(ranking.names[model.candidate], entries_of(model)[-len(kept):])
+                     for model in of_group.models]
+            sections.append(Section(heading, lines))
+            sentences += sentences_of(of_group, "" if ranking.is_main(of_group.group) else heading)
+        grids.append(Grid("errors", TITLE.format(set=ranking.set_name), kept, sections, [], sentences, {}))
+    return grids
+
+
+def entries_of(model: ErrorsOfModel) -> list[Entry]:
+    """The entries of one line."""
+    def entry(value: float, interval: tuple[float, float] | None = None) -> Entry:
+        scaled = None if interval is None else (100 * interval[0], 100 * interval[1])
+        return Entry(100 * value, interval=scaled, signed=False)
+
+    return [entry(model.mean_ce, model.mean_ce_interval), entry(model.mean_relative_ce, model.relative_interval),
+            entry(model.mean_error), entry(model.self_relative)]
+
+
+def sentences_of(of_group: ErrorsOfGroup, heading: str) -> list[str]:
+    """The baseline, and the corruptions for which CE is undefined."""
+    start = f"{heading}: " if heading else ""
+    baseline = of_group.baseline
+    if baseline is None:
+        return [] if heading else ["There is no baseline on these images: --baseline CARD or RUN adds mCE."]
+    sentences = [f"{start}the baseline is {baseline.name} ({baseline.digest})."]
+    for kind, defined in (("mCE", baseline.defined), ("relative mCE", baseline.defined_relative)):
+        undefined = [name for name, known in zip(CORRUPTIONS, defined, strict=True) if not known]
+        if undefined:
+            sentences.append(f"{start}{kind} is over {int(defined.sum())} of {len(CORRUPTIONS)} corruptions for every "
+                             f"model: the baseline's error is below twice its standard error, or not above 0, in "
+                             f"{', '.join(undefined)}.")
+    if baseline.standard_errors is None:
+        sentences.append(f"{start}the standard errors of the baseline are not known, so that only denominators of 0 "
+                         f"and below are left out; its predictions, or a card of it, would tell.")
+    return [plain(sentence) for sentence in sentences]
+
+
+CSV_COLUMNS = ["set", "set_version", "images", "precision", "missing_classes", "model", "kind", "corruption", "ce",
+               "relative_ce", "error", "ce_low", "ce_high", "relative_low", "relative_high", "baseline",
+               "baseline_digest"]
+
+
+def csv_lines(groups: Iterable[ErrorsOfGroup]) -> list[dict[str, Any]]:
+    """A line for each candidate and corruption, with the names of `CSV_COLUMNS`, and lines with the corruption "mean"
+    (mCE, relative mCE, mean error) and "self-relative"; fractions."""
+    lines = []
+    for of_group in groups:
+        group, baseline = of_group.group, of_group.baseline
+        for model in of_group.models:
+            common = {"set": of_group.ranking.set_name, "set_version": group.set_version,
+                      "images": group.images, "precision": group.precision,
+                      "missing_classes": "; ".join(group.missing),
+                      "model": of_group.ranking.names[model.candidate], "kind": model.candidate.kind,
+                      "baseline": baseline.name if baseline else None,
+                      "baseline_digest": baseline.digest if baseline else None}
+            assert model.candidate.errors is not None
+            for place, name in enumerate(CORRUPTIONS):
+                lines.append(common | {"corruption": name, "ce": model.ce[place],
+                                       "relative_ce": model.relative_ce[place],
+                                       "error": model.candidate.errors[place].mean()})
+            low, high = model.mean_ce_interval or (None, None)
+            relative_low, relative_high = model.relative_interval or (None, None)
+            lines.append(common | {"corruption": "mean", "ce": model.mean_ce, "relative_ce": model.mean_relative_ce,
+                                   "error": model.mean_error, "ce_low": low, "ce_high": high,
+                                   "relative_low": relative_low, "relative_high": relative_high})
+            lines.append(common | {"corruption": "self-relative", "error": model.self_relative})
+    return lines
