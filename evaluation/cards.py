@@ -381,7 +381,16 @@ def card_file(folder: Path, set_name: str, precision: str) -> Path:
 
 
 def card_files(folder: Path) -> list[Path]:
-    """The files of a folder that may be cards, sorted; links that lead out of the folder are left out."""
+    """The files of a folder that may be cards, sorted, without `links_that_lead_out`."""
+    return sorted(set(json_files(folder)).difference(links_that_lead_out(folder)))
+
+
+def links_that_lead_out(folder: Path) -> list[Path]:
+    """The links of a folder that have the name of a card and lead out of the folder, sorted: they are never read."""
     inside = os.path.realpath(folder)
-    return sorted(path for path in folder.glob("*.json")
-                  if os.path.dirname(os.path.realpath(path)) == inside and not path.name.startswith("."))
+    return sorted(path for path in json_files(folder) if os.path.dirname(os.path.realpath(path)) != inside)
+
+
+def json_files(folder: Path) -> list[Path]:
+    """The files of a folder that have the name of a card."""
+    return [path for path in folder.glob("*.json") if not path.name.startswith(".")]

@@ -4,10 +4,11 @@ Cards come from other people. Each is read by evaluation/cards.py, which holds i
 or hostile becomes a note and is left out. `find_cards` returns the others, each once.
 """
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from evaluation.cards import Card, card_files, read_card
+from evaluation.cards import Card, card_files, links_that_lead_out, read_card
 from evaluation.model_folder import model_folders
 from reporting.notes import Note, plain
 from support.errors import UserError
@@ -24,8 +25,11 @@ def find_cards(runs: Path, folders: Iterable[Path]) -> tuple[list[Card], list[No
     notes: list[Note] = []
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"--cards {folder}: no such folder. It takes a folder that holds cards (files NAME.json)")
+            problem = "it is no folder" if os.path.lexists(folder) else "no such folder"
+            raise UserError(f"--cards {folder}: {problem}. It takes a folder that holds cards (files NAME.json)")
         places.append(folder)
+        notes += [Note("", f"{plain(link)} is a link that leads out of its folder: this card is left out")
+                  for link in links_that_lead_out(folder)]
     files = list(dict.fromkeys(file for place in places for file in card_files(place)))
     if len(files) > MOST_CARDS:
         notes.append(Note("", f"only the first {MOST_CARDS} of {len(files)} cards are ranked"))

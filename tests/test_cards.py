@@ -25,6 +25,7 @@ from evaluation.predictions import predictions_file, read_array
 from evaluation.scores import CONTRADICTED, MEAN_WITHOUT, score
 from evaluation.scoring_options import CardOptions
 from evaluation.trained_run import TrainedRun
+from reporting.card_files import find_cards
 from support.errors import DamagedFile, UserError
 from support.files import read_json
 from support.random_streams import keyed_rng
@@ -235,6 +236,17 @@ def test_links_that_lead_out_of_the_folder_are_not_read(tmp_path):
     (tmp_path / "in" / "b.json").symlink_to(tmp_path / "secret.json")
     (tmp_path / "in" / ".c.json").write_text("{}")
     assert [path.name for path in cards.card_files(tmp_path / "in")] == ["a.json"]
+    assert [path.name for path in cards.links_that_lead_out(tmp_path / "in")] == ["b.json"]
+
+
+def test_links_among_the_cards_are_named(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "passwords.json").symlink_to("/etc/passwd")
+    ranked, notes = find_cards(tmp_path / "runs", [tmp_path / "in"])
+    assert not ranked and [str(note) for note in notes] == [
+        f"{tmp_path}/in/passwords.json is a link that leads out of its folder: this card is left out"]
+    with pytest.raises(UserError, match="passwords.json: it is no folder. It takes a folder that holds cards"):
+        find_cards(tmp_path / "runs", [tmp_path / "in" / "passwords.json"])
 
 
 values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
