@@ -541,7 +541,7 @@ def test_errors_for_people(copy, tmp_path):
     (tmp_path / "damaged.json").write_text("{}")
     with pytest.raises(UserError, match="damaged.json is no card"):
         make_report(copy, baseline=tmp_path / "damaged.json")
-    with pytest.raises(UserError, match="--cards .*no such folder"):
+    with pytest.raises(UserError, match="--cards .*it is no folder"):
         make_report(copy, cards=(tmp_path / "damaged.json",))
     with pytest.raises(UserError, match="--rank-by kse: known are nll, brier, accuracy, ece"):
         make_report(copy, rank_by="kse")
