@@ -113,7 +113,7 @@ def print_model(name: str, cached: dict[InputFormat, np.ndarray], labels: np.nda
     line("softmaxed", right, resampled(softmaxed, RIGHT, labels, classes, args), "--output probabilities")
     two = [*classes[:-2], classes[-1], classes[-2]]
     for mistake, names in (("classes permuted", [*classes[1:], classes[0]]), ("two classes swapped", two)):
-        order = [names.index(one) for one in classes]
+        order = [names.index(name) for name in classes]
         wrong = (cached[RIGHT][:, order].argmax(1) == labels).mean()
         options = resampled(cached, RIGHT, labels, classes, args, names)
         line(mistake, wrong, options, f"--classes {','.join(classes)}")
