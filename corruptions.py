@@ -1,6 +1,6 @@
 """The 17 corruptions of FER-C, each at five severities: `corrupt(image, name, severity, rng)`.
 
-corruption  an operation on an image, a key of `CORRUPTIONS`
+corruption  an operation on an image, a key of `CORRUPTIONS`; preset mivia has others, see `corruptions_of`
 severity    1 (weakest) to 5: which of five rows of constants the operation takes
 cell        a corruption at a severity, such as ("snow", 3). There are 85, in the order of `CELLS`; arrays with a value
             for each have the shape (85, ...) or (17, 5, ...), see `cell_index`
@@ -8,7 +8,8 @@ preset      the constants of all corruptions at all severities, see `PRESETS`
 
 The operations are those of ImageNet-C (Hendrycks & Dietterich, Benchmarking Neural Network Robustness to Common
 Corruptions and Perturbations, ICLR 2019, arXiv 1903.12261); motion blur follows ImageMagick (imagemagick.org,
--motion-blur). Used by building/ to make sets, and by anybody who has an image.
+-motion-blur). Used by building/ to make sets, and by anybody who has an image. The 18 corruptions of preset mivia are
+those of RAF-DB-C (github.com/MiviaLab/emotion-robustness).
 
 Images are uint8 arrays (H, W, 3) in RGB. In the docstrings below, x is the image divided by 255, and "the published
 code" is that of ImageNet-C, which the script of FER-C took over. A result is clipped to [0, 1], multiplied by 255 and
@@ -21,14 +22,14 @@ at most half the time of the Generator's own methods.
 To add a corruption: write a function `(image, rng, *constants) -> image`; add its row to `CORRUPTIONS` and to the
 tables `IMAGENET_C` and `FER_C` (`FER_C_RELEASED` takes those of `FER_C`); add the names of those of its constants that
 are in pixels to `LENGTHS`. The names of constants are in the manifests of built sets, so those that exist must not be
-renamed.
+renamed. A corruption that only preset mivia has goes into `OPERATIONS` and `MIVIA`, and changes nothing in FER-C.
 """
 import functools
 import inspect
 import math
 import operator
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +97,62 @@ FER_C_RELEASED: dict[str, list[tuple]] = {
     "spatter": [(*row, 1) for row in FER_C["spatter"]],
 }
 
+# RAF-DB-C of the MIVIA benchmark: 18 corruptions. Those of the same name as above are the same operations. The
+# constants of motion and defocus blur are for 48 pixels, see `_mivia_constants`.
+MIVIA_SINGLE: dict[str, list[tuple]] = {
+    "gaussian_blur": [(1,), (1.8,), (2.6,), (3.4,), (4,)],
+    "defocus_blur": [(1.5, .1), (2, .2), (2, .3), (2.5, .4), (3, .4)],
+    "zoom_blur": [(.01, 12), (.01, 18), (.02, 13), (.02, 17), (.03, 14)],
+    "motion_blur": [(10, 3), (15, 5), (15, 8), (15, 12), (20, 15)],
+    "gaussian_noise": [(.08,), (.12,), (.18,), (.24,), (.3,)],
+    "shot_noise": [(60,), (29,), (15,), (8,), (5,)],
+    "contrast_plus": [(1.5,), (1.9,), (2.6,), (3.3,), (5,)],
+    "contrast": [(.4,), (.33,), (.24,), (.16,), (.1,)],
+    "brightness_plus": [(.1,), (.2,), (.3,), (.4,), (.5,)],
+    "brightness_minus": [(-.1,), (-.2,), (-.3,), (-.4,), (-.5,)],
+    "spatter": IMAGENET_C["spatter"],
+    "pixelate": [(.6,), (.5,), (.41,), (.3,), (.25,)],
+    "jpeg_compression": IMAGENET_C["jpeg_compression"],
+}
+
+
+def _mixed(names: Sequence[str], severities: Sequence[tuple[int, ...]]) -> list[tuple]:
+    """The constants of a mixed corruption of MIVIA: those of its parts, one after the other. names: of the parts;
+    severities: for each severity of the mixture, the severities of its parts."""
+    return [sum((MIVIA_SINGLE[name][part - 1] for name, part in zip(names, parts, strict=True)), ())
+            for parts in severities]
+
+
+_DARKER = ("brightness_minus", "contrast")
+MIVIA: dict[str, list[tuple]] = {
+    **MIVIA_SINGLE,
+    "contrast_brightness_plus": _mixed(("brightness_plus", "contrast"), [(1, 1), (2, 1), (2, 2), (2, 3), (3, 4)]),
+    "contrast_brightness_minus": _mixed(_DARKER, [(1, 1), (2, 1), (2, 2), (2, 3), (3, 4)]),
+    "gaussian_noise_contrast_brightness_minus": _mixed(
+        ("gaussian_noise", *_DARKER), [(1, 1, 1), (2, 2, 1), (2, 2, 2), (3, 2, 3), (3, 2, 4)]),
+    "motion_blur_contrast_brightness_minus": _mixed(
+        ("motion_blur", *_DARKER), [(2, 1, 1), (3, 1, 1), (4, 2, 2), (5, 2, 1), (5, 2, 3)]),
+    "pixelate_contrast_brightness_minus": _mixed(
+        ("pixelate", *_DARKER), [(1, 1, 1), (2, 2, 1), (3, 2, 2), (4, 2, 1), (4, 3, 3)]),
+}
+
+
+def _mivia_constants(row: dict[str, Any], size: int) -> dict[str, Any]:
+    """How the constants of preset mivia follow the size of the image. row: {argument: value} for 48 pixels; size: the
+    short side in pixels (the published code takes the height).
+
+    Defocus blur: both constants are multiplied by size / 48. Motion blur (in a mixture too): both are multiplied
+    by size / 48 and divided by 3 without remainder, so that they are 6 and 2 pixels at severity 1 on images of 100
+    pixels. Below 48 pixels the published rule gives a sigma of 0, for which nothing is defined; here it is at least 1.
+    All other constants, the sigma of Gaussian blur among them, are the same at every size.
+    """
+    scale = size / 48
+    if "alias" in row:
+        return {argument: value * scale for argument, value in row.items()}
+    if "reach" in row:
+        return row | {argument: max(1, int(row[argument] * scale // 3)) for argument in ("reach", "sigma")}
+    return row
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -108,6 +165,8 @@ class Preset:
     default may be absent at the end"""
     shrinks: bool
     """whether lengths are multiplied by size / 224 below 224 pixels; otherwise they keep their values there"""
+    rule: Callable[[dict[str, Any], int], dict[str, Any]] | None = None
+    """its own rule by which the constants follow the size, in the place of that of `constants`: (row, size) -> row"""
 
 
 PRESETS = {
@@ -124,6 +183,11 @@ PRESETS = {
         "ImageNet-C's constants for 224 pixels; drops of spatter that are brighter than white stay white. Lengths "
         "follow the size below and above 224 pixels",
         IMAGENET_C, shrinks=True),
+    "mivia": Preset(
+        "RAF-DB-C of the MIVIA benchmark: 18 corruptions, five of them mixtures, made for 100 pixels. Drops of spatter "
+        "have their colours in RGB and those brighter than white stay white; the published code gives its RGB colours "
+        "to BGR images, so that its water is yellowish and its mud blue",
+        MIVIA, shrinks=False, rule=_mivia_constants),
 }
 
 # The arguments that are in pixels. `strength` of spatter is a length only for mud, see `lengths_of`.
@@ -133,11 +197,27 @@ LENGTHS = {"radius", "alias", "sigma", "reach", "distance", "alpha", "jitter"}
 def corrupt(image: np.ndarray, name: str, severity: int, rng: np.random.Generator, preset: str = "fer-c") -> np.ndarray:
     """An image with one corruption at one severity.
 
-    image: uint8 (H, W, 3), RGB, both sides at least 16 pixels; it is not modified. name: a key of `CORRUPTIONS`.
-    severity: 1 to 5. rng: a numpy Generator, whose state advances. preset: a key of `PRESETS`.
-    Returns a new C-contiguous uint8 array of the same shape. Raises TypeError or ValueError naming the argument that
-    does not fit.
+    image: uint8 (H, W, 3), RGB, both sides at least 16 pixels; it is not modified. name: one of
+    `corruptions_of(preset)`. severity: 1 to 5. rng: a numpy Generator, whose state advances. preset: a key of
+    `PRESETS`.
+    Returns a new C-contiguous uint8 array of the same shape. Raises TypeError or ValueError naming the
+    argument that does not fit.
     """
+    check_input(image, rng)
+    if name not in corruptions_of(preset):
+        raise ValueError(f"unknown corruption {name!r}; known: {', '.join(corruptions_of(preset))}")
+    try:
+        index = operator.index(severity) - 1
+    except TypeError:
+        raise TypeError(f"severity must be an integer from 1 to 5, not {severity!r}") from None
+    if isinstance(severity, (bool, np.bool_)) or not 0 <= index < 5:
+        raise ValueError(f"severity must be an integer from 1 to 5, not {severity!r}")
+    return apply(image, name, rng, _constants(_preset(preset), name, index, min(image.shape[:2])))
+
+
+def check_input(image: np.ndarray, rng: np.random.Generator) -> None:
+    """Raises TypeError or ValueError unless `image` is a uint8 array (H, W, 3) of at least 16 pixels on each side, and
+    `rng` a numpy Generator."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         raise TypeError(f"image must be a uint8 array, not {getattr(image, 'dtype', type(image).__name__)}")
     if image.ndim != 3 or image.shape[2] != 3:
@@ -146,15 +226,6 @@ def corrupt(image: np.ndarray, name: str, severity: int, rng: np.random.Generato
         raise ValueError(f"image must be at least {SMALLEST} pixels on each side, not {image.shape[:2]}")
     if not isinstance(rng, np.random.Generator):
         raise TypeError(f"rng must be a numpy.random.Generator, not {type(rng).__name__}")
-    if name not in CORRUPTIONS:
-        raise ValueError(f"unknown corruption {name!r}; known: {', '.join(CORRUPTIONS)}")
-    try:
-        index = operator.index(severity) - 1
-    except TypeError:
-        raise TypeError(f"severity must be an integer from 1 to 5, not {severity!r}") from None
-    if isinstance(severity, (bool, np.bool_)) or not 0 <= index < 5:
-        raise ValueError(f"severity must be an integer from 1 to 5, not {severity!r}")
-    return apply(image, name, rng, _constants(_preset(preset), name, index, min(image.shape[:2])))
 
 
 def apply(image: np.ndarray, name: str, rng: np.random.Generator, arguments: dict) -> np.ndarray:
@@ -165,7 +236,7 @@ def apply(image: np.ndarray, name: str, rng: np.random.Generator, arguments: dic
     Returns a new uint8 array of the same shape.
     """
     copy = np.array(image, order="C")  # writable and contiguous, so that the loops are compiled for one type of array
-    return CORRUPTIONS[name](copy, rng, **arguments)
+    return OPERATIONS[name](copy, rng, **arguments)
 
 
 def constants(preset: str, size: int) -> dict[str, list[dict]]:
@@ -176,17 +247,47 @@ def constants(preset: str, size: int) -> dict[str, list[dict]]:
     reaches, displacements) are multiplied by size / 224. Below 224 they are multiplied only where the preset `shrinks`,
     as imagenet-c does. The lengths of fer-c and fer-c-released were made for 64 pixels and keep their values up to 224,
     since smaller ones would leave images unchanged. A reach is rounded up; the distance of glass blur is rounded and at
-    least 1. All other constants stay as they are, also the border at 64 pixels of fer-c-released.
+    least 1. All other constants stay as they are, also the border at 64 pixels of fer-c-released. mivia has a rule of
+    its own, see `_mivia_constants`.
     Raises ValueError where there is no such preset.
     """
     table = _preset(preset)
-    return {name: [_constants(table, name, index, size) for index in range(len(SEVERITIES))] for name in CORRUPTIONS}
+    return {name: [_constants(table, name, index, size) for index in range(len(SEVERITIES))] for name in table.table}
+
+
+def corruptions_of(preset: str) -> tuple[str, ...]:
+    """The names of a preset's corruptions, in the order of its sets: for most presets the 17 of `CORRUPTIONS`, for
+    mivia the 18 of RAF-DB-C, ten of which are operations of FER-C with other constants. Raises ValueError where
+    there is no such preset."""
+    return tuple(_preset(preset).table)
+
+
+def suite_of(names: Iterable[str]) -> tuple[str, ...]:
+    """All corruptions of the preset that has these, in the order of its sets. It says what a set has of which only
+    scores or predictions are known. Where several presets fit, FER-C's 17 come first.
+
+    Raises ValueError naming one that does not fit, where no preset has all of them."""
+    wanted = list(dict.fromkeys(names))
+    suites = dict.fromkeys(corruptions_of(preset) for preset in PRESETS)
+    for suite in suites:
+        if set(wanted) <= set(suite):
+            return suite
+    unknown = [name for name in wanted if not any(name in suite for suite in suites)]
+    if unknown:
+        raise ValueError(f"unknown corruption {unknown[0]!r}")
+    raise ValueError(f"no preset has all of the corruptions {', '.join(wanted)}")
+
+
+def cells_of(corruptions: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    """All cells (corruption, severity) of a set that has these corruptions, in the order of its arrays: the place of a
+    cell in arrays (corruptions, 5, ...) is `divmod(cells_of(corruptions).index(cell), 5)`. `CELLS` is that of FER-C."""
+    return tuple((name, severity) for name in corruptions for severity in SEVERITIES)
 
 
 @functools.cache
 def arguments_of(name: str) -> tuple[str, ...]:
     """The names of a corruption's constants, in the order of the presets' tables."""
-    return tuple(inspect.signature(CORRUPTIONS[name]).parameters)[2:]  # after image and rng
+    return tuple(inspect.signature(OPERATIONS[name]).parameters)[2:]  # after image and rng
 
 
 def _preset(name: str) -> Preset:
@@ -200,6 +301,8 @@ def _constants(preset: Preset, name: str, index: int, size: int) -> dict:
     """{argument: value} of a corruption at severity index + 1, for images with this short side."""
     values = preset.table[name][index]
     row = dict(zip(arguments_of(name), values, strict=False))  # optional constants may be absent at the end
+    if preset.rule:
+        return preset.rule(row, size)
     if size == CANONICAL or (size < CANONICAL and not preset.shrinks):
         return row
     for argument in lengths_of(row):
@@ -258,8 +361,8 @@ def speckle_noise(image: np.ndarray, rng: np.random.Generator, sd: float) -> np.
 
 
 def motion_blur(image: np.ndarray, rng: np.random.Generator, reach: int, sigma: float) -> np.ndarray:
-    """Smears the image along a line. reach, sigma: in pixels, see `_smear`. Draws the angle in degrees, U(-45, 45)."""
-    return _smear(image, rng.uniform(-45, 45), reach, sigma)
+    """Smears the image along a line. reach, sigma: in pixels, see `smear`. Draws the angle in degrees, U(-45, 45)."""
+    return smear(image, rng.uniform(-45, 45), reach, sigma)
 
 
 def defocus_blur(image: np.ndarray, rng: np.random.Generator, radius: float, alias: float) -> np.ndarray:
@@ -315,7 +418,7 @@ def zoom_blur(image: np.ndarray, rng: np.random.Generator, step: float, count: i
 
 def gaussian_blur(image: np.ndarray, rng: np.random.Generator, sigma: float) -> np.ndarray:
     """Gaussian blur, sigma in pixels. Draws nothing."""
-    return _truncate(_gaussian(image, sigma))
+    return blurred(image, sigma, 4)
 
 
 # --- weather ---
@@ -326,13 +429,11 @@ def snow(image: np.ndarray, rng: np.random.Generator, loc: float, sd: float, zoo
     """Whitens the image and adds two layers of smeared flakes; the second layer is the first, turned by 180 degrees.
 
     loc, sd: of the normals that become flakes; zoom: factor by which flakes are enlarged; threshold: values below it
-    are no flakes; reach, sigma: of the smear, see `_smear`; mix: weight of the image before whitening.
+    are no flakes; reach, sigma: of the smear, see `smear`; mix: weight of the image before whitening.
     Draws normals (H, W) for the flakes, then the angle of the smear in degrees, U(-135, -45).
     """
-    flakes = _normals(rng, image.shape[:2]) * np.float32(sd) + np.float32(loc)
-    flakes = _zooms(flakes, [zoom])
-    layer = _smear(_spots(flakes, threshold), rng.uniform(-135, -45), reach, sigma)
-    return _on_planes(_whiten, image, layer.ravel(), np.float32(mix))
+    layer = flakes(rng, image.shape[:2], loc, sd, zoom, threshold)
+    return with_snow(image, smear(layer, rng.uniform(-135, -45), reach, sigma), mix)
 
 
 # --- digital ---
@@ -347,25 +448,16 @@ def spatter(image: np.ndarray, rng: np.random.Generator, loc: float, sd: float, 
     wrap: 1 where water that is brighter than white wraps around at 256 before its edges are detected, as in the
     published code, 0 where it stays white. Mud has no grey levels that could wrap.
     """
-    liquid = _normals(rng, image.shape[:2]) * np.float32(sd) + np.float32(loc)
-    liquid = _gaussian(liquid, sigma)
+    liquid = liquid_layer(rng, image.shape[:2], loc, sd, sigma)
     if mud:
         cover = _gaussian((liquid > threshold).astype(np.float32), strength)
         _, cover = cv2.threshold(cover, .8, 0, cv2.THRESH_TOZERO)
         return _tinted(image, cover, (63, 42, 20), 1)
-    liquid = _spots(liquid, threshold, wrap)
-    depth = cv2.distanceTransform(255 - cv2.Canny(liquid, 50, 150), cv2.DIST_L2, 5)
-    depth = cv2.equalizeHist(cv2.blur(np.minimum(depth, 20), (3, 3)).astype(np.uint8))
-    relief = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
-    cover = liquid * cv2.blur(cv2.filter2D(depth, cv2.CV_8U, relief), (3, 3)).astype(np.float32)
-    thickest = cover.max()
-    if thickest == 0:  # there is no drop; the published code divides by zero here
-        return image
-    return _tinted(image, cover * (strength / thickest), (175, 238, 238), 0)
+    return with_water(image, _spots(liquid, threshold, wrap), strength)
 
 
 def brightness(image: np.ndarray, rng: np.random.Generator, amount: float) -> np.ndarray:
-    """Adds `amount` to V in HSV. Draws nothing."""
+    """Adds `amount`, which may be negative, to V in HSV, within 0..1. Draws nothing."""
     return _on_planes(_adjust_hsv, image, 1., 0., float(amount))
 
 
@@ -432,6 +524,53 @@ def saturate(image: np.ndarray, rng: np.random.Generator, factor: float, amount:
     return _on_planes(_adjust_hsv, image, float(factor), float(amount), 0.)
 
 
+# --- mixtures of preset mivia ---
+
+# What is between the steps is clipped to 0..1 and not truncated to grey levels, as in the published code; only motion
+# blur and pixelate give grey levels.
+
+
+def contrast_brightness(image: np.ndarray, rng: np.random.Generator, amount: float, factor: float) -> np.ndarray:
+    """`brightness`, then `contrast`. Draws nothing."""
+    return _brighter_then_flatter(image.astype(np.float32), amount, factor)
+
+
+def gaussian_noise_contrast_brightness(image: np.ndarray, rng: np.random.Generator, sd: float, amount: float,
+                                       factor: float) -> np.ndarray:
+    """`gaussian_noise`, `brightness`, `contrast`. Draws normals (H, W, 3)."""
+    noisy = _normals(rng, image.shape) * np.float32(255 * sd) + image
+    return _brighter_then_flatter(np.clip(noisy, 0, 255), amount, factor)
+
+
+def motion_blur_contrast_brightness(image: np.ndarray, rng: np.random.Generator, reach: int, sigma: float,
+                                    amount: float, factor: float) -> np.ndarray:
+    """`motion_blur`, `brightness`, `contrast`. Draws the angle in degrees, U(-45, 45)."""
+    return contrast_brightness(motion_blur(image, rng, reach, sigma), rng, amount, factor)
+
+
+def pixelate_contrast_brightness(image: np.ndarray, rng: np.random.Generator, ratio: float, amount: float,
+                                 factor: float) -> np.ndarray:
+    """`pixelate`, `brightness`, `contrast`. Draws nothing."""
+    return contrast_brightness(pixelate(image, rng, ratio), rng, amount, factor)
+
+
+def _brighter_then_flatter(values: np.ndarray, amount: float, factor: float) -> np.ndarray:
+    """`brightness` and `contrast` without truncation between them, as uint8. values: float32 (H, W, 3) in 0..255.
+
+    Hue and saturation stay where all channels are multiplied by new V / old V. Black becomes grey."""
+    planes = cv2.split(values)
+    value = np.maximum(np.maximum(planes[0], planes[1]), planes[2])
+    new_value = np.clip(value + np.float32(255 * amount), 0, 255)
+    is_black = value == 0
+    ratio = new_value / np.where(is_black, 1, value)
+    out = []
+    for plane in planes:
+        plane = np.where(is_black, new_value, plane * ratio)
+        mean = np.float32(plane.mean(dtype=np.float64))
+        out.append(_truncate((plane - mean) * np.float32(factor) + mean))
+    return cv2.merge(out)
+
+
 CORRUPTIONS: dict[str, Callable[..., np.ndarray]] = {
     "gaussian_noise": gaussian_noise,
     "shot_noise": shot_noise,
@@ -451,14 +590,91 @@ CORRUPTIONS: dict[str, Callable[..., np.ndarray]] = {
     "spatter": spatter,
     "saturate": saturate,
 }
+OPERATIONS = CORRUPTIONS | {  # those of all presets: the 17 of FER-C, and what only mivia has
+    "contrast_plus": contrast,
+    "brightness_plus": brightness,
+    "brightness_minus": brightness,
+    "contrast_brightness_plus": contrast_brightness,
+    "contrast_brightness_minus": contrast_brightness,
+    "gaussian_noise_contrast_brightness_minus": gaussian_noise_contrast_brightness,
+    "motion_blur_contrast_brightness_minus": motion_blur_contrast_brightness,
+    "pixelate_contrast_brightness_minus": pixelate_contrast_brightness,
+}
 SEVERITIES = (1, 2, 3, 4, 5)
-CELLS = tuple((name, severity) for name in CORRUPTIONS for severity in SEVERITIES)  # all 85
+CELLS = cells_of(tuple(CORRUPTIONS))  # all 85 of FER-C
 
 
 def cell_index(name: str, severity: int) -> int:
     """The position of a cell in `CELLS`, which is its place in arrays of shape (85, ...). In arrays (17, 5, ...) its
     place is `divmod(cell_index(name, severity), 5)`. Raises ValueError where there is no such cell."""
     return CELLS.index((name, severity))
+
+
+# --- parts that perturbations.py needs too ---
+
+
+def flakes(rng: np.random.Generator, shape: tuple[int, int], loc: float, sd: float, zoom: float,
+           threshold: float) -> np.ndarray:
+    """Flakes of snow before they are smeared, uint8 of this shape (H, W). Draws normals (H, W). Constants as in
+    `snow`."""
+    layer = _normals(rng, shape) * np.float32(sd) + np.float32(loc)
+    return _spots(_zooms(layer, [zoom]), threshold)
+
+
+def with_snow(image: np.ndarray, layer: np.ndarray, mix: float) -> np.ndarray:
+    """The image, whitened, with smeared flakes and the same flakes turned by 180 degrees. image: uint8 (H, W, 3);
+    layer: uint8 (H, W); mix: weight of the image before whitening."""
+    return _on_planes(_whiten, image, layer.ravel(), np.float32(mix))
+
+
+def liquid_layer(rng: np.random.Generator, shape: tuple[int, int], loc: float, sd: float, sigma: float) -> np.ndarray:
+    """The field whose peaks are drops, float32 of this shape (H, W). Draws normals (H, W). Constants as in
+    `spatter`."""
+    return _gaussian(_normals(rng, shape) * np.float32(sd) + np.float32(loc), sigma)
+
+
+def with_water(image: np.ndarray, liquid: np.ndarray, strength: float) -> np.ndarray:
+    """The image with drops of water. image: uint8 (H, W, 3); liquid: uint8 (H, W), 0 where there is no drop; strength:
+    the opacity of water at its thickest place. Without any drop it is the image."""
+    depth = cv2.distanceTransform(255 - cv2.Canny(liquid, 50, 150), cv2.DIST_L2, 5)
+    depth = cv2.equalizeHist(cv2.blur(np.minimum(depth, 20), (3, 3)).astype(np.uint8))
+    relief = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
+    cover = liquid * cv2.blur(cv2.filter2D(depth, cv2.CV_8U, relief), (3, 3)).astype(np.float32)
+    thickest = cover.max()
+    if thickest == 0:  # there is no drop; the published code divides by zero here
+        return image
+    return _tinted(image, cover * (strength / thickest), (175, 238, 238), 0)
+
+
+def blurred(image: np.ndarray, sigma: float, truncate: float) -> np.ndarray:
+    """Gaussian blur, cut at `truncate` sigmas. image: uint8 (H, W, 3), also the result; sigma: in pixels. Beyond the
+    border the last pixel is repeated."""
+    return _truncate(_gaussian(image, sigma, truncate))
+
+
+def smear(image: np.ndarray, angle: float, reach: int, sigma: float) -> np.ndarray:
+    """ImageMagick's motion blur: the weighted sum of copies of the image that are shifted by whole pixels along a line
+    in one direction. Beyond the border the last pixel is repeated.
+
+    image: uint8 (H, W) or (H, W, 3); angle: in degrees; reach: there are 2 reach + 1 copies; sigma: of the half
+    Gaussian that gives the weights, in pixels.
+    """
+    steps = np.arange(2 * reach + 1)
+    weights = np.exp(-.5 * (steps / sigma) ** 2)
+    weights /= weights.sum()
+    has_effect = weights > 1e-8  # the rest together changes no value by a thousandth of a grey level
+    steps, weights = steps[has_effect], weights[has_effect]
+    radians = math.radians(angle)
+    down = np.ceil(steps * math.sin(radians) - .5).astype(np.int64)
+    right = np.ceil(steps * math.cos(radians) - .5).astype(np.int64)
+    margin = int(max(np.abs(down).max(), np.abs(right).max()))
+    padded = cv2.copyMakeBorder(image.astype(np.float32), margin, margin, margin, margin,
+                                borderType=cv2.BORDER_REPLICATE)
+    channels = image.shape[2] if image.ndim == 3 else 1
+    out = np.empty((image.shape[0], image.shape[1] * channels), np.float32)
+    _compiled(_add_shifted)(padded.reshape(len(padded), -1), margin + down, (margin + right) * channels,
+                            weights.astype(np.float32), out)
+    return _truncate(out).reshape(image.shape)
 
 
 # --- parts that several corruptions need ---
@@ -523,11 +739,12 @@ def _on_planes(kernel: Callable, image: np.ndarray, *arguments: Any) -> np.ndarr
     return cv2.merge(list(out))
 
 
-def _tinted(image: np.ndarray, cover: np.ndarray, colour: tuple[int, int, int], opacity: float) -> np.ndarray:
-    """image * (1 - cover * opacity) + cover * colour, as uint8. cover: float32 (H, W)."""
+def _tinted(image: np.ndarray, cover: np.ndarray, colour: tuple[int, int, int], hidden: float) -> np.ndarray:
+    """image * (1 - cover * hidden) + cover * colour, as uint8. cover: float32 (H, W). hidden: how much of the image is
+    hidden where cover is 1: all of it (1, mud), or nothing (0, water, whose light is added)."""
     planes, out = cv2.split(image), np.empty((3, *cover.shape), np.uint8)
     for plane, level, result in zip(planes, colour, out, strict=True):
-        _compiled(_add_cover)(plane.ravel(), cover.ravel(), np.float32(level), np.float32(opacity), result.ravel())
+        _compiled(_add_cover)(plane.ravel(), cover.ravel(), np.float32(level), np.float32(hidden), result.ravel())
     return cv2.merge(list(out))
 
 
@@ -538,10 +755,10 @@ def _gaussian_kernel(sigma: float, truncate: float) -> np.ndarray:
     return kernel / kernel.sum()
 
 
-def _gaussian(values: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur, cut at four sigmas; beyond the border the last pixel is repeated. Takes uint8 or float32, returns
-    float."""
-    kernel = _gaussian_kernel(sigma, 4)
+def _gaussian(values: np.ndarray, sigma: float, truncate: float = 4) -> np.ndarray:
+    """Gaussian blur, cut at `truncate` sigmas; beyond the border the last pixel is repeated. Takes uint8 or float32,
+    returns float."""
+    kernel = _gaussian_kernel(sigma, truncate)
     # on small images sigma may be so small that only float64 shows its effect on a grey level
     depth = cv2.CV_64F if sigma < .3 and values.dtype == np.uint8 else cv2.CV_32F
     return cv2.sepFilter2D(values, depth, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
@@ -592,31 +809,6 @@ def _zoom_table(size: int, factor: float) -> tuple[np.ndarray, np.ndarray]:
     place = (np.arange(size) + (enlarged - size) // 2) * (cut - 1) / (enlarged - 1)
     whole = np.minimum(place.astype(np.int64), cut - 2)
     return (whole + (size - cut) // 2).astype(np.uint32), (place - whole).astype(np.float32)
-
-
-def _smear(image: np.ndarray, angle: float, reach: int, sigma: float) -> np.ndarray:
-    """ImageMagick's motion blur: the weighted sum of copies of the image that are shifted by whole pixels along a line
-    in one direction. Beyond the border the last pixel is repeated.
-
-    image: uint8 (H, W) or (H, W, 3); angle: in degrees; reach: there are 2 reach + 1 copies; sigma: of the half
-    Gaussian that gives the weights, in pixels.
-    """
-    steps = np.arange(2 * reach + 1)
-    weights = np.exp(-.5 * (steps / sigma) ** 2)
-    weights /= weights.sum()
-    has_effect = weights > 1e-8  # the rest together changes no value by a thousandth of a grey level
-    steps, weights = steps[has_effect], weights[has_effect]
-    radians = math.radians(angle)
-    down = np.ceil(steps * math.sin(radians) - .5).astype(np.int64)
-    right = np.ceil(steps * math.cos(radians) - .5).astype(np.int64)
-    margin = int(max(np.abs(down).max(), np.abs(right).max()))
-    padded = cv2.copyMakeBorder(image.astype(np.float32), margin, margin, margin, margin,
-                                borderType=cv2.BORDER_REPLICATE)
-    channels = image.shape[2] if image.ndim == 3 else 1
-    out = np.empty((image.shape[0], image.shape[1] * channels), np.float32)
-    _compiled(_add_shifted)(padded.reshape(len(padded), -1), margin + down, (margin + right) * channels,
-                            weights.astype(np.float32), out)
-    return _truncate(out).reshape(image.shape)
 
 
 @functools.lru_cache(maxsize=16)
@@ -742,7 +934,7 @@ def _mix_rows(values, first, weights, add, out):
 
 
 def _add_shifted(padded, down, right, weights, out):
-    """The loop of `_smear`: the sum of copies of `padded`, shifted by `down` rows and `right` columns."""
+    """The loop of `smear`: the sum of copies of `padded`, shifted by `down` rows and `right` columns."""
     height, width = out.shape
     for y in range(height):
         line = out[y]
@@ -753,11 +945,11 @@ def _add_shifted(padded, down, right, weights, out):
                 line[x] += weight * shifted[x]
 
 
-def _add_cover(plane, cover, level, opacity, out):
+def _add_cover(plane, cover, level, hidden, out):
     """The loop of `_tinted` for one plane."""
     for i in range(plane.size):
         value = np.float32(plane[i])
-        value += cover[i] * (level - opacity * value) + np.float32(1 / 2048)  # as in _truncate
+        value += cover[i] * (level - hidden * value) + np.float32(1 / 2048)  # as in _truncate
         out[i] = min(max(np.int32(value), BLACK), WHITE)
 
 
@@ -795,7 +987,7 @@ def _adjust_hsv(reds, greens, blues, factor, more_saturation, more_value, red_ou
         hue = (hue / 6 + (1. if hue < 0 else 0.)) * 6
         hue = 0. if grey else hue
         saturation = min((0. if grey else delta / value) * factor + more_saturation, 1.)
-        value = min(value + more_value, 1.)
+        value = min(max(value + more_value, 0.), 1.)
         sector = np.int32(hue)
         part = hue - sector
         low = value * (1 - saturation)

@@ -2,18 +2,21 @@
 
   python evaluate.py runs/ferplus/baseline/ce/noise0/seed0                       the set of the run's own data set
   python evaluate.py runs/ferplus/baseline/ce/noise0/seed0 --limit 8             a quick look: prints, writes nothing
+  python evaluate.py runs/ferplus/baseline/ce/noise0/seed0 --set data/FERPlus-P  perturbation sequences
   python evaluate.py --model net.onnx --set data/FERPlus-C --input range=0..1 --classes happy,sad,angry
 
-A built set is the folder <Title>-C that make_fer_c.py makes from a data set; it has 17 corruptions at 5 severities. All
-images come from the built set, and the data set itself is not needed. Nothing is trained.
+A built set is the folder <Title>-C that make_fer_c.py makes from a data set; it has 17 corruptions at 5 severities, or
+18 others. Or it is the folder <Title>-P of make_fer_p.py, with perturbation sequences, which show how often a model
+changes its mind. All images come from the built set. The data set itself is not needed, except for one temperature of
+a run, which is fitted on its validation images and used for sequences only. Nothing is trained.
 
 docs/evaluating.md shows every kind of --model. From Python: `from evaluate import benchmark`.
 
 The network's outputs (logits) are stored in the folder of the run; of other models in
-<runs>/models/<name>-<8 hex digits>. There is a file for the clean images and one for each corruption at each severity.
-They lie in predictions/<set>/, with --precision bf16 in predictions/<set>.bf16/. While they are computed they lie in
-predictions/<set>.partial/, a few source images a file. After an interruption, the same command goes on from there. The
-scores, in scores.csv, are always computed from the stored outputs.
+<runs>/models/<name>-<8 hex digits>. There is a file for the clean images and one for each corruption at each severity,
+or for each frame. They lie in predictions/<set>/, with --precision bf16 in predictions/<set>.bf16/. While they are
+computed they lie in predictions/<set>.partial/, a few source images a file. After an interruption, the same command
+goes on from there. The scores, in scores.csv, are always computed from the stored outputs.
 """
 from support import start
 
@@ -68,14 +71,15 @@ class Args:
     run: Annotated[Path | None, tyro.conf.Positional] = None
     """folder of a trained run; another model is named with --model in its place"""
     set: tuple[Path, ...] = ()
-    """folders of built sets, one or several (default for a run: <Title>-C of its data set, in $FERC_DATA or data; for
-    runs with --protocol released name the set, usually <Title>-C-released)"""
+    """folders of built sets, one or several (default for a run: <Title>-C of its data set, in $FERC_DATA or data; name
+    sets of perturbation sequences, usually <Title>-P, and the set for runs with --protocol released, usually
+    <Title>-C-released)"""
     limit: Annotated[int | None, Between(1)] = None
     """number of images, the first of the set, for a quick look: scores are printed, and nothing is written (default:
     all images; so is a number that the set does not exceed)"""
     on_the_fly: bool = False
-    """make the corrupted images in memory instead of reading files, with the same bytes; for sets that were built with
-    --no-images"""
+    """make the corrupted images or frames in memory instead of reading files, with the same bytes; for sets that were
+    built with --no-images"""
     verify: Annotated[bool, Rare] = True  # the text is that of --no-verify
     """do not compare the set's files with their checksums; the scores carry a note"""
     batch_size: Annotated[int, Between(1)] = 128

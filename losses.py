@@ -551,3 +551,23 @@ LOSSES = {
     "maxent-gibbs": Composition((Focal, MaxEnt), {"multiplier": "gibbs"}),
     "maxent-gibbs+mbls": Composition((Focal, MaxEnt, MbLS), {"multiplier": "gibbs"}),
 }
+
+
+# --- attention maps ---
+
+
+def attention_maps(features: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Class attention maps (CAM; Zhou et al., CVPR 2016, arXiv:1512.04150), (N, K, H, W): at every place the product of
+    the features with the weights of each class. Their mean over the places is the logit without its bias.
+
+    features: (N, D, H, W), the maps that are averaged before the classifier. weight: (K, D), of the classifier. The
+    weights count as constants: the gradient reaches the features only, as in the code of Erasing Attention Consistency
+    (Zhang et al., ECCV 2022, arXiv:2207.10299).
+    """
+    return torch.einsum("nchw,kc->nkhw", features, weight.detach())
+
+
+def attention_consistency(maps: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
+    """The mean squared difference between the attention maps of images and those of their mirror images, mirrored back
+    (Zhang et al., ECCV 2022). maps, mirrored: (N, K, H, W), in float32 from here on."""
+    return (maps.float() - mirrored.float().flip(-1)).square().mean()

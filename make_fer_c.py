@@ -39,29 +39,10 @@ def main(args: Args) -> None:
     """Check the options, then do what they ask for: build a set or a shard, merge shards, verify, or estimate."""
     check_options(args)
 
-    # Imported here, since it takes a second and `--help` needs none of it.
-    from building import build, destination, estimate, plan, shards, state, verification
+    from building.modes import run  # takes a second, and `--help` needs none of it
 
-    shard = shards.parse_shard(args.shard)
-    out = destination.resolve_out(args.out or default_set(args.dataset))
-    if args.verify:
-        verification.verify(out, args.workers)
-        return
-    if args.dry_run:
-        estimate.estimate(args, out, shard)
-        return
-    if not (out / "manifest.json").is_file():
-        destination.check_destination(out, shards.shard_folder(out, *shard) if shard else out)
-    build_plan = plan.make_plan(args)
-    set_is_built = state.report_if_built(build_plan, out)
-    if shard and not set_is_built:
-        build.build_shard(build_plan, out, args.workers, shard)
-        return
-    if not set_is_built:
-        build.build_set(build_plan, out, args.workers, shards.find_shards(out, args) if args.merge else ())
-    elif args.merge:
-        build.remove_merged_shards(build_plan, out)
-    if args.gallery:
+    out = run(args, args.out or default_set(args.dataset), args.dry_run, args.verify)
+    if args.gallery and not (args.dry_run or args.verify):
         draw_gallery(out, args.gallery)
 
 

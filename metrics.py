@@ -11,8 +11,9 @@ with published numbers.
 
 On corrupted images `summary` compares with soft labels, and `hard_scores` compares the same predictions with hard ones.
 
-`METRICS`, at the end of this file, says how each score is printed: tables, figures and the page of a report take their
-headings and units from it.
+`METRICS` says how each score is printed: tables, figures and the page of a report take headings and units from it.
+After it come the temperature that makes logits fit labels, errors relative to a baseline's, and the stability of
+predictions over a sequence of images.
 
 Pure mathematics without torch. Used by the training scripts, evaluation/ and reporting/.
 """
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.optimize import brentq
 
 BINS = 15
 EDGE_SLACK = 1e-7  # float32 keeps 0.2 as 0.200000003: what lies this little above an edge belongs to the bin below
@@ -361,6 +363,44 @@ METRICS: dict[str, Metric] = {
 }
 
 
+# ---- one temperature for all logits
+
+WIDEST_LOG_SCALE = 12.0  # the scaled logits may be e^12 times as large, or as small, as logits of spread 1
+
+
+def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
+    """The temperature T > 0 that makes softmax(logits / T) fit the labels best: that of the lowest NLL (Guo et al.
+    2017, arXiv 1706.04599, section 4.2).
+
+    With b = 1 / T the NLL is convex, so there is one minimum, where its derivative, the mean over images of
+    sum_k p_k z_k - z_label, is 0. Logits that are all multiplied by a > 0 have the temperature a T.
+
+    logits: (N, K). labels: integers (N,) in 0..K-1. Raises ValueError where they do not fit, and where the NLL has no
+    minimum: where it falls for ever as T goes to 0, as it does if every label has the highest logit, or for ever as T
+    grows, as it does if logits tell nothing of the labels."""
+    logits, labels = _numbers("logits", logits), np.asarray(labels)
+    if logits.ndim != 2 or not logits.size or labels.shape != logits.shape[:1] or labels.dtype.kind not in "iu":
+        raise ValueError(f"logits must be (N, K) and labels integers (N,), not {logits.shape} and {labels.dtype} "
+                         f"{labels.shape}")
+    if not ((labels >= 0) & (labels < logits.shape[1])).all():
+        raise ValueError("labels must be in 0..K-1")
+    centred = logits - logits.mean(1, keepdims=True)
+    spread = np.sqrt((centred ** 2).mean())
+    if not spread > 0:
+        raise ValueError("the NLL is the same at every temperature: all logits of an image are equal")
+    scaled = centred / spread
+    of_label = scaled[np.arange(len(labels)), labels]
+
+    def slope(log_b: float) -> float:
+        return float(((softmax(np.exp(log_b) * scaled) * scaled).sum(1) - of_label).mean())
+
+    if slope(-WIDEST_LOG_SCALE) >= 0:
+        raise ValueError("no temperature is the best: the logits tell nothing of the labels")
+    if slope(WIDEST_LOG_SCALE) <= 0:
+        raise ValueError("no temperature is the best: every label has the highest logit")
+    return float(spread / np.exp(brentq(slope, -WIDEST_LOG_SCALE, WIDEST_LOG_SCALE, xtol=1e-12)))
+
+
 # ---- errors relative to a baseline's (docs/method.md: mCE)
 
 def corruption_error(errors: ArrayLike, baseline: ArrayLike) -> np.ndarray:
@@ -392,3 +432,175 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """above / below, NaN where `below` is not above 0."""
     above, below = np.broadcast_arrays(above, below)
     return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+
+
+# ---- stability of predictions over a sequence (perturbations.py)
+
+# predictions: integers (sequences, frames), the predicted classes. probs: (sequences, frames, K). Each frame is
+# compared with a reference frame: with `against_first` the first frame (for noise, whose first frame is clean), else
+# the frame `difficulty` places before it. `difficulty` has no effect with `against_first`: there it is the strength of
+# the noise. What is compared is averaged over the frames of a sequence first, so that every sequence counts the same,
+# and the functions give a value for each sequence; their mean is the value of a model, and a bootstrap draws from them.
+
+
+def flips(predictions: ArrayLike, against_first: bool = False, difficulty: int = 1) -> np.ndarray:
+    """The fraction of a sequence's frames whose predicted class differs from that of the reference frame, (sequences,).
+
+    ImageNet-P (arXiv 1903.12261) and its code. With `difficulty` d the n frames are read as d sequences of every d-th
+    frame, and the mean is taken over all n - d comparisons. Raises ValueError where predictions are not integers
+    (sequences, frames) or there is nothing to compare.
+    """
+    predictions = np.asarray(predictions)
+    if predictions.dtype.kind not in "iu":
+        raise ValueError(f"predictions must be integers, not {predictions.dtype}")
+    reference, frame = _compared_frames(predictions, 2, against_first, difficulty)
+    return (predictions[:, frame] != predictions[:, reference]).mean(1)
+
+
+def flip_probability(predictions: ArrayLike, against_first: bool = False, difficulty: int = 1) -> float:
+    """The mean of `flips` over all sequences (FP of ImageNet-P), 0..1. Arguments and errors as there."""
+    return float(flips(predictions, against_first, difficulty).mean())
+
+
+def topk_distances(scores: ArrayLike, k: int = 2, against_first: bool = False, difficulty: int = 1) -> np.ndarray:
+    """How far the ranking of the classes moves among its first k places, (sequences,): the mean over a sequence's
+    frames of
+
+        sum over i = 1..k of |min(i - 1, k) - min(rank_i - 1, k)|
+
+    where rank_i is the rank in the frame of the class that has rank i in the reference frame. ImageNet-P takes k = 5 of
+    1000 classes (T5D); with seven or eight classes that is nearly the whole list, so that 2 is the default here.
+
+    scores: (sequences, frames, K), logits or probabilities; of equal ones the class with the smaller index ranks first.
+    Raises ValueError where scores do not fit or k is not in 1..K.
+    """
+    ranks = _moved_ranks(scores, against_first, difficulty)
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= ranks.shape[-1]:
+        raise ValueError(f"k must be a whole number from 1 to the number of classes, {ranks.shape[-1]}, not {k!r}")
+    return np.abs(np.minimum(np.arange(k), k) - np.minimum(ranks[..., :k], k)).sum(-1).mean(1)
+
+
+def zipf_distances(scores: ArrayLike, against_first: bool = False, difficulty: int = 1) -> np.ndarray:
+    """How far the ranking of the classes moves, its first places counting most, (sequences,): the mean over a
+    sequence's frames of the sum over i = 1..K of |1 / i - 1 / rank_i| / i. Source, arguments and errors as for
+    `topk_distances`."""
+    ranks = _moved_ranks(scores, against_first, difficulty)
+    weights = 1 / np.arange(1, ranks.shape[-1] + 1)
+    return (np.abs(weights - weights[ranks]) * weights).sum(-1).mean(1)
+
+
+def total_variations(probs: ArrayLike, against_first: bool = False, difficulty: int = 1,
+                     unflipped_only: bool = False) -> np.ndarray:
+    """How far the probabilities move, (sequences,): the mean over a sequence's frames of the total variation distance
+    1/2 sum_k |p_k - r_k| between the frame's probabilities p and those of the reference frame, r; 0..1.
+
+    unflipped_only: over frames whose predicted class is that of the reference frame, so that a model that only changes
+    its confidence can be told from one that changes its mind; NaN for a sequence without such frames.
+    Raises ValueError where probs are not (sequences, frames, K) distributions or there is nothing to compare.
+    """
+    probs, reference, frame = _compared_probs(probs, against_first, difficulty)
+    distance = np.abs(probs[:, frame] - probs[:, reference]).sum(-1) / 2
+    return _mean_of_frames(distance, probs, reference, frame, unflipped_only)
+
+
+def confidence_changes(probs: ArrayLike, against_first: bool = False, difficulty: int = 1,
+                       unflipped_only: bool = False) -> np.ndarray:
+    """How far the confidence in the reference frame's prediction moves, (sequences,): the mean over a sequence's frames
+    of |p_c - r_c|, where c is the (first) class with the highest probability in the reference frame; 0..1. It is at
+    most the total variation. Arguments, NaN and errors as for `total_variations`."""
+    probs, reference, frame = _compared_probs(probs, against_first, difficulty)
+    choice = probs[:, reference].argmax(-1)[..., None]
+    change = np.take_along_axis(np.abs(probs[:, frame] - probs[:, reference]), choice, -1)[..., 0]
+    return _mean_of_frames(change, probs, reference, frame, unflipped_only)
+
+
+def undefined_rates(baseline: ArrayLike, standard_errors: ArrayLike) -> np.ndarray:
+    """Which perturbations have no flip rate, bool (P,), the same for every model: those whose value of the baseline is
+    not above 0, or below twice its standard error, so that a ratio would say more about chance than about a model.
+
+    baseline: (P,), the baseline's flip probabilities or distances; standard_errors: (P,), of a bootstrap over
+    sequences. Raises ValueError where they do not fit, or a standard error is negative."""
+    baseline, errors = _numbers("baseline", baseline), _numbers("standard errors", standard_errors)
+    if baseline.ndim != 1 or baseline.shape != errors.shape:
+        raise ValueError(f"baseline and standard errors must be (P,), not {baseline.shape} and {errors.shape}")
+    if (errors < 0).any():
+        raise ValueError("standard errors must not be negative")
+    return (baseline <= 0) | (baseline < 2 * errors)
+
+
+def flip_rates(values: ArrayLike, baseline: ArrayLike, undefined: ArrayLike | None = None) -> np.ndarray:
+    """The flip rate of every perturbation, (P,): the model's value divided by the baseline's; 1 is as unstable as the
+    baseline (FR of ImageNet-P, without its factor of 100). Distances are divided in the same way (T5D).
+
+    values, baseline: (P,), not negative, flip probabilities or distances in the same order of perturbations. undefined:
+    bool (P,), of `undefined_rates`. NaN where the rate is undefined or the baseline's value is 0.
+    Raises ValueError where arguments do not fit or are negative."""
+    values, baseline = _numbers("values", values), _numbers("baseline", baseline)
+    if values.ndim != 1 or values.shape != baseline.shape:
+        raise ValueError(f"values and baseline must be (P,), not {values.shape} and {baseline.shape}")
+    if (values < 0).any() or (baseline < 0).any():
+        raise ValueError("flip probabilities and distances must not be negative")
+    is_defined = baseline > 0
+    if undefined is not None:
+        undefined = np.asarray(undefined)
+        if undefined.dtype != bool or undefined.shape != values.shape:
+            raise ValueError(f"undefined must be bool {values.shape}, not {undefined.dtype} {undefined.shape}")
+        is_defined &= ~undefined
+    return np.divide(values, baseline, out=np.full(values.shape, np.nan), where=is_defined)
+
+
+def mean_flip_rate(values: ArrayLike, baseline: ArrayLike, undefined: ArrayLike | None = None) -> float:
+    """The mean of `flip_rates` over the perturbations that have one (mFR of ImageNet-P, without its factor of 100); NaN
+    where none has. How many are missing has to be reported with it. Arguments and errors as there."""
+    rates = flip_rates(values, baseline, undefined)
+    rates = rates[~np.isnan(rates)]
+    return float(rates.mean()) if len(rates) else float("nan")
+
+
+def _compared_frames(values: np.ndarray, dimensions: int, against_first: bool,
+                     difficulty: int) -> tuple[np.ndarray, np.ndarray]:
+    """The indices of reference frames and of the frames compared with them, both (comparisons,). Raises ValueError
+    where `values` do not have this number of dimensions or there is nothing to compare."""
+    if values.ndim != dimensions or not len(values):
+        shape = "(sequences, frames)" if dimensions == 2 else "(sequences, frames, K)"
+        raise ValueError(f"predictions over sequences must be {shape} with one sequence at least, not {values.shape}")
+    if isinstance(difficulty, bool) or not isinstance(difficulty, int | np.integer) or difficulty < 1:
+        raise ValueError(f"difficulty must be a whole number, at least 1, not {difficulty!r}")
+    frames = values.shape[1]
+    step = 1 if against_first else difficulty
+    if frames <= step:
+        raise ValueError(f"{frames} frames are too few to compare those {step} apart")
+    frame = np.arange(step, frames)
+    return (np.zeros_like(frame) if against_first else frame - step), frame
+
+
+def _moved_ranks(scores: ArrayLike, against_first: bool, difficulty: int) -> np.ndarray:
+    """For every comparison, the ranks (from 0) in the frame of the classes in the order of the reference frame, int
+    (sequences, comparisons, K)."""
+    scores = _numbers("scores", scores)
+    reference, frame = _compared_frames(scores, 3, against_first, difficulty)
+    order = np.argsort(-scores, axis=-1, kind="stable")
+    ranks = np.argsort(order, axis=-1, kind="stable")
+    return np.take_along_axis(ranks[:, frame], order[:, reference], -1)
+
+
+def _compared_probs(probs: ArrayLike, against_first: bool,
+                    difficulty: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(probs float64 (sequences, frames, K), indices of reference frames, of frames). Raises ValueError as
+    `total_variations` does."""
+    probs = np.asarray(probs)
+    reference, frame = _compared_frames(probs, 3, against_first, difficulty)
+    return _checked_rows("probs", probs.reshape(-1, probs.shape[-1])).reshape(probs.shape), reference, frame
+
+
+def _mean_of_frames(values: np.ndarray, probs: np.ndarray, reference: np.ndarray, frame: np.ndarray,
+                    unflipped_only: bool) -> np.ndarray:
+    """The mean of values (sequences, comparisons) over comparisons, (sequences,); with `unflipped_only` over those
+    without a flip, NaN where there are none."""
+    if not unflipped_only:
+        return values.mean(1)
+    prediction = probs.argmax(-1)
+    is_counted = prediction[:, frame] == prediction[:, reference]
+    count = is_counted.sum(1)
+    total = np.where(is_counted, values, 0).sum(1)
+    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)

@@ -4,6 +4,9 @@
 #   bash run.sh --demo          a small grid on faces drawn on the spot: no data, no GPU, ten minutes, 5 GB of disk
 #     --noise               also with 10, 20 and 30 % wrong training labels
 #     --ablation            also the losses focal and maxent (published for rafdb), and the other multipliers of MaxEnt
+#     --open-set            instead of the grid: open-set runs, one for each class that is open (docs/openset.md); with
+#                           --demo only without calibration
+#     --open-pairs          with --open-set: also one for each pair of open classes
 #     --only REGEX          only runs whose dataset/algorithm/loss/noise<percent>/seed<n> matches (missing sets of all the
 #                           data sets are built all the same)
 #     --seeds "0 1 2"       these seeds (--demo: 0)
@@ -35,7 +38,7 @@ absolute() {  # prints a path as an absolute one
 
 # --- the command line ---
 
-demo= list= noise= ablation=  # flags: empty or 1
+demo= list= noise= ablation= open_set= open_pairs=  # flags: empty or 1
 setup=() only=. jobs= seeds= protocol=paper
 sets=() size=() options=()    # size: --image-size N as two words, for commands
 while [ $# -gt 0 ]; do
@@ -45,6 +48,8 @@ while [ $# -gt 0 ]; do
     --list) list=1 ;;
     --noise) noise=1 ;;
     --ablation) ablation=1 ;;
+    --open-set) open_set=1 ;;
+    --open-pairs) open_set=1 open_pairs=1 ;;
     --setup) setup=(requirements.txt) ;;
     --setup-tests) setup=(requirements.txt requirements-dev.txt) ;;
     --only | --seeds | --jobs | --image-size | --protocol)
@@ -57,7 +62,7 @@ while [ $# -gt 0 ]; do
         --image-size) size=(--image-size "$1") ;;
       esac
       shift ;;
-    -h | --help) sed -n '2,18s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+    -h | --help) sed -n '2,21s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
     --) options=("$@"); break ;;
     -*) fail "unknown option $argument; see bash run.sh --help" ;;
     *) sets+=("$argument") ;;
@@ -71,9 +76,10 @@ done
 [[ x =~ $only ]] 2>/dev/null  # status 0: matches, 1: does not match, 2: $only is no regular expression
 [ $? -le 1 ] || fail "--only is no regular expression (of the kind of grep -E): $only"
 [ -z "$demo" ] || [ ${#sets[@]} -eq 0 ] || fail "--demo takes no data set; without --demo: bash run.sh ${sets[*]}"
+[[ -z "$open_set" || -z "$noise$ablation" ]] || fail "--open-set goes with neither --noise nor --ablation"
 for option in "${options[@]}"; do
   case "${option%%=*}" in
-    --dataset | --root | --loss | --calib | --noise | --seed | --runs | --protocol | --image-size)
+    --open | --dataset | --root | --loss | --calib | --noise | --seed | --runs | --protocol | --image-size)
       fail "${option%%=*} is set by the grid and cannot stand after --; see bash run.sh --help" ;;
     -h | --help) fail "for the options of a training script: ${FERC_PYTHON:-.venv/bin/python} train_baseline.py --help" ;;
   esac
@@ -217,10 +223,44 @@ grid() {
   fi
 }
 
-trainings=$(grid)
-[ -n "$trainings" ] || fail "no run matches --only $only; names are like ${sets[0]}/SCN/maxent+mbls/noise0/seed0"
+classes_of() {  # data set: the names of its classes, as --open takes them
+  local six="neutral happy sad surprise fear disgust anger"
+  case "$1" in
+    affectnet | ferplus | demo) echo "$six contempt" ;;
+    affwild | rafdb) echo "$six" ;;
+    *) fail "the classes of $1 are not known here; give the commands of train_openset.py to sweep.py" ;;
+  esac
+}
+
+open_set_run() {  # data set, loss, seed, open classes: an open-set run, which trains and scores
+  local set=$1 loss=$2 seed=$3 open=$4
+  local run=$set/openset/$loss/open-$open/noise0/seed$seed
+  [[ "$run" =~ $only ]] || return 0
+  job "$run" "" "$python" train_openset.py --dataset "$set" --root "$data/$set" --loss "$loss" --open "$open" \
+    --seed "$seed" --runs "$grid_folder" "${size[@]}" "${protocol_option[@]}" "${options[@]}"
+}
+
+open_set_grid() {
+  local losses="ce maxent+mbls" names one other
+  [ -z "$demo" ] || losses=ce
+  for seed in $seeds; do for set in "${sets[@]}"; do
+    names=$(classes_of "$set") || exit 2
+    for loss in $losses; do
+      for one in $names; do open_set_run "$set" "$loss" "$seed" "$one"; done
+      if [ -n "$open_pairs" ]; then
+        for one in $names; do for other in $names; do
+          [[ ! "$one" < "$other" ]] || open_set_run "$set" "$loss" "$seed" "$one+$other"
+        done; done
+      fi
+    done
+  done; done
+}
+
+if [ -n "$open_set" ]; then trainings=$(open_set_grid) || exit 2; else trainings=$(grid); fi
+[ -n "$trainings" ] || fail "no run matches --only $only; names are like ${sets[0]}/SCN/maxent+mbls/noise0/seed0 or" \
+  "${sets[0]}/openset/ce/open-fear/noise0/seed0"
 lines=$(
-  for set in "${sets[@]}"; do build "$set"; done
+  [ -n "$open_set" ] || for set in "${sets[@]}"; do build "$set"; done
   echo "$trainings"
   job report '*' "$python" report.py "$report_folder" --html "$report_folder/report/report.html" --brief
 )

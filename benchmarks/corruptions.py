@@ -1,7 +1,8 @@
-"""Time of the 85 forms of one image: ours, those of the package imagecorruptions if installed, a plain reference.
+"""Time of all forms of one image: ours, those of the package imagecorruptions if installed, a plain reference.
 
   python benchmarks/corruptions.py                     the constants of ImageNet-C, which imagecorruptions has too
   python benchmarks/corruptions.py --preset fer-c      the constants of FER-C
+  python benchmarks/corruptions.py --preset mivia      the 18 corruptions of RAF-DB-C
 
 Printed are milliseconds of processor time for the five severities of one drawn face, on one thread, after the loops are
 compiled. Each form is made several times, all forms in turn, and its best time counts. imagecorruptions (`pip install
@@ -27,7 +28,7 @@ import cv2
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from corruptions import CORRUPTIONS, PRESETS, SEVERITIES, corrupt
+from corruptions import PRESETS, cells_of, corrupt, corruptions_of
 from datasets.drawn.faces import faces
 from support import cli
 from support.errors import UserError
@@ -45,7 +46,7 @@ class Args:
     size: int = 224
     """side of the image (pixels)"""
     preset: str = "imagenet-c"
-    """preset of severity constants: fer-c, fer-c-released or imagenet-c"""
+    """preset of severity constants: fer-c, fer-c-released, imagenet-c or mivia"""
     repeats: int = 15
     """number of repetitions, of which the best counts; imagecorruptions gets a fifth as many"""
 
@@ -61,7 +62,7 @@ def main(args: Args) -> None:
     cv2.setNumThreads(1)
     try:
         with threadpool_limits(1):
-            seconds = costs(contenders(args, face))
+            seconds = costs(contenders(args, face), corruptions_of(args.preset))
     finally:
         cv2.setNumThreads(threads)
     print_table(seconds)
@@ -77,7 +78,8 @@ def contenders(args: Args, face: np.ndarray) -> dict[str, Contender]:
                                                args.preset))
 
     columns = {"ours": (ours, args.repeats)}
-    print(f"85 forms of one {args.size} x {args.size} image, constants {args.preset}")
+    count = len(cells_of(corruptions_of(args.preset)))
+    print(f"{count} forms of one {args.size} x {args.size} image, constants {args.preset}")
     if importlib.util.find_spec("imagecorruptions") is None:
         print("imagecorruptions is not installed (pip install imagecorruptions): no comparison with it")
     elif args.preset != "imagenet-c" or args.size < 32:
@@ -118,12 +120,12 @@ def imagecorruptions() -> tuple[Callable[..., np.ndarray], list[str]]:
     return package.corrupt, patched
 
 
-def costs(columns: dict[str, Contender]) -> dict[str, dict[str, float]]:
+def costs(columns: dict[str, Contender], names: tuple[str, ...]) -> dict[str, dict[str, float]]:
     """{corruption: {column: seconds of processor time for its five severities}}. A first repetition warms up and does
     not count, except where there are no others."""
     best = {}
     for repetition in range(1 + max(times for _, times in columns.values())):
-        for name, severity, column in itertools.product(CORRUPTIONS, SEVERITIES, columns):
+        for (name, severity), column in itertools.product(cells_of(names), columns):
             form, times = columns[column]
             if repetition <= times:
                 start = time.process_time()
@@ -131,8 +133,8 @@ def costs(columns: dict[str, Contender]) -> dict[str, dict[str, float]]:
                 spent = time.process_time() - start
                 if repetition or not times:
                     best[name, column, severity] = min(spent, best.get((name, column, severity), spent))
-    return {name: {column: sum(best[name, column, severity] for severity in SEVERITIES) for column in columns}
-            for name in CORRUPTIONS}
+    return {name: {column: sum(best[name, column, severity] for _, severity in cells_of([name])) for column in columns}
+            for name in names}
 
 
 def print_table(seconds: dict[str, dict[str, float]]) -> None:

@@ -54,7 +54,7 @@ class Args:
     faces: Path | None = None
     """a folder with a folder of colour pictures for each class, as `--dataset folders` reads them, or with train/ and
     test/ above those"""
-    demo: bool = True
+    demo: bool = True  # the text is that of --no-demo
     """do not use the demo's drawn faces"""
     resamples: int = 300
     """how often 300 images are drawn"""

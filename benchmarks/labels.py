@@ -28,7 +28,7 @@ from support.errors import UserError
 from support.files import write_text
 from support.random_streams import keyed_rng
 
-# Rows of the official lists. TRAIN_COUNTS and 500 of each class are those with an expression.
+# Rows of the official lists. Of these, affectnet.TRAIN_COUNTS (train) and 500 of each class (test) have an expression.
 ROWS = {"train": 414_800, "test": 5_500}
 SECONDS, MEMORY = 10, 1.5  # target for the old release: s, GiB
 

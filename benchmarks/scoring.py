@@ -99,7 +99,7 @@ class Bench:
         return len(self.built.frame) * len(ALL_CELLS)
 
     def reading_alone(self, in_memory: bool) -> int:
-        """Read all files or make all forms, by all workers. Returns the number of images, as the next two do."""
+        """Read all files or make all forms, by all workers. Returns the number of images."""
         with opencv_without_threads():
             context, count = multiprocessing.get_context("fork"), self.args.workers
             work = [context.Process(target=self.read, args=(range(number, len(self.built.frame), count), in_memory))

@@ -1,8 +1,9 @@
-"""Floor 2: from a clean test split to a built set on disk, with every image in 17 corruptions x 5 severities and its
-soft labels.
+"""Floor 2: from a clean test split to a built set on disk.
 
-`make_fer_c.py` is the command. The files in the order of use:
+There are two kinds of sets: corruptions at severities, 17 x 5 in FER-C, with soft labels (`make_fer_c.py`), and
+perturbation sequences of many frames (`make_fer_p.py`). The files in the order of use:
 
+  modes.py         what the two commands do after their options were checked
   options.py       what may be asked of a build, and command lines for messages
   destination.py   whether the set can take its place in the end
   plan.py          which images, with which labels and settings
@@ -13,7 +14,7 @@ soft labels.
   forms.py         makes a form (a corrupted version of an image) and encodes it
   journal.py       what is done already
   shards.py        a build that is divided over several machines
-  finishing.py     differences -> visibility -> soft labels
+  finishing.py     differences -> visibility -> soft labels; sequences have their labels before softening
   tables.py        writes the labels and the other tables, and reads them
   checksums.py     the hash of every file; manifest.py: what the set was made with
   summary.py       what is printed about a finished set

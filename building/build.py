@@ -16,7 +16,7 @@ from building.built_set import open_set
 from building.chunks import Chunk, Job
 from building.finishing import finish
 from building.journal import damaged_file
-from building.layout import FOLDERS, partial_folder
+from building.layout import cells_of_set, image_folders, partial_folder
 from building.leftovers import first_names, remove_written, written_and_foreign
 from building.options import command
 from building.plan import Plan
@@ -25,7 +25,6 @@ from building.shards import Shard, finished_shards, shard_folder, take_chunk
 from building.state import is_same_build, read_state, refuse_if_different, report_if_built
 from building.summary import print_summary
 from building.worker import make_chunk
-from corruptions import CELLS
 from support.errors import UserError
 from support.files import lock, write_text
 
@@ -51,8 +50,10 @@ def build_set(plan: Plan, out: Path, workers: int, shards: tuple[Path, ...] = ()
         for folder in (work, *shards):
             remove_written(folder, plan.ids)
     version = plan.facts["set_version"][:12]
-    print(f"built {out}: {len(plan.frame)} images x {len(CELLS)} forms, set version {version}")
-    print_summary(open_set(out))
+    print(f"built {out}: {len(plan.frame)} images x {len(cells_of_set(plan.made_with))} forms, set version {version}")
+    built = open_set(out)
+    if not built.has_sequences:
+        print_summary(built)
 
 
 def build_shard(plan: Plan, out: Path, workers: int, shard: Shard) -> None:
@@ -75,8 +76,9 @@ def build_shard(plan: Plan, out: Path, workers: int, shard: Shard) -> None:
         process_chunks(job, chunks, workers, make_chunk)
         os.sync()  # before the rename, as in `build_set`
         work.rename(goal)
+    forms = len(cells_of_set(plan.made_with))
     image_count = sum(int(chunk.rows["in_set"].sum()) for chunk in chunks)
-    print(f"built {goal}: {image_count} of {len(plan.frame)} images x {len(CELLS)} forms; when all {shard.n} shards "
+    print(f"built {goal}: {image_count} of {len(plan.frame)} images x {forms} forms; when all {shard.n} shards "
           f"are there, join them into the set: {merge_command}")
 
 
@@ -97,8 +99,8 @@ def refuse_foreign_files(work: Path, plan: Plan) -> None:
         refuse_if_different(read_state(work), plan.state, work)
     _, foreign = written_and_foreign(work, plan.ids)
     if foreign:
-        raise UserError(f"{work}, where the set grows, holds {first_names(foreign)}, which make_fer_c.py did not "
-                        f"write; move it away, then the same command goes on, or choose another --out")
+        raise UserError(f"{work}, where the set grows, holds {first_names(foreign)}, which no build wrote; "
+                        f"move it away, then the same command goes on, or choose another --out")
 
 
 @contextmanager
@@ -122,7 +124,8 @@ def prepare_work_folder(work: Path, plan: Plan) -> None:
     else:
         write_text(work / "build.json", json.dumps(plan.state))
     (work / "journal").mkdir(parents=True, exist_ok=True)
-    for folder in FOLDERS if plan.keeps_images else FOLDERS[:1]:
+    folders = image_folders(plan.made_with)
+    for folder in folders if plan.keeps_images else folders[:1]:
         (work / "set" / folder).mkdir(parents=True, exist_ok=True)
     for temporary in (work / "set").glob(".*.tmp"):  # left by a build that was killed, see `leftovers.is_written`
         temporary.unlink()
@@ -133,13 +136,9 @@ def process_chunks(job: Job, chunks: Sequence[Chunk], workers: int, process: Cal
     with worker_pool(workers) as pool:
         damaged = run_all(pool, damaged_file, job, chunks)
         missing = [chunk for chunk, name in zip(chunks, damaged, strict=True) if name is not None]
-        total = sum(map(form_count, chunks))
-        done = total - sum(map(form_count, missing))
+        forms = len(cells_of_set(job.made_with))
+        total = forms * sum(len(chunk.rows) for chunk in chunks)
+        done = total - forms * sum(len(chunk.rows) for chunk in missing)
         with tqdm(total=total, initial=done, unit=" images", smoothing=0.05, disable=None,
                   desc=job.made_with["dataset"]) as bar:
-            run_all(pool, process, job, missing, lambda chunk: bar.update(form_count(chunk)))
-
-
-def form_count(chunk: Chunk) -> int:
-    """The number of forms that a chunk makes."""
-    return len(chunk.rows) * len(CELLS)
+            run_all(pool, process, job, missing, lambda chunk: bar.update(forms * len(chunk.rows)))

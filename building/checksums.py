@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from building.integrity import HEX, digest, read_regular, require, sha256
-from building.layout import FOLDERS, OPTIONAL_TABLES, TABLES, image_suffix
+from building.layout import OPTIONAL_TABLES, image_folders, image_suffix, tables_of_set
 from support.errors import DamagedFile, first_line
 from support.files import write_text, write_whole
 
@@ -40,24 +40,25 @@ def content_hash(lines: Iterable[Line]) -> str:
     return digest(f"{value}  {name}" for value, name in lines if name not in ("manifest.json", "images.sha256"))
 
 
-def sorted_entries(tables: Iterable[str]) -> list[str]:
+def sorted_entries(tables: Iterable[str], folders: Iterable[str]) -> list[str]:
     """The entries of a list of checksums, by name: tables, and folders of images with a final "/"."""
-    return sorted([*tables, *(f"{folder}/" for folder in FOLDERS)])
+    return sorted([*tables, *(f"{folder}/" for folder in folders)])
 
 
 # ---- writing
 
-def seal(folder: Path, manifest: Mapping[str, Any], hashes: Mapping[str, bytes], image_format: str,
-         keeps_images: bool = True) -> None:
+def seal(folder: Path, manifest: Mapping[str, Any], hashes: Mapping[str, bytes], keeps_images: bool = True) -> None:
     """Write checksums.sha256 and then manifest.json, which makes the folder a set.
 
-    manifest: without its content hash; hashes: {id: the hashes of the image's 86 files, 32 bytes each, in the order of
-    `FOLDERS`}. Where images/ is not kept, the lines of its files go to images.sha256; the manifest is the same.
+    manifest: without its content hash; hashes: {id: the hashes of the image's files, 32 bytes each, in the order of
+    `layout.image_folders`}. Where images/ is not kept, the lines of its files go to images.sha256; the manifest is
+    the same.
     """
-    tables = {name: sha256((folder / name).read_bytes()) for name in TABLES if (folder / name).exists()}
+    names = tables_of_set(manifest["made_with"])
+    tables = {name: sha256((folder / name).read_bytes()) for name in names if (folder / name).exists()}
 
     def lines() -> Iterator[Line]:
-        return _set_lines(tables, hashes, image_format)
+        return _set_lines(tables, hashes, manifest["made_with"])
 
     text = json.dumps({**manifest, "content": content_hash(lines())}, indent=1, sort_keys=True) + "\n"
     last_lines = [(sha256(text.encode()), "manifest.json")]
@@ -70,15 +71,17 @@ def seal(folder: Path, manifest: Mapping[str, Any], hashes: Mapping[str, bytes],
     write_text(folder / "manifest.json", text)
 
 
-def _set_lines(tables: Mapping[str, str], hashes: Mapping[str, bytes], image_format: str) -> Iterator[Line]:
+def _set_lines(tables: Mapping[str, str], hashes: Mapping[str, bytes],
+               made_with: Mapping[str, Any]) -> Iterator[Line]:
     """The lines of all files but the manifest, by name. One folder is sorted at a time: there may be millions."""
-    for entry in sorted_entries(tables):
+    folders = image_folders(made_with)
+    for entry in sorted_entries(tables, folders):
         if entry in tables:
             yield tables[entry], entry
             continue
         folder = entry.rstrip("/")
-        start = HASH_BYTES * FOLDERS.index(folder)
-        suffix = image_suffix(folder, image_format)
+        start = HASH_BYTES * folders.index(folder)
+        suffix = image_suffix(folder, made_with["image_format"])
         for name, image_id in sorted((f"{entry}{image_id}.{suffix}", image_id) for image_id in hashes):
             yield hashes[image_id][start:start + HASH_BYTES].hex(), name
 
@@ -128,9 +131,9 @@ class Checksums:
     tables: dict[str, str]  # {table: sha256}
 
 
-def read_checksums(folder: Path, content: str) -> Checksums:
-    """checksums.sha256 of a set, with images.sha256 where it lists one. content: the manifest's content hash. Raises
-    DamagedFile where a list is missing, malformed or not the one that was written with the manifest."""
+def read_checksums(folder: Path, manifest: Mapping[str, Any]) -> Checksums:
+    """checksums.sha256 of a set, with images.sha256 where it lists one. Raises DamagedFile where a list is missing,
+    malformed or not the one that was written with the manifest."""
     file = folder / "checksums.sha256"
     try:
         lines = _split_lines(file)
@@ -142,10 +145,12 @@ def read_checksums(folder: Path, content: str) -> Checksums:
             lines[place:place + 1] = _split_lines(folder / "images.sha256")  # its lines belong there by name
     except OSError as error:
         raise DamagedFile(f"{error.filename}: {error.strerror}") from None
-    require(sha256(b"\n".join(lines) + b"\n") == content, file, "it does not give the manifest's content hash")
+    content = sha256(b"\n".join(lines) + b"\n")
+    require(content == manifest["content"], file, "it does not give the manifest's content hash")
     hash_of_file = {line[NAME].decode(): line[HASH].decode() for line in lines if b"/" not in line}
-    tables = {name: hash_of_file[name] for name in TABLES if name in hash_of_file}
-    for name in TABLES:
+    names = tables_of_set(manifest["made_with"])
+    tables = {name: hash_of_file[name] for name in names if name in hash_of_file}
+    for name in names:
         require(name in tables or name in OPTIONAL_TABLES, file, f"it does not list {name}")
     return Checksums(file, lines, tables)
 
@@ -169,13 +174,15 @@ def _require_hash(path: Path, line: bytes) -> None:
     require(line[HASH].decode("ascii") == sha256(read_regular(path)), path, "its hash differs from checksums.sha256")
 
 
-def image_hashes(checksums: Checksums, ids: list[str], image_format: str) -> np.ndarray:
-    """The hashes of all images: uint8 (86, N, 32), in the order of `FOLDERS` and of `ids`. Raises DamagedFile unless
-    exactly the files of these images are listed, in the order in which they were written."""
-    hashes = np.empty((len(FOLDERS), len(ids), HASH_BYTES), np.uint8)
+def image_hashes(checksums: Checksums, ids: list[str], made_with: Mapping[str, Any]) -> np.ndarray:
+    """The hashes of all images: uint8 (F, N, 32), in the order of the F `layout.image_folders` and of `ids`. made_with:
+    the settings in the manifest. Raises DamagedFile unless exactly the files of these images are listed, in the order
+    in which they were written."""
+    folders, image_format = image_folders(made_with), made_with["image_format"]
+    hashes = np.empty((len(folders), len(ids), HASH_BYTES), np.uint8)
     order_by_suffix = {suffix: _order_of_files(ids, suffix) for suffix in {"png", image_format}}
     start = 0
-    for entry in sorted_entries(checksums.tables):
+    for entry in sorted_entries(checksums.tables, folders):
         if entry in checksums.tables:
             start += 1
             continue
@@ -186,7 +193,7 @@ def image_hashes(checksums: Checksums, ids: list[str], image_format: str) -> np.
         ends = [f"  {entry}{ids[i]}.{suffix}".encode() for i in order]
         require([line[END] for line in lines] == ends, checksums.file,
                 f"it does not list the images of {entry} as labels.csv names them")
-        hashes[FOLDERS.index(folder), order] = _parse_hashes(lines, entry, checksums.file)
+        hashes[folders.index(folder), order] = _parse_hashes(lines, entry, checksums.file)
         start += len(ids)
     require(start == len(checksums.lines), checksums.file, "it lists files that are no part of the set")
     return hashes

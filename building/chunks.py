@@ -35,9 +35,9 @@ class Job:
 
 
 def kept_files(job: Job, row: Any) -> list[str]:
-    """The files of a source image that lie in the set, in the order of `FOLDERS`: all 86, only the clean one, or none
-    where D_worst alone is estimated on the image. row: of `Chunk.rows`, as `itertuples` gives it."""
+    """The files of a source image that lie in the set, in the order of `layout.image_folders`: all, only the clean one,
+    or none where D_worst alone is estimated on the image. row: of `Chunk.rows`, as `itertuples` gives it."""
     if not row.in_set:
         return []
-    files = image_files(row.id, job.made_with["image_format"])
+    files = image_files(row.id, job.made_with)
     return files if job.keeps_images else files[:1]

@@ -1,15 +1,18 @@
 """The forms of an image, and how they are encoded.
 
-form  one corrupted version of a clean image. There is one for each cell (a corruption at a severity, corruptions.py),
-      so an image has 85 forms.
+form  one changed version of a clean image. There is one for each cell of the set: a corruption at a severity
+      (corruptions.py), 85 in FER-C, or a frame of a perturbation (perturbations.py).
 """
 import io
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import cv2
 import numpy as np
 
+import perturbations
+from building.layout import is_sequence_set
 from corruptions import apply
 from datasets.images import read_image
 from support.random_streams import keyed_rng
@@ -35,10 +38,43 @@ def make_form(clean: np.ndarray, image_id: str, name: str, severity: int, made_w
     return apply(clean, name, keyed_rng(made_with["seed"], image_id, name, severity), arguments)
 
 
-def stored_form(clean: np.ndarray, image_id: str, name: str, severity: int, made_with: Mapping[str, Any]) -> np.ndarray:
-    """A form as a reader of its file gets it, made in memory: `make_form`, and what a lossy format changes. Arguments
-    and result as for `make_form`."""
-    form = make_form(clean, image_id, name, severity, made_with)
+def make_forms(clean: np.ndarray, image_id: str, cells: Iterable[tuple[str, int]],
+               made_with: Mapping[str, Any]) -> Iterator[np.ndarray]:
+    """The forms of a clean image in these cells, one after the other, uint8 (S, S, 3), RGB.
+
+    clean: of the size `layout.picture_size`. The frames of a sequence follow from each other: each perturbation has one
+    random stream, keyed by (seed, id of the image, perturbation), and the frames before one that is asked for are made
+    with it. So frames are best asked for in their order."""
+    if not is_sequence_set(made_with):
+        for name, severity in cells:
+            yield make_form(clean, image_id, name, severity, made_with)
+        return
+    for name, cells_of_perturbation in itertools.groupby(cells, key=lambda cell: cell[0]):
+        next_frame = 0
+        frames = sequence(clean, image_id, name, made_with)
+        for _, number in cells_of_perturbation:
+            if number < next_frame:
+                frames, next_frame = sequence(clean, image_id, name, made_with), 0
+            yield next(itertools.islice(frames, number - next_frame, None))
+            next_frame = number + 1
+
+
+def sequence(clean: np.ndarray, image_id: str, name: str, made_with: Mapping[str, Any]) -> Iterator[np.ndarray]:
+    """The frames of a perturbation, uint8 (S, S, 3), RGB each. Arguments as for `make_forms`."""
+    rng = keyed_rng(made_with["seed"], image_id, name)
+    return perturbations.apply(clean, name, rng, made_with["constants"][name], made_with["preset"],
+                               made_with["difficulty"], made_with["border"])
+
+
+def clean_form(clean: np.ndarray, made_with: Mapping[str, Any]) -> np.ndarray:
+    """The clean image as a model gets it: without the margin that pictures of sequences may have."""
+    if not is_sequence_set(made_with) or made_with["border"] != "margin":
+        return clean
+    return perturbations.frame_of(clean, made_with["preset"])
+
+
+def stored_form(form: np.ndarray, made_with: Mapping[str, Any]) -> np.ndarray:
+    """A form as a reader of its file gets it: with what a lossy format changes."""
     if made_with["image_format"] == "png":
         return form
     data = encode(form, made_with["image_format"], made_with["quality"])

@@ -18,8 +18,7 @@ import pandas as pd
 import soft_labels
 from building.chunks import Chunk, Job, kept_files
 from building.integrity import HEX, read_regular, require, sha256
-from building.layout import FOLDERS, journal_path
-from corruptions import CELLS
+from building.layout import cells_of_set, image_folders, is_sequence_set, journal_path
 from support.errors import DamagedFile, UserError
 from support.files import read_json
 
@@ -28,9 +27,9 @@ from support.files import read_json
 class ImageRecord:
     """What a journal holds for one source image. An image that is not in the set has no hashes."""
 
-    hashes: list[str]  # the sha256 of its 86 files in the order of `FOLDERS`, whether they are kept or not
-    differences: list[float]  # of its 85 forms to the clean image, in the order of `CELLS`
-    unchanged: list[int]  # the positions in `CELLS` of forms that equal the clean image in every pixel
+    hashes: list[str]  # the sha256 of its files in the order of `layout.image_folders`, kept or not
+    differences: list[float]  # of its forms to the clean image, in the order of `layout.cells_of_set`
+    unchanged: list[int]  # the positions in that order of forms that equal the clean image in every pixel
 
 
 def write_journal(path: Path, records: Mapping[str, ImageRecord]) -> None:
@@ -56,14 +55,17 @@ def read_journal(path: Path, job: Job, rows: pd.DataFrame, first_release: bool =
     require(isinstance(images, dict) and list(images) == rows["id"].tolist(), path, "records of other images")
     if not is_first_release:
         require(values.get("sha256") == sha256(json.dumps(images).encode()), path, "its hash differs")
-    largest = soft_labels.LARGEST[job.made_with["softening"]["visibility"]]
+    cells, largest = 0, 0.0  # nothing is measured on the frames of sequences
+    if not is_sequence_set(job.made_with):
+        cells, largest = len(cells_of_set(job.made_with)), soft_labels.LARGEST[job.made_with["softening"]["visibility"]]
+    files = len(image_folders(job.made_with))
     records = {}
     for row in rows.itertuples():
         image = images[row.id]
         require(isinstance(image, dict), path, f"{row.id}: no record")
-        hashes = _checked_hashes(image.get("sha256"), len(FOLDERS) if row.in_set else 0, path, row.id)
-        differences = _checked_differences(image.get("difference"), largest, path, row.id)
-        unchanged = [] if is_first_release else _checked_unchanged(image.get("unchanged"), path, row.id)
+        hashes = _checked_hashes(image.get("sha256"), files if row.in_set else 0, path, row.id)
+        differences = _checked_differences(image.get("difference"), cells, largest, path, row.id)
+        unchanged = [] if is_first_release else _checked_unchanged(image.get("unchanged"), cells, path, row.id)
         records[row.id] = ImageRecord(hashes, differences, unchanged)
     return records
 
@@ -75,16 +77,16 @@ def _checked_hashes(values: Any, count: int, path: Path, image_id: str) -> list[
     return values
 
 
-def _checked_differences(values: Any, largest: float, path: Path, image_id: str) -> list[float]:
-    require(isinstance(values, list) and len(values) == len(CELLS), path, f"{image_id}: not {len(CELLS)} differences")
+def _checked_differences(values: Any, count: int, largest: float, path: Path, image_id: str) -> list[float]:
+    require(isinstance(values, list) and len(values) == count, path, f"{image_id}: not {count} differences")
     for value in values:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         require(is_number and -1e-9 <= value <= largest + 1e-9, path, f"{image_id}: a difference is out of range")
     return values
 
 
-def _checked_unchanged(values: Any, path: Path, image_id: str) -> list[int]:
-    is_list = isinstance(values, list) and all(number in range(len(CELLS)) for number in values)
+def _checked_unchanged(values: Any, cells: int, path: Path, image_id: str) -> list[int]:
+    is_list = isinstance(values, list) and all(number in range(cells) for number in values)
     require(is_list, path, f"{image_id}: unchanged forms that do not exist")
     return values
 

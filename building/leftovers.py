@@ -4,14 +4,23 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from building.layout import FOLDERS, IMAGE_FORMATS, TABLES
-from corruptions import CORRUPTIONS
+from building.layout import IMAGE_FORMATS, TABLES
+from corruptions import PRESETS, corruptions_of
+from perturbations import PERTURBATIONS
 from support.files import final_name
 
-WRITTEN_FOLDERS = {"journal", "set", "set/images", *(f"set/{folder}" for folder in FOLDERS),
-                   *(f"set/images/{name}" for name in CORRUPTIONS)}
+# Of the sets of every preset: images/ and the folders in it, one for a corruption or perturbation and its severity or
+# frame.
+NAMES = {name for preset in PRESETS for name in corruptions_of(preset)} | set().union(*PERTURBATIONS.values())
+IMAGE_FOLDER = re.compile(rf"images(?:/(?:{'|'.join(sorted(NAMES))})(?:/\d{{1,3}})?)?")
 SET_FILES = (*TABLES, "manifest.json", "checksums.sha256", "images.sha256")
 WRITTEN_FILES = {".lock", "build.json", *(f"set/{name}" for name in SET_FILES)}
+
+
+def is_written_folder(name: str) -> bool:
+    """Whether a folder of an unfinished set or a shard is one that a build makes. name: relative to it."""
+    return name in ("journal", "set", "set/clean") or (
+        name.startswith("set/") and IMAGE_FOLDER.fullmatch(name.removeprefix("set/")) is not None)
 
 
 def is_written(name: str, ids: set[str]) -> bool:
@@ -23,7 +32,7 @@ def is_written(name: str, ids: set[str]) -> bool:
         return is_written(f"{parent}/{whole}" if parent else whole, ids)
     if parent == "journal":
         return re.fullmatch(r"\d+\.json", file) is not None
-    if parent.startswith("set/") and parent.removeprefix("set/") in FOLDERS:
+    if parent.startswith("set/") and is_written_folder(parent):
         image_id, _, suffix = file.rpartition(".")
         return suffix in IMAGE_FORMATS and image_id in ids
     return name in WRITTEN_FILES
@@ -40,7 +49,7 @@ def written_and_foreign(work: Path, ids: set[str]) -> tuple[list[Path], list[str
             for entry in entries:
                 name = prefix + entry.name
                 if entry.is_dir(follow_symlinks=False):
-                    if name in WRITTEN_FOLDERS:
+                    if is_written_folder(name):
                         visit(entry.path, f"{name}/")
                     else:
                         foreign.append(f"{name}/")
@@ -60,16 +69,17 @@ def remove_written(work: Path, ids: set[str]) -> None:
         written, foreign = written_and_foreign(work, ids)
         for path in written:
             path.unlink(missing_ok=True)
-        for name in sorted(WRITTEN_FOLDERS, key=len, reverse=True):
-            _remove_if_empty(work / name)
-        _remove_if_empty(work)
+        for folder, _, _ in os.walk(work, topdown=False):
+            name = os.path.relpath(folder, work)
+            if name == "." or is_written_folder(name):
+                _remove_if_empty(Path(folder))
     except FileNotFoundError:  # another process removes it, too
         return
     except OSError as error:
         print(f"cannot remove {error.filename or work}: {error.strerror}; remove {work} yourself")
         return
     if foreign:
-        print(f"{work} stays: it holds {first_names(foreign)}, which make_fer_c.py did not write")
+        print(f"{work} stays: it holds {first_names(foreign)}, which no build wrote")
 
 
 def _remove_if_empty(folder: Path) -> None:

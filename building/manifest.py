@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from building.integrity import HEX, require, require_types, sha256
-from building.layout import IMAGE_FORMATS, partial_folder
-from corruptions import CELLS, CORRUPTIONS, SEVERITIES, arguments_of
+from building.layout import IMAGE_FORMATS, MOST_FRAMES, SEQUENCES, cells_of_set, is_sequence_set, partial_folder
+from corruptions import PRESETS, SEVERITIES, arguments_of, corruptions_of
 from datasets.split import SAFE_ID
+from perturbations import BORDERS, PERTURBATIONS, side_with_margin
+from perturbations import constants as constants_of_sequences
 from support.errors import DamagedFile, UserError
 from support.files import read_json
 from support.image_sizes import SIZES
@@ -25,22 +27,29 @@ FORMAT = 1  # of the files of a set; a set of another format is not read
 
 # The settings of which the set version is a hash.
 IDENTITY = ("format", "dataset", "size", "seed", "image_format", "quality", "constants", "softening", "ids", "labels")
+IDENTITY_OF_SEQUENCES = ("format", "kind", "dataset", "size", "picture_size", "seed", "image_format", "preset",
+                         "constants", "difficulty", "border", "source", "ids", "labels")
 
 # The type of each value in manifest.json.
 NUMBER, NOTHING = (int, float), type(None)
 MANIFEST = {"set_version": str, "title": str, "classes": list, "counts": dict, "notes": dict, "made_with": dict,
-            "software": dict, "worst": dict, "content": str}
+            "software": dict, "content": str}
 MADE_WITH = {"format": int, "dataset": str, "size": int, "seed": int, "image_format": str, "quality": (int, NOTHING),
-             "constants": dict, "softening": dict, "ids": str, "labels": str, "options": dict, "protocol": str,
+             "constants": dict, "ids": str, "labels": str, "options": dict, "protocol": str,
              "preset": str, "limit": (int, NOTHING), "images": int, "sources": str, "encoder": str}
+# The further settings of a set of sequences; a set of corruptions has `softening` and the fact `worst` instead.
+MADE_WITH_OF_SEQUENCES = {"kind": str, "picture_size": int, "resolution": int, "difficulty": int, "border": str,
+                          "source": str}
 SOFTENING = {"beta": NUMBER, "exponent": NUMBER, "visibility": str, "visibility_per": str}
 WORST = {"difference": NUMBER, "corruption": str, "severity": int, "images": list}
 UNCHANGED_CELL = {"corruption": str, "severity": int, "fraction": NUMBER}
 
 
 def set_version(made_with: Mapping[str, Any]) -> str:
-    """The hash that two sets have in common when scores on them are comparable; made_with: at least `IDENTITY`."""
-    return sha256(json.dumps({key: made_with[key] for key in IDENTITY}, sort_keys=True).encode())
+    """The hash that two sets have in common when scores on them are comparable; made_with: at least `IDENTITY`, or
+    `IDENTITY_OF_SEQUENCES` for a set of sequences."""
+    keys = IDENTITY_OF_SEQUENCES if is_sequence_set(made_with) else IDENTITY
+    return sha256(json.dumps({key: made_with[key] for key in keys}, sort_keys=True).encode())
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -56,27 +65,32 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         require_types(made_with, {"format": int}, file, "made_with.")
         if made_with["format"] != FORMAT:
             raise UserError(f"{folder} is of format {made_with['format']}, not {FORMAT}: build it again with "
-                            f"make_fer_c.py --dataset NAME --out FOLDER")
+                            f"{_script(folder)} --dataset NAME --out FOLDER")
         check_made_with(made_with, file, "made_with.")
         check_facts(manifest, file)
         require(manifest["set_version"] == set_version(made_with), file, "set_version does not follow from made_with")
     except DamagedFile as error:
-        raise DamagedFile(f"{error}; restore it from another copy or build the set again with make_fer_c.py "
+        raise DamagedFile(f"{error}; restore it from another copy or build the set again with {_script(folder)} "
                           f"--dataset NAME --out {folder}") from None
     return manifest
+
+
+def _script(folder: Path) -> str:
+    """The command that builds the sets that are named like this folder, for messages."""
+    return "make_fer_p.py" if folder.name.endswith("-P") else "make_fer_c.py"
 
 
 def _reason_no_set(folder: Path) -> str:
     """Why a folder is no set, and the command that makes it one."""
     partial = partial_folder(folder)
     if not partial.is_dir():
-        return f"no manifest.json. Build it with make_fer_c.py --dataset NAME --out {folder}"
+        return f"no manifest.json. Build it with {_script(folder)} --dataset NAME --out {folder}"
     try:
         name = read_json(partial / "build.json").get("dataset", "NAME")
     except (OSError, UserError):
         name = "NAME"
-    return (f"its build is not finished ({partial}): start it again with its options, make_fer_c.py --dataset {name} "
-            f"--out {folder} ...")
+    return (f"its build is not finished ({partial}): start it again with its options, {_script(folder)} --dataset "
+            f"{name} --out {folder} ...")
 
 
 def check_made_with(made_with: Mapping[str, Any], file: Path, where: str = "") -> None:
@@ -93,18 +107,47 @@ def check_made_with(made_with: Mapping[str, Any], file: Path, where: str = "") -
         require(HEX.fullmatch(made_with[key]) is not None, file, f"{where}{key} is no sha256")
     for key, value in made_with["options"].items():
         require(isinstance(value, str), file, f"{where}options.{key} has the wrong type")
+    if "kind" in made_with:
+        check_sequences(made_with, file, where)
+        return
+    require_types(made_with, {"softening": dict}, file, where)
     softening = made_with["softening"]
     require_types(softening, SOFTENING, file, f"{where}softening.")
     require(0 <= softening["beta"] <= 1 and softening["exponent"] > 0, file, f"{where}softening is out of range")
-    check_constants(made_with["constants"], file, f"{where}constants")
+    require(made_with["preset"] in PRESETS, file, f"{where}preset is unknown")
+    check_constants(made_with["constants"], made_with["preset"], file, f"{where}constants")
 
 
-def check_constants(constants: Mapping[str, Any], file: Path, where: str) -> None:
-    """Check the constants of the corruptions: {corruption: five times {argument: number or null}}, as
+def check_sequences(made_with: Mapping[str, Any], file: Path, where: str) -> None:
+    """Check the settings that only a set of sequences has. The constants are those of this project or of an earlier
+    release: {perturbation: {argument: number or list}}, with the number of frames as `count`. Raises DamagedFile."""
+    require_types(made_with, MADE_WITH_OF_SEQUENCES, file, where)
+    preset, constants = made_with["preset"], made_with["constants"]
+    require(made_with["kind"] == SEQUENCES, file, f"{where}kind is unknown")
+    require(preset in PERTURBATIONS, file, f"{where}preset is unknown")
+    require(made_with["image_format"] == "png", file, f"{where}image_format is not png")
+    require(made_with["border"] in BORDERS, file, f"{where}border is unknown")
+    require(made_with["difficulty"] in (1, 2, 3), file, f"{where}difficulty is out of range")
+    has_margin = made_with["border"] == "margin"
+    expected = side_with_margin(made_with["size"], preset) if has_margin else made_with["size"]
+    require(made_with["picture_size"] == expected, file, f"{where}picture_size does not fit size and border")
+    require(bool(constants) and set(constants) <= set(PERTURBATIONS[preset]), file,
+            f"{where}constants are not of the perturbations of the preset {preset}")
+    for name, arguments in constants.items():
+        require(isinstance(arguments, dict) and arguments.keys() == constants_of_sequences(preset)[name].keys(), file,
+                f"{where}constants.{name} has unknown arguments")
+        require_types(arguments, dict.fromkeys(arguments, (int, float, list)), file, f"{where}constants.{name}.")
+        count = arguments["count"]
+        require(isinstance(count, int) and 2 <= count <= MOST_FRAMES, file, f"{where}constants.{name}.count")
+
+
+def check_constants(constants: Mapping[str, Any], preset: str, file: Path, where: str) -> None:
+    """Check the constants of the corruptions of a preset: {corruption: five times {argument: number or null}}, as
     `corruptions.constants` gives them. Arguments may be absent, since a set that is older than an argument with a
     default does not list it. Raises DamagedFile."""
-    require(set(constants) == set(CORRUPTIONS), file,
-            f"{where} has other corruptions than the {len(CORRUPTIONS)} of FER-C")
+    names = corruptions_of(preset)
+    require(set(constants) == set(names), file,
+            f"{where} are not of the {len(names)} corruptions of the preset {preset}")
     for name, rows in constants.items():
         require(isinstance(rows, list) and len(rows) == len(SEVERITIES), file,
                 f"{where}.{name} has not {len(SEVERITIES)} severities")
@@ -124,10 +167,14 @@ def check_facts(manifest: Mapping[str, Any], file: Path) -> None:
         require(isinstance(value, str), file, f"software.{name} has the wrong type")
     for name, value in manifest["counts"].items():
         require_types({name: value}, {name: int}, file, "counts.")
+    if is_sequence_set(manifest["made_with"]):
+        return
+    require_types(manifest, {"worst": dict}, file)
     worst = manifest["worst"]
     require_types(worst, WORST, file, "worst.")
     require(worst["difference"] > 0, file, "worst.difference is not positive")
-    require((worst["corruption"], worst["severity"]) in CELLS, file, "worst names no corruption at a severity")
+    cells = cells_of_set(manifest["made_with"])
+    require((worst["corruption"], worst["severity"]) in cells, file, "worst names no corruption at a severity")
     require(all(isinstance(name, str) for name in worst["images"]), file, "worst.images are no names")
     unchanged = manifest.get("unchanged", [])  # sets of the project's first release have none
     require(isinstance(unchanged, list), file, "unchanged has the wrong type")

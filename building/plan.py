@@ -9,6 +9,7 @@ D_worst, by which differences are divided to give the visibility (eq. 9), is the
 (corruptions at a severity). It is estimated on `D_WORST_IMAGES` images of the whole split, so --limit does not change
 it.
 """
+import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,12 +19,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+import perturbations
 import soft_labels
 from building.chunks import Chunk
 from building.forms import ENCODER
 from building.integrity import digest, sha256
+from building.layout import SEQUENCES, is_sequence_set
 from building.manifest import FORMAT, set_version
-from building.options import BuildOptions
+from building.options import BuildOptions, SequenceOptions, SourceOptions
 from building.tables import digest_of_labels
 from corruptions import constants
 from datasets import TITLES, default_root, load_split, parse_options
@@ -33,6 +36,7 @@ from datasets.split import Split
 from support.errors import UserError
 from support.random_streams import keyed_rng
 
+PUBLISHED_SIZE = 100  # pixels of the pictures of RAF-DB-P, whose constants are for this size
 D_WORST_IMAGES = 100  # D_worst is the largest mean difference over these (FER-C, section 4.2.3)
 CHUNK = 4  # source images of a chunk: 344 files, which share one journal
 ALL_FILES, WITHOUT_IMAGES = "all", "no images/"  # which files of a set are kept, as build.json says it
@@ -50,7 +54,7 @@ class Plan:
     facts: dict[str, Any]  # what else the manifest says
     gmm: soft_labels.GMM | None  # the mixture of the labels; None where the labels need none
     keeps_images: bool  # whether images/ is kept
-    options: BuildOptions  # for the command lines in messages
+    options: SourceOptions  # for the command lines in messages
 
     @property
     def ids(self) -> set[str]:
@@ -72,32 +76,53 @@ class Plan:
         return [Chunk(number, rows.iloc[start:start + CHUNK]) for number, start in enumerate(starts)]
 
 
-def make_plan(options: BuildOptions) -> Plan:
-    """The plan of a build. Raises UserError where the data set cannot be read, labels cannot be made, or a source image
-    cannot be read and `skip_bad` is not set."""
+def make_plan(options: BuildOptions | SequenceOptions) -> Plan:
+    """The plan of a build of either kind of set. Raises UserError where the data set cannot be read, labels cannot be
+    made, or a source image cannot be read and `skip_bad` is not set."""
     root = options.root or default_root(options.dataset)
     data_options = parse_options(options.data)
     split = load_split(options.dataset, root, "test", **data_options)
-    labels, gmm, notes = fused_labels(options, split, root, data_options)
-
     set_rows, d_worst_rows = choose_rows(options.limit, options.seed, len(split.frame))
-    sources = read_sources(root, split.frame, np.union1d(set_rows, d_worst_rows), options.workers)
+    frame_of_split = frame_of_sources(options, root, split.frame)
+    if isinstance(options, BuildOptions):
+        labels, gmm, notes = fused_labels(options, split, root, data_options)
+    else:
+        labels, gmm, notes = given_labels(split)
+        d_worst_rows = set_rows[:0]  # D_worst is for soft labels, which sequences do not have
+
+    sources = read_sources(root, frame_of_split, np.union1d(set_rows, d_worst_rows), options.workers)
     unreadable = report_unreadable(sources, options.skip_bad)
     kept_rows = [row for row in set_rows.tolist() if row not in unreadable]
     kept_d_worst_rows = [row for row in d_worst_rows.tolist() if row not in unreadable]
-    if not kept_rows or not kept_d_worst_rows:
+    if not kept_rows or (len(d_worst_rows) and not kept_d_worst_rows):
         raise UserError(f"no readable image is left in {root}")
 
     sha256_of_row = {row: source.sha256 for row, source in sources.items()}
-    frame_of_split = split.frame.assign(sha256=pd.Series(sha256_of_row))
+    frame_of_split = frame_of_split.assign(sha256=pd.Series(sha256_of_row))
     frame = frame_of_split.iloc[kept_rows].reset_index(drop=True)
     d_worst_images = frame_of_split.iloc[kept_d_worst_rows]
     labels = labels[kept_rows]
-    made_with = build_settings(options, data_options, frame, labels, d_worst_images)
+    made_with = common_settings(options, data_options, frame, labels, d_worst_images)
+    if isinstance(options, BuildOptions):
+        made_with |= settings_of_corruptions(options)
+    else:
+        made_with |= settings_of_sequences(options)
     if unreadable:
         notes["unreadable, skipped"] = [split.frame["id"].iloc[row] for row in unreadable]
     facts = manifest_facts(options.dataset, split, frame, notes, made_with)
     return Plan(frame, labels, d_worst_images, root, made_with, facts, gmm, options.images, options)
+
+
+def frame_of_sources(options: SourceOptions, root: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame of a split, with the pictures that a build with these options reads.
+
+    With `--from original` these are RAF-DB's original pictures in place of the aligned ones, and a column `alignment`,
+    float64 (2, 3) each, says how they are aligned. Raises UserError where pictures or landmarks are missing."""
+    if not isinstance(options, SequenceOptions) or options.from_ != "original":
+        return frame
+    from datasets.rafdb_originals import original_pictures
+    paths, maps = original_pictures(root, frame["path"].tolist())
+    return frame.assign(path=paths, alignment=list(maps))
 
 
 # ---- labels before softening
@@ -113,6 +138,14 @@ def fused_labels(options: BuildOptions, split: Split, root: Path, data_options: 
     except ValueError as error:
         raise UserError(f"{root}: the labels of {options.dataset} cannot be made ({error})") from None
     return labels, parts.gmm, dict(parts.notes)
+
+
+def given_labels(split: Split) -> tuple[np.ndarray, None, dict[str, Any]]:
+    """The labels of a set of sequences, float64 (N, K): the annotators' distributions where the data set has them, else
+    one-hot; no mixture; and notes for the manifest."""
+    if split.distribution is not None:
+        return np.asarray(split.distribution, np.float64), None, {"labels": "the annotators' distribution"}
+    return np.eye(len(split.classes))[split.frame["expression"].to_numpy()], None, {}
 
 
 # ---- images
@@ -164,28 +197,60 @@ def report_unreadable(sources: dict[int, SourceImage], skip_bad: bool) -> list[i
 
 # ---- settings
 
-def build_settings(options: BuildOptions, data_options: dict[str, str], frame: pd.DataFrame, labels: np.ndarray,
-                   d_worst_images: pd.DataFrame) -> dict[str, Any]:
-    """`made_with` of the manifest (building/manifest.py). frame, labels, d_worst_images: as in `Plan`."""
+def common_settings(options: SourceOptions, data_options: dict[str, str], frame: pd.DataFrame, labels: np.ndarray,
+                    d_worst_images: pd.DataFrame) -> dict[str, Any]:
+    """What `made_with` of the manifest says of both kinds of sets (manifest.py). frame, labels, d_worst_images: as in
+    `Plan`."""
     return {
         "format": FORMAT,
         "dataset": options.dataset,
         "size": options.image_size,
         "seed": options.seed,
-        "image_format": options.format,
-        "quality": None if options.format == "png" else options.quality,
-        "constants": constants(options.corruptions, options.image_size),
-        "softening": {name: plain_value(options, name)
-                      for name in ("beta", "exponent", "visibility", "visibility_per")},
         "ids": digest(frame["id"]),
         "labels": digest_of_labels(labels),
         "options": data_options,
-        "protocol": options.protocol,
-        "preset": options.corruptions,
         "limit": options.limit,
         "images": len(frame),
         "sources": digest([*frame["sha256"], *d_worst_images["sha256"]]),
         "encoder": ENCODER,
+    }
+
+
+def settings_of_corruptions(options: BuildOptions) -> dict[str, Any]:
+    """What `made_with` says of a set of corruptions only."""
+    return {
+        "protocol": options.protocol,
+        "preset": options.corruptions,
+        "constants": constants(options.corruptions, options.image_size),
+        "image_format": options.format,
+        "quality": None if options.format == "png" else options.quality,
+        "softening": {name: plain_value(options, name)
+                      for name in ("beta", "exponent", "visibility", "visibility_per")},
+    }
+
+
+def settings_of_sequences(options: SequenceOptions) -> dict[str, Any]:
+    """What `made_with` says of a set of sequences only."""
+    preset = options.preset
+    resolution = PUBLISHED_SIZE
+    if preset == "imagenet-p":
+        resolution = perturbations.source_resolution(options.resolution or options.image_size)
+    all_constants = perturbations.constants(preset, resolution)
+    names = options.perturbations or perturbations.TEST_SET[preset]
+    size = options.image_size
+    has_margin = options.border == "margin"
+    return {
+        "kind": SEQUENCES,
+        "protocol": "paper",
+        "preset": preset,
+        "constants": json.loads(json.dumps({name: all_constants[name] for name in names})),  # lists, as JSON reads them
+        "resolution": resolution,
+        "difficulty": options.difficulty,
+        "border": options.border,
+        "source": options.from_,
+        "picture_size": perturbations.side_with_margin(size, preset) if has_margin else size,
+        "image_format": "png",
+        "quality": None,
     }
 
 
@@ -202,5 +267,6 @@ def manifest_facts(dataset: str, split: Split, frame: pd.DataFrame, notes: dict[
     """What the manifest says about the set besides `made_with`, as far as it is known before the build."""
     counts = {name: int((frame["expression"] == k).sum()) for k, name in enumerate(split.classes)}
     split_notes = {key: value for key, value in split.notes.items() if key != "cache"}
-    return {"set_version": set_version(made_with), "title": f"{TITLES[dataset]}-C", "classes": list(split.classes),
-            "counts": counts, "notes": split_notes | notes}
+    kind = "P" if is_sequence_set(made_with) else "C"
+    return {"set_version": set_version(made_with), "title": f"{TITLES[dataset]}-{kind}",
+            "classes": list(split.classes), "counts": counts, "notes": split_notes | notes}

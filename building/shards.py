@@ -12,7 +12,7 @@ from typing import NamedTuple
 from building.chunks import Chunk, Job, kept_files
 from building.journal import damaged_file, read_journal, write_journal
 from building.layout import journal_path, partial_folder
-from building.options import BuildOptions, command
+from building.options import SourceOptions, command
 from building.worker import advice_on_folder, checked_record
 from support.errors import UserError
 
@@ -53,7 +53,7 @@ def _shard_names(out: Path) -> list[re.Match[str]]:
     return [match for match in map(pattern.fullmatch, os.listdir(out.parent)) if match]
 
 
-def find_shards(out: Path, options: BuildOptions) -> tuple[Path, ...]:
+def find_shards(out: Path, options: SourceOptions) -> tuple[Path, ...]:
     """The folders of all n shards next to `out`, in order. Raises UserError naming the shards that are missing and the
     command that builds the first of them."""
     counts = sorted({int(match[2]) for match in _shard_names(out)})

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from building.integrity import require
-from building.layout import partial_folder
+from building.layout import cells_of_set, is_sequence_set, partial_folder
 from building.leftovers import first_names, remove_written
 from building.manifest import check_made_with, read_manifest
 from building.plan import ALL_FILES, WITHOUT_IMAGES, Plan
-from corruptions import CELLS
 from support.errors import DamagedFile, UserError
 from support.files import read_json
 
@@ -45,7 +44,8 @@ def report_if_built(plan: Plan, out: Path) -> bool:
     refuse_if_different(read_manifest(out)["made_with"] | {"files": files}, plan.state, out)
     if is_same_build(partial_folder(out), plan):
         remove_written(partial_folder(out), plan.ids)  # the last build may have been killed just before this
-    print(f"{out} is already built with these settings ({plan.made_with['images']} images x {len(CELLS)})")
+    forms = len(cells_of_set(plan.made_with))
+    print(f"{out} is already built with these settings ({plan.made_with['images']} images x {forms})")
     return True
 
 
@@ -65,6 +65,9 @@ def is_same_build(folder: Path, plan: Plan) -> bool:
 def refuse_if_different(earlier: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
     """Raises UserError naming the settings in which a folder differs from what is asked for. earlier: of the folder;
     wanted: of the plan; both as `Plan.state`."""
+    if earlier.get("kind") != wanted.get("kind"):
+        contents = "perturbation sequences" if is_sequence_set(earlier) else "corrupted images"
+        raise UserError(f"{folder} is a set of {contents}, made by another script. Choose another --out.")
     differences = []
     for key, value in wanted.items():
         if key == "constants":

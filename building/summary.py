@@ -1,6 +1,5 @@
 """What is printed about a set when it is built."""
 from building.built_set import BuiltSet
-from corruptions import CELLS, CORRUPTIONS
 
 
 def print_summary(built: BuiltSet) -> None:
@@ -16,8 +15,9 @@ def print_confidence(built: BuiltSet) -> None:
     measure = built.made_with["softening"]["visibility"]
     print("mean label confidence (largest probability of the soft label, percent), severities 1 to 5; "
           f"clean {100 * built.labels_before_softening.max(1).mean():.1f}, visibility {measure}")
-    for name, values in zip(CORRUPTIONS, confidence, strict=True):
-        print(f"  {name:18}" + "".join(f"{value:7.1f}" for value in values))
+    width = max(map(len, built.corruptions))
+    for name, values in zip(built.corruptions, confidence, strict=True):
+        print(f"  {name:{width}} " + "".join(f"{value:7.1f}" for value in values))
 
 
 def print_unchanged(built: BuiltSet) -> None:
@@ -29,5 +29,5 @@ def print_unchanged(built: BuiltSet) -> None:
     for cell in cells:
         severities.setdefault(cell["corruption"], []).append(str(cell["severity"]))
     names = "; ".join(f"{name} {', '.join(numbers)}" for name, numbers in severities.items())
-    print(f"in {len(cells)} of {len(CELLS)} cells (a corruption at a severity), over half of the images are equal to "
-          f"their clean image: {names}")
+    print(f"in {len(cells)} of {len(built.cells)} cells (a corruption at a severity), over half of the images are "
+          f"equal to their clean image: {names}")

@@ -2,15 +2,15 @@
 
 labels.csv           id, path (of the source image, relative to the data set's folder), expression, t_0 ... t_{K-1} (the
                      label before softening), valence, arousal, identity
-soft_labels.npy      float32 (17, 5, N, K): the label of every image in every cell (corruptions.py)
-visibility.npy       float32 (17, 5, N)
-visibility_mean.csv  17 rows, 5 columns: the mean over the images
+soft_labels.npy      float32 (C, 5, N, K), C corruptions: the label of every image in every cell (corruptions.py)
+visibility.npy       float32 (C, 5, N)
+visibility_mean.csv  C rows, 5 columns: the mean over the images
 gmm.json             the mixture over valence and arousal, where the labels came from one
 
 finishing.py computes what is written here. Reading raises `DamagedFile` for anything that this module did not write.
 """
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +19,7 @@ import pandas as pd
 
 import soft_labels
 from building.integrity import digest, read_regular, require, require_file
-from corruptions import CORRUPTIONS, SEVERITIES
+from corruptions import SEVERITIES
 from datasets.split import SAFE_ID
 from support.errors import DamagedFile, first_line
 from support.files import write_text, write_whole
@@ -27,22 +27,28 @@ from support.files import write_text, write_whole
 
 # ---- writing
 
-def write_tables(folder: Path, frame: pd.DataFrame, labels: np.ndarray, softened: Iterable[np.ndarray],
-                 visibility: np.ndarray, gmm_text: str | None = None) -> None:
-    """Write all tables of a set. labels: before softening, float64 (N, K); softened: the soft labels of the 85 cells,
-    float32 (N, K) each, which are taken one at a time; visibility: float64 (85, N); gmm_text: the content of gmm.json.
+def write_tables(folder: Path, corruptions: Sequence[str], frame: pd.DataFrame, labels: np.ndarray,
+                 softened: Iterable[np.ndarray], visibility: np.ndarray, gmm_text: str | None = None) -> None:
+    """Write all tables of a set. corruptions: the names of those of the set; labels: before softening, float64 (N, K);
+    softened: the soft labels of the cells, float32 (N, K) each, which are taken one at a time; visibility: float64
+    (number of cells, N); gmm_text: the content of gmm.json.
     """
-    columns = label_columns(labels.shape[1])
-    parts = [frame[["id", "path", "expression"]], pd.DataFrame(labels, columns=columns),
-             frame[["valence", "arousal", "identity"]]]
-    write_text(folder / "labels.csv", pd.concat(parts, axis=1).to_csv(index=False))
-    _write_cells(folder / "soft_labels.npy", labels.shape, softened)
-    _write_cells(folder / "visibility.npy", labels.shape[:1], visibility)
+    write_labels(folder, frame, labels)
+    shape = len(corruptions), len(SEVERITIES)
+    _write_cells(folder / "soft_labels.npy", (*shape, *labels.shape), softened)
+    _write_cells(folder / "visibility.npy", (*shape, len(labels)), visibility)
     means = pd.DataFrame(visibility.mean(1).reshape(-1, len(SEVERITIES)), columns=SEVERITIES,
-                         index=pd.Index(CORRUPTIONS, name="corruption"))
+                         index=pd.Index(corruptions, name="corruption"))
     write_text(folder / "visibility_mean.csv", means.to_csv(float_format="%.6f"))
     if gmm_text is not None:
         write_text(folder / "gmm.json", gmm_text)
+
+
+def write_labels(folder: Path, frame: pd.DataFrame, labels: np.ndarray) -> None:
+    """Write labels.csv. labels: before softening, float64 (N, K)."""
+    parts = [frame[["id", "path", "expression"]], pd.DataFrame(labels, columns=label_columns(labels.shape[1])),
+             frame[["valence", "arousal", "identity"]]]
+    write_text(folder / "labels.csv", pd.concat(parts, axis=1).to_csv(index=False))
 
 
 def label_columns(count: int) -> list[str]:
@@ -56,9 +62,9 @@ def digest_of_labels(labels: np.ndarray) -> str:
 
 
 def _write_cells(path: Path, shape: tuple[int, ...], cells: Iterable[np.ndarray]) -> None:
-    """Write a .npy file, float32 (17, 5, *shape), from its 85 parts in the order of `CELLS`. The array may be larger
-    than the memory, so one part is written at a time."""
-    header = {"descr": "<f4", "fortran_order": False, "shape": (len(CORRUPTIONS), len(SEVERITIES), *shape)}
+    """Write a .npy file, float32 of this shape, from its parts, one for each cell. The array may be larger than the
+    memory, so one part is written at a time."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
 
     def write(file: IO[bytes]) -> None:
         np.lib.format.write_array_header_1_0(file, header)
@@ -107,7 +113,8 @@ def _parse_labels(path: Path, class_count: int) -> tuple[pd.DataFrame, np.ndarra
 
 
 def read_cells(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """A table as a memory-mapped array, float32 (17, 5, *shape). Raises DamagedFile on anything else."""
+    """A table as a memory-mapped array, float32 of this shape, which begins with the numbers of corruptions and
+    severities. Raises DamagedFile on anything else."""
     try:
         require_file(path)
         values = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -115,7 +122,6 @@ def read_cells(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         raise
     except Exception as error:  # numpy's reader fails in many ways on what is no array
         raise DamagedFile(f"{path} is damaged ({first_line(error)})") from None
-    expected = (len(CORRUPTIONS), len(SEVERITIES), *shape)
-    require(values.shape == expected, path, f"its shape is {values.shape}, not {expected}")
+    require(values.shape == shape, path, f"its shape is {values.shape}, not {shape}")
     require(values.dtype == np.dtype("<f4"), path, f"its values are {values.dtype}, not float32")
     return values

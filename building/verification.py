@@ -1,4 +1,4 @@
-"""`make_fer_c.py --verify`: hash every file of a finished set again."""
+"""--verify: hash every file of a finished set again."""
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -9,7 +9,7 @@ from tqdm import tqdm
 from building.built_set import open_set
 from building.checksums import Line, content_hash, line_name, read_lines
 from building.integrity import read_regular, sha256
-from building.layout import FOLDERS
+from building.layout import image_folders
 from building.manifest import read_manifest
 from building.options import rebuild_command
 from support.errors import DamagedFile, UserError
@@ -22,7 +22,7 @@ def verify(folder: Path, workers: int) -> None:
     if anything is, or where tables and manifest do not fit each other."""
     manifest = read_manifest(folder)
     without_images = not (folder / "images").exists() and (folder / "images.sha256").exists()
-    total = manifest["made_with"]["images"] * (1 if without_images else len(FOLDERS))
+    total = manifest["made_with"]["images"] * (1 if without_images else len(image_folders(manifest["made_with"])))
 
     faults: list[tuple[str, str]] = []  # (what is wrong, name of the file)
     listed_names = {"checksums.sha256"}

@@ -1,5 +1,5 @@
 """The work on one source image: read it, corrupt it, encode, write, hash and measure. Runs in worker processes."""
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +7,12 @@ import numpy as np
 
 import soft_labels
 from building.chunks import Chunk, Job, kept_files
-from building.forms import encode, make_form
+from building.forms import encode, make_forms
 from building.integrity import sha256
 from building.journal import ImageRecord, damaged_file, read_journal, write_file, write_journal
-from building.layout import image_files, journal_path
-from corruptions import CELLS
+from building.layout import cells_of_set, image_files, is_sequence_set, journal_path, picture_size
 from datasets.images import decode, inside, read_image
+from datasets.rafdb_originals import aligned_picture
 from support.errors import UserError
 
 
@@ -35,7 +35,7 @@ def make_chunk(job: Job, chunk: Chunk) -> None:
 
 
 def write_source_files(job: Job, row: Any) -> ImageRecord:
-    """Make the clean image and the 85 forms of a source image and write those that are kept. row: of `Chunk.rows`."""
+    """Make the clean image and all forms of a source image and write those that are kept. row: of `Chunk.rows`."""
     files = kept_files(job, row)
 
     def write(number: int, data: bytes) -> None:
@@ -46,10 +46,10 @@ def write_source_files(job: Job, row: Any) -> ImageRecord:
 
 
 def process_source(job: Job, row: Any, write: Callable[[int, bytes], None] | None = None) -> ImageRecord:
-    """Make the clean image and the 85 forms of a source image in memory, and measure the forms.
+    """Make the clean image and all forms of a source image in memory, and measure the forms.
 
-    write: called with each encoded file and its number in the order of `FOLDERS`, 0 for the clean image. An image that
-    is not in the set is not encoded, and its record has no hashes.
+    write: called with each encoded file and its number in the order of `layout.image_folders`, 0 for the clean image.
+    An image that is not in the set is not encoded, and its record has no hashes.
     """
     made_with = job.made_with
     hashes: list[str] = []
@@ -66,9 +66,10 @@ def process_source(job: Job, row: Any, write: Callable[[int, bytes], None] | Non
 
     clean = clean_image(job, row)
     add_file(clean, "png")
-    for number, (name, severity) in enumerate(CELLS):
-        form = make_form(clean, row.id, name, severity, made_with)
+    for number, form in enumerate(make_forms(clean, row.id, cells_of_set(made_with), made_with)):
         add_file(form, made_with["image_format"], made_with["quality"])
+        if is_sequence_set(made_with):  # nothing is computed from the differences of frames
+            continue
         # measured before a lossy encoder changes the form
         differences.append(soft_labels.difference(clean, form, made_with["softening"]["visibility"]))
         if np.array_equal(clean, form):
@@ -80,11 +81,28 @@ def clean_image(job: Job, row: Any) -> np.ndarray:
     """The clean image of a source, uint8 (S, S, 3), RGB. Raises UserError where the source is not the file that was
     read when the build began."""
     path = inside(job.root, row.path)
-    image = read_image(path, job.made_with["size"], (row.left, row.top, row.right, row.bottom))
+    image = read_picture(path, row, job.made_with)
     if sha256(path.read_bytes()) != row.sha256:
         raise UserError(f"{path} has changed since the build began; restore it and give the same command again, or "
                         f"remove {job.work}")
     return image
+
+
+def read_picture(path: Path, row: Any, made_with: Mapping[str, Any]) -> np.ndarray:
+    """The part of a source picture that a clean image shows, uint8 (S, S, 3), RGB, of the size `picture_size`. row:
+    with the box of the face, NaN for the whole picture.
+
+    Where sequences need a margin, the box is made larger by as much on each side; where there is no box, the margin is
+    taken from the picture itself, as ImageNet-P does."""
+    if made_with.get("source") == "original":
+        return aligned_picture(np.array(decode(path)), row.alignment, picture_size(made_with))
+    box = np.array([row.left, row.top, row.right, row.bottom])
+    size, frame_size = picture_size(made_with), made_with["size"]
+    if size > frame_size and not np.isnan(box).any():
+        sides = np.array([box[2] - box[0], box[3] - box[1]])
+        margin = sides * (size - frame_size) / (2 * frame_size)
+        box += np.concatenate([-margin, margin])
+    return read_image(path, size, box)
 
 
 def checked_record(job: Job, row: Any, record: ImageRecord, folder: Path) -> ImageRecord:
@@ -97,6 +115,8 @@ def checked_record(job: Job, row: Any, record: ImageRecord, folder: Path) -> Ima
     """
     if row.in_set:
         _check_clean_file(job, row, folder)
+    if is_sequence_set(job.made_with) and job.keeps_images:
+        return record
     if row.in_set and job.keeps_images and job.made_with["image_format"] == "png":
         differences, unchanged = _measure_png_files(job, row, folder)
         return ImageRecord(record.hashes, differences, unchanged)
@@ -108,7 +128,7 @@ def checked_record(job: Job, row: Any, record: ImageRecord, folder: Path) -> Ima
 
 def _check_clean_file(job: Job, row: Any, folder: Path) -> None:
     """Raises UserError where the clean file of a source image is not the image that the source gives."""
-    name = image_files(row.id, "png")[0]
+    name = image_files(row.id, job.made_with)[0]
     if not np.array_equal(clean_image(job, row), np.array(decode(folder / "set" / name))):
         raise UserError(f"{folder}: {name} is not the image that {inside(job.root, row.path)} gives; "
                         f"{advice_on_folder(folder)}")

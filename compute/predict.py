@@ -3,6 +3,7 @@
 Used by training/run.py for the validation images. Scoring has its own inference, on the images of built sets:
 evaluation/inference.py.
 """
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
@@ -13,14 +14,16 @@ from compute.batches import load_batches
 
 
 @torch.no_grad()
-def predict(fabric: Any, model: torch.nn.Module, images: Any, batch_size: int, workers: int) -> np.ndarray:
+def predict(fabric: Any, model: torch.nn.Module, images: Any, batch_size: int, workers: int,
+            rows: Sequence[int] | None = None) -> np.ndarray:
     """Logits of all images in their order, float32 (N, K), on every process. Sets the model to eval mode.
 
-    images: as for `load_batches`. With several processes, each takes every world_size-th image, and none is taken
-    twice. batch_size: images of one process at once.
+    images: as for `load_batches`. rows: the images to predict, in any order; None: all. The result is in the
+    order of their numbers. With several processes, each takes every world_size-th image, and none is taken twice.
+    batch_size: images of one process at once.
     """
     model.eval()
-    own = list(range(fabric.global_rank, len(images), fabric.world_size))
+    own = list(range(len(images)) if rows is None else rows)[fabric.global_rank::fabric.world_size]
     batches = [own[start:start + batch_size] for start in range(0, len(own), batch_size)]
     own_logits = []  # (indices, logits) of this process's batches
     with closing(load_batches(fabric, images, batches, workers)) as loader:

@@ -15,7 +15,7 @@ This file imports nothing of this project, so it also runs alone:
 
 What a model is given, images as evaluate.py's --input describes them (else uint8 (N, 3, S, S), RGB):
 - a torch module gets torch tensors on the device of its parameters, in eval mode and without gradients;
-- an object of Keras, TensorFlow, JAX or scikit-learn gets NumPy arrays;
+- an object of Keras, TensorFlow or JAX gets NumPy arrays;
 - any other callable gets torch tensors where torch has been imported in its process, and NumPy arrays where it has not,
   or where the first call with a tensor raises TypeError or AttributeError.
 It returns (N, K): a tensor, an array or a nested list.
@@ -277,8 +277,8 @@ def benchmark(model: Any, sets: Any, *, input: str | None = None, output: str | 
     for the model's predictions and scores, or `card`, a file, is given. python: the interpreter that has the packages
     of this project (default: that of its .venv, else the one that runs this).
 
-    Raises BenchmarkError with one line where something is wrong on this project's side. An exception of the model
-    arrives as it is."""
+    Raises BenchmarkError with the error that evaluate.py printed where something is wrong on this project's side. An
+    exception of the model arrives as it is."""
     folders = [sets] if isinstance(sets, str | os.PathLike) else list(sets)
     stated = {"input": input, "output": output, "classes": as_text(classes), "limit": limit, "batch_size": batch_size,
               "name": name or name_of(model), "workers": workers, "missing_classes": missing_classes,

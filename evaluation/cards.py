@@ -17,12 +17,13 @@ from typing import Any, Literal
 
 from building.built_set import BuiltSet
 from building.integrity import HEX
-from corruptions import CORRUPTIONS, SEVERITIES
+from corruptions import SEVERITIES, suite_of
 from datasets import TITLES
 from evaluation.model_facts import ModelFacts
 from evaluation.predictions import name_of_predictions
-from evaluation.scores import REMOVED_METRICS
+from evaluation.scores import METHOD, REMOVED_METRICS, SUMMARIES
 from evaluation.trained_run import TrainedRun
+from perturbations import PERTURBATIONS
 from support.errors import DamagedFile, UserError, first_line
 from support.files import os_errors_as_user_errors, read_json, write_text
 
@@ -93,7 +94,7 @@ class Extras:
     standard_errors: Mapping[str, Mapping[str, float]] | None = None
     """{corruption: {"error": ..., "increase": ...}} of error_bootstrap.py"""
     variants: Mapping[str, Mapping[str, float]] | None = None
-    """{labels: {metric: value}}: the mean over the 85 cells against other labels, of image_scores.py"""
+    """{labels: {metric: value}}: the mean over all cells against other labels, of image_scores.py"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +113,20 @@ class Card:
         """A score of "clean" or of a summary such as "mean"; None where the card has none."""
         return self.data["scores"]["places"].get(place, {}).get(metric)
 
+    @property
+    def has_sequences(self) -> bool:
+        """Whether it is the card of a set of perturbation sequences."""
+        return "sequences" in self.data
+
+    def sequence_scores(self, method: str = METHOD) -> dict[str, dict[str, float]]:
+        """{place: {metric: value}} of a set of sequences, for "clean", each perturbation and "mean"; empty where the
+        card has no scores of this method. method: one of sequence_scores.py."""
+        of_method: dict[str, dict[str, float]] = self.data.get("sequences", {}).get("scores", {}).get(method, {})
+        if method != self.data["method"] or not of_method:
+            return of_method
+        places = self.data["scores"]["places"]
+        return {"clean": places["clean"], **of_method, "mean": places["mean"]}
+
     def cells(self, metric: str) -> dict[tuple[str, int], float]:
         """{(corruption, severity): value} of a metric; empty where the card has none."""
         values: dict[str, list[float]] = self.data["scores"]["cells"].get(metric, {})
@@ -121,7 +136,8 @@ class Card:
 # ---- making a card
 
 def make_card(model: ModelOfCard, set_: SetOfCard, rows: Iterable[Mapping[str, Any]], extras: Extras) -> Card:
-    """The card of one scoring. rows: those of scores.csv for this set, version and precision, all of one method.
+    """The card of one scoring. rows: those of scores.csv for this set, version and precision; of a set of sequences
+    they may be of several methods, those of the first being the scores of the card.
 
     Raises UserError where what the user states, or a name of the model or of a class, does not fit into a card."""
     rows = list(rows)
@@ -145,11 +161,13 @@ def make_card(model: ModelOfCard, set_: SetOfCard, rows: Iterable[Mapping[str, A
         "check": check,
         "changed": {shorten(name): shorten(text, 2000) for name, text in model.facts.changed.items()},
         "removed": removed,
-        "scores": entries_of_scores(rows),
+        "scores": entries_of_scores([row for row in rows if row["method"] == rows[0]["method"]]),
         "variants": round_values(extras.variants),
         "standard_errors": round_values(extras.standard_errors),
         "notes": [shorten(note, 2000) for note in notes],
     }
+    if set_.built.has_sequences:
+        data["sequences"] = entries_of_sequences(set_.built, rows)
     problem = problem_of_card(data)
     if problem:
         raise UserError(f"no card can be made of {model.name}: {problem}")
@@ -244,6 +262,7 @@ def entries_of_set(set_: SetOfCard) -> dict[str, Any]:
 
 def entries_of_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The entry `scores` of a card: {"places": {place: {metric: value}}, "cells": {metric: {corruption: five values}}}.
+    rows: of one method.
 
     A metric that lacks a cell has no cells. Numbers that are no scores (images, removed classes) are left out."""
     places: dict[str, dict[str, float]] = {}
@@ -253,15 +272,33 @@ def entries_of_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if metric in NO_SCORES or not math.isfinite(value):
             continue
         if row["severity"] in ("", None):
+            if row["corruption"] not in ("clean", *SUMMARIES):  # a perturbation, see `entries_of_sequences`
+                continue
             places.setdefault(row["corruption"], {})[metric] = round_number(value)
         else:
             of_metric = cells.setdefault(metric, {})
             of_metric.setdefault(row["corruption"], {})[int(row["severity"])] = round_number(value)
     complete = {}
+    corruptions = suite_of(name for of_metric in cells.values() for name in of_metric)
     for metric, of_metric in cells.items():
-        if all(len(of_metric.get(name, {})) == len(SEVERITIES) for name in CORRUPTIONS):
-            complete[metric] = {name: [of_metric[name][severity] for severity in SEVERITIES] for name in CORRUPTIONS}
+        if all(len(of_metric.get(name, {})) == len(SEVERITIES) for name in corruptions):
+            complete[metric] = {name: [of_metric[name][severity] for severity in SEVERITIES] for name in corruptions}
     return {"places": places, "cells": complete}
+
+
+def entries_of_sequences(built: BuiltSet, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The entry `sequences` of a card: {"difficulty", "frames": {perturbation: number of its frames}, "scores":
+    {method: {place: {metric: value}}}}. Places are "clean", "mean" and the perturbations; what stands in the entry
+    `scores`, that is, clean and mean of the first method, is not repeated."""
+    scores: dict[str, dict[str, dict[str, float]]] = {}
+    for row in rows:
+        is_in_scores = row["method"] == rows[0]["method"] and row["corruption"] in ("clean", *SUMMARIES)
+        if row["metric"] not in NO_SCORES and not is_in_scores:
+            places = scores.setdefault(row["method"], {})
+            places.setdefault(row["corruption"], {})[row["metric"]] = round_number(float(row["value"]))
+    names = [name for name, _ in built.cells]
+    return {"difficulty": built.made_with["difficulty"],
+            "frames": {name: names.count(name) for name in built.corruptions}, "scores": scores}
 
 
 def round_number(value: float) -> float:
@@ -314,6 +351,40 @@ def problem_of_card(data: Mapping[str, Any]) -> str:
         return "set/images_scored is more than the set has"
     if (len(scored) < len(classes)) != (data["set"]["missing_classes"] is not None):
         return "set/missing_classes does not fit the scored classes"
+    return problem_of_corruptions(data)
+
+
+def problem_of_corruptions(data: Mapping[str, Any]) -> str:
+    """What is wrong with the corruptions in the content of a card; "" where all of its entries have all corruptions of
+    one preset."""
+    places = {f"scores/cells/{metric}": set(values) for metric, values in data["scores"]["cells"].items()}
+    if data["standard_errors"] is not None:
+        places["standard_errors"] = set(data["standard_errors"])
+    try:
+        suite = suite_of(name for names in places.values() for name in names)
+    except ValueError as error:
+        return f"its corruptions are of no set ({error})"
+    for place, names in places.items():
+        if names != set(suite):
+            return f"{place} lacks {', '.join(name for name in suite if name not in names)}"
+    return problem_of_sequences(data) if "sequences" in data else ""
+
+
+def problem_of_sequences(data: Mapping[str, Any]) -> str:
+    """What is wrong with the entry `sequences` in the content of a card; "" where it has the same perturbations, of one
+    preset, everywhere, and no corruptions stand beside it."""
+    entry = data["sequences"]
+    names = set(entry["frames"])
+    if data["scores"]["cells"] or data["standard_errors"] or set(data["scores"]["places"]) != {"clean", "mean"}:
+        return "it has corruptions and sequences"
+    if not any(names <= set(known) for known in PERTURBATIONS.values()):
+        return "its perturbations are of no set"
+    if data["method"] != METHOD or METHOD not in entry["scores"]:
+        return f"sequences/scores lacks the method {METHOD}"
+    for method, places in entry["scores"].items():
+        expected = names if method == METHOD else names | {"clean", "mean"}
+        if set(places) != expected:
+            return f"sequences/scores/{method} has other places than the perturbations of the set"
     return ""
 
 

@@ -3,7 +3,7 @@
 The standard errors go into a card, because mCE of other models divides by the errors of this one (docs/method.md):
 where such a denominator is small against its standard error, the ratio says nothing.
 
-A *cluster* is what is drawn: an image, clean and in all its 85 forms; or an identity with all its images, where the set
+A *cluster* is what is drawn: an image, clean and in all its forms; or an identity with all its images, where the set
 knows the identity of every image and has fewer identities than images. Equal sets are resampled equally, for all
 models. Nothing here imports torch.
 """
@@ -56,20 +56,21 @@ def resampled_means(values: np.ndarray, cluster_of_image: np.ndarray, weights: n
 
 def resampled_errors(errors: np.ndarray, cluster_of_image: np.ndarray, weights: np.ndarray
                      ) -> tuple[np.ndarray, np.ndarray]:
-    """The error on clean images, float64 (resamples + 1,), and in all cells, (resamples + 1, 17, 5), on every resample.
-    errors: bool (86, M), as `ImageScores.errors`; the other arguments as in `resampled_means`."""
+    """The error on clean images, float64 (resamples + 1,), and in all cells, (resamples + 1, corruptions, 5), on every
+    resample. errors: bool (1 + cells, M), as `ImageScores.errors`; the other arguments as in `resampled_means`."""
     means = resampled_means(errors.T, cluster_of_image, weights)
-    return means[:, 0], means[:, 1:].reshape(-1, len(CORRUPTIONS), len(SEVERITIES))
+    return means[:, 0], means[:, 1:].reshape(len(means), -1, len(SEVERITIES))
 
 
-def standard_errors(clean: np.ndarray, cells: np.ndarray) -> dict[str, dict[str, float]]:
+def standard_errors(clean: np.ndarray, cells: np.ndarray,
+                    corruptions: Sequence[str] = tuple(CORRUPTIONS)) -> dict[str, dict[str, float]]:
     """{corruption: {"error", "increase"}}: the standard deviations over resamples of the sum of the error over
-    severities, and of the sum of the error minus the error on clean images. Arguments as `resampled_errors` returns
-    them."""
+    severities, and of the sum of the error minus the error on clean images. clean, cells: as `resampled_errors` returns
+    them. corruptions: those of the set, in its order."""
     error = np.nanstd(cells[1:].sum(2), axis=0, ddof=1)
     increase = np.nanstd((cells[1:] - clean[1:, None, None]).sum(2), axis=0, ddof=1)
     return {name: {"error": float(error[place]), "increase": float(increase[place])}
-            for place, name in enumerate(CORRUPTIONS)}
+            for place, name in enumerate(corruptions)}
 
 
 def extras_of_predictions(built: BuiltSet, folder: Path, known: Sequence[int] | None = None,
@@ -81,15 +82,16 @@ def extras_of_predictions(built: BuiltSet, folder: Path, known: Sequence[int] | 
     where logits are missing or damaged."""
     hard = built.frame["expression"].to_numpy(np.int64)
     labels = Labels(hard, built.soft_labels, votes_of(built.labels_before_softening))
-    scores = image_scores(lambda cell: read_array(predictions_file(folder, cell)), labels, known, keeps_missing)
+    scores = image_scores(lambda cell: read_array(predictions_file(folder, cell)), labels, known, keeps_missing,
+                          built.corruptions)
     _, cluster_of_image = clusters_of_frame(built.frame, len(hard))
     weights = draw_weights(int(cluster_of_image.max()) + 1, RESAMPLES, built.manifest["set_version"])
     errors = resampled_errors(scores.errors, cluster_of_image[scores.kept], weights)
-    return standard_errors(*errors), variants_of(scores)
+    return standard_errors(*errors, built.corruptions), variants_of(scores)
 
 
 def variants_of(scores: ImageScores) -> dict[str, dict[str, float]]:
-    """The means over the 85 cells against hard labels and votes, {variant: {metric: value}}, without what is not
+    """The means over all cells against hard labels and votes, {variant: {metric: value}}, without what is not
     finite."""
     variants: dict[str, dict[str, float]] = {}
     for variant in (HARD, VOTES):

@@ -3,8 +3,9 @@
 `export_ids` writes a folder with four files. logits_source.py reads the predictions that come back.
 
   ids.csv       id and path of every image of the set, in its order; the path is that of the clean image in the set
-  cells.csv     a row for the clean images and for each cell (a corruption at a severity): where its images are in the
-                set, with <id> in the place of an image's id, and the name that the file of its predictions has to have
+  cells.csv     a row for the clean images and for each cell (a corruption at a severity, or a frame of a perturbation):
+                where its images are in the set, with <id> in the place of an image's id, and the name that the file of
+                its predictions has to have
   classes.txt   the set's classes, one a line, in their order
   README.txt    how to go on
 
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from building.built_set import BuiltSet
 from building.options import rebuild_command
-from evaluation.predictions import ALL_CELLS, cell_name
+from evaluation.predictions import all_cells, cell_name
 from support.errors import UserError
 from support.files import os_errors_as_user_errors, write_text
 
@@ -33,7 +34,7 @@ def export_ids(folder: Path, built: BuiltSet) -> str:
     ids = [(image_id, built.image_path(i).relative_to(built.folder).as_posix())
            for i, image_id in enumerate(built.frame["id"])]
     cells = []
-    for cell in ALL_CELLS:
+    for cell in all_cells(built):
         images = ""
         if cell is None or built.has_images:
             first = built.image_path(0, *(cell or ()))
@@ -62,20 +63,27 @@ def images_missing(built: BuiltSet) -> str:
             f"evaluate.py only). Make them: {rebuild_command(built.folder, built.made_with)}")
 
 
+def forms_in_words(built: BuiltSet) -> str:
+    """How many forms an image of the set has besides the clean one, for texts."""
+    if built.has_sequences:
+        return f"{len(built.cells)} frames of {len(built.corruptions)} perturbations"
+    return f"{len(built.cells)} corrupted forms"
+
+
 def readme(built: BuiltSet) -> str:
     """The text of README.txt."""
     name = built.folder.resolve().name
     lines = [
         f"Predictions for {name}, set version {built.manifest['set_version']}",
         "",
-        f"1. ids.csv lists {len(built.frame)} images. Your model predicts all of them, clean and in 85 corrupted "
-        f"forms.",
+        f"1. ids.csv lists {len(built.frame)} images. Your model predicts all of them, clean and in "
+        f"{forms_in_words(built)}.",
         f"2. cells.csv says where their files are in {name}, with the id in the place of <id>.",
         "3. Write one array for each row of cells.csv with numpy.save, under the name in the column file:",
         f"   float32, {len(built.frame)} rows in the order of ids.csv, {len(built.classes)} columns in the order of "
         f"classes.txt.",
         "   Or write a .csv file in its place, with the column id and a column for each class, named like it.",
-        f"4. Score them: python evaluate.py --model logits:FOLDER --set {name}",
+        f"4. Score them: python evaluate.py --model logits:FOLDER --set PATH/TO/{name}",
         "   Add --output probabilities where the numbers are probabilities, not logits.",
         "   Add --classes a,b,c where the columns of your arrays are other classes than those in classes.txt.",
     ]

@@ -2,15 +2,15 @@
 
 scores.csv holds means over images. Three things need more: the bootstrap of error_bootstrap.py resamples images; a
 report compares rankings by different labels; and a card holds the scores against votes. `image_scores` reads the logits
-of all 86 cells once and keeps a few numbers for each image. Nothing here imports torch.
+of all cells once and keeps a few numbers for each image. Nothing here imports torch.
 
 A *variant* is a choice of labels and cells for the mean over the corrupted cells:
 
-  soft      soft labels, all 85 cells: what scores.csv calls `mean`
-  hard      hard labels, all 85 cells
-  votes     the labels before softening, all 85 cells. They are the annotators' votes for FER+; no variant where every
+  soft      soft labels, all cells: what scores.csv calls `mean`
+  hard      hard labels, all cells
+  votes     the labels before softening, all cells. They are the annotators' votes for FER+; no variant where every
             label is one class
-  without   soft labels, the 70 cells without `CONTRADICTED`: brightness, contrast and snow (docs/method.md says why)
+  without   soft labels, the cells (70 in FER-C) without brightness, contrast and snow (docs/method.md says why)
 """
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ import numpy as np
 import metrics
 from corruptions import CORRUPTIONS, SEVERITIES
 from evaluation.class_matching import restricted_targets, with_missing_classes
-from evaluation.scores import CONTRADICTED
+from evaluation.scores import is_contradicted
 
 SOFT, HARD, VOTES, WITHOUT = "soft", "hard", "votes", "without"
 VARIANTS = (SOFT, HARD, VOTES, WITHOUT)
@@ -35,7 +35,7 @@ class Labels:
     hard: np.ndarray
     """int64 (N,)"""
     soft: np.ndarray
-    """float (17, 5, N, K), may be mapped from disk"""
+    """float (C, 5, N, K) of C corruptions, 17 in FER-C; may be mapped from disk"""
     votes: np.ndarray | None
     """float (N, K), before softening; None where every label is one class, or where they are not known"""
 
@@ -47,7 +47,7 @@ class ImageScores:
     kept: np.ndarray
     """int64 (M,): their positions in the set; all of them but where a model lacks a class"""
     errors: np.ndarray
-    """bool (86, M): whether the prediction is wrong, by the hard label; the clean images first"""
+    """bool (1 + 5 C, M): whether the prediction is wrong, by the hard label; the clean images first"""
     clean: dict[str, float]
     """{measure: its mean on the clean images, by hard labels}: those of `MEASURES`, and ece"""
     means: dict[tuple[str, str], np.ndarray]
@@ -57,9 +57,9 @@ class ImageScores:
     ece: dict[str, float]
     """{variant: the mean of ECE over its cells}"""
     bins: np.ndarray
-    """int8 (85, M): the bin of ECE that holds the image's confidence"""
+    """int8 (5 C, M): the bin of ECE that holds the image's confidence"""
     gaps: dict[str, np.ndarray]
-    """{variant: float32 (85, M)}: correctness minus confidence; `without` has those of `soft`"""
+    """{variant: float32 (5 C, M)}: correctness minus confidence; `without` has those of `soft`"""
 
     def mean(self, variant: str, measure: str) -> float | None:
         """A mean over images, or `ece`; None where the variant is not there."""
@@ -75,12 +75,12 @@ def votes_of(labels: np.ndarray) -> np.ndarray | None:
 
 
 def image_scores(read: Reader, labels: Labels, known: Sequence[int] | None = None,
-                 keeps_missing: bool = False) -> ImageScores:
+                 keeps_missing: bool = False, corruptions: Sequence[str] = tuple(CORRUPTIONS)) -> ImageScores:
     """The scores of a model's images. read: gives the logits of a cell.
 
     known: indices of the set's classes that the first columns of the logits stand for, as class_matching.ClassMatch has
     them; None: all, in the set's order. keeps_missing: score the images of other classes too, with probability 0 for
-    their class.
+    their class. corruptions: those of the set, in its order.
     Raises ValueError where logits and labels do not fit, and whatever `read` raises."""
     count = labels.soft.shape[-1]
     order = list(range(count)) if known is None else list(known)
@@ -98,9 +98,12 @@ def image_scores(read: Reader, labels: Labels, known: Sequence[int] | None = Non
     if labels.votes is not None:
         votes = labels.votes[kept]
         targets[VOTES] = votes if are_all_scored else restricted_targets(votes, columns)[0]
-    collector = _Collector(read, order, count if keeps_missing and not complete else len(order), kept, hard, targets)
+    if len(corruptions) != len(labels.soft):
+        raise ValueError(f"soft labels of {len(labels.soft)} corruptions for a set of {len(corruptions)}")
+    width = count if keeps_missing and not complete else len(order)
+    collector = _Collector(read, order, width, kept, hard, targets, len(corruptions))
     collector.add_clean(len(labels.hard))
-    for place, name in enumerate(CORRUPTIONS):
+    for place, name in enumerate(corruptions):
         soft = np.asarray(labels.soft[place], np.float64)[:, kept]
         collector.add_corruption(place, name, soft if are_all_scored else restricted_targets(soft, columns)[0])
     return collector.result()
@@ -110,16 +113,16 @@ class _Collector:
     """Adds up the cells of one model, a corruption at a time."""
 
     def __init__(self, read: Reader, order: list[int], width: int, kept: np.ndarray, hard: np.ndarray,
-                 targets: dict[str, np.ndarray]) -> None:
+                 targets: dict[str, np.ndarray], corruptions: int) -> None:
         """order: classes of the logits' first columns. width: classes that are scored. kept: int64 (M,). hard: int64
         (M,), as indices of the scored classes. targets: {variant: (M, width)} of the variants that do not depend on the
-        cell."""
+        cell. corruptions: how many there are."""
         self.read, self.order, self.width, self.kept, self.hard = read, order, width, kept, hard
         self.targets = targets
         self.clean: dict[str, float] = {}
         count = len(kept)
         variants = [SOFT, *targets, WITHOUT]
-        self.errors = np.zeros((1 + len(CORRUPTIONS) * len(SEVERITIES), count), bool)
+        self.errors = np.zeros((1 + corruptions * len(SEVERITIES), count), bool)
         self.sums = {(variant, measure): np.zeros(count) for variant in variants for measure in MEASURES}
         self.ece: dict[str, list[float]] = {variant: [] for variant in variants}
         self.bins = np.zeros((len(self.errors) - 1, count), np.int8)
@@ -166,7 +169,7 @@ class _Collector:
             self.gaps[variant][cells] = correct - confidence
             eces = [metrics.ece(*pair) for pair in zip(confidence, correct, strict=True)]
             self.add_up(variant, of_measure, eces)
-            if variant == SOFT and name not in CONTRADICTED:
+            if variant == SOFT and not is_contradicted(name):
                 self.add_up(WITHOUT, of_measure, eces)
 
     def add_up(self, variant: str, of_measure: Mapping[str, np.ndarray], eces: Sequence[float]) -> None:

@@ -3,10 +3,11 @@
 Given a network on its device and the blocks that predictions.py wants, `predict_blocks` computes and stores them. Used
 by scoring.py and benchmarks/scoring.py.
 
-A cell is a corruption at a severity (corruptions.py), written (name, severity); None stands for the clean images. A
-block is a few source images in all cells that are computed. A worker process reads or makes the images of a block as
-one array in shared memory; the device computes them in batches; the logits of a block are one file. While the device
-computes a block, the next one is copied to it, and the workers prepare the blocks after that.
+A cell is a corruption at a severity (corruptions.py), written (name, severity), or a frame of a perturbation; None
+stands for the clean images. A block is a few source images in all cells that are computed. A worker process reads or
+makes the images of a block as one array in shared memory; the device computes them in batches; the logits of a block
+are one file. While the device computes a block, the next one is copied to it, and the workers prepare the blocks after
+that.
 """
 import contextlib
 import shutil
@@ -25,7 +26,7 @@ from tqdm import tqdm
 
 from building.built_set import BuiltSet
 from evaluation.matching import MatchedSet
-from evaluation.predictions import ALL_CELLS, Blocks, cell_name, write_block
+from evaluation.predictions import Blocks, all_cells, cell_name, write_block
 from support.errors import UserError, first_line
 
 SHARED_MEMORY = Path("/dev/shm")  # where arrays lie that pass between processes
@@ -105,7 +106,7 @@ def predict_blocks(fabric: Any, network: torch.nn.Module, model_name: str, match
     open_network(fabric, network, built.made_with["size"])
     images = BlockImages(built, blocks, options.on_the_fly)
     forms = {number: len(blocks.rows(number)) * len(blocks.cells) for number in blocks.missing}
-    total = max(len(ALL_CELLS) * blocks.count, sum(forms.values()))
+    total = max(len(all_cells(built)) * blocks.count, sum(forms.values()))
     no_bar = True if fabric.global_rank != 0 else None  # None: tqdm shows the bar in a terminal only
     bar = tqdm(total=total, initial=total - sum(forms.values()), unit=" images", desc=built.folder.name, disable=no_bar)
     logits_by_block = with_advice(logits_of_blocks(fabric, network, images, own, options), options)

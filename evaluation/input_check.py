@@ -50,7 +50,7 @@ class Alarm:
     """A mistake that the outputs point to."""
 
     subject: str
-    """one of SUBJECTS; of two that differ, the first"""
+    """one of SUBJECTS; colour where both colour and range differ"""
     text: str
     """one or two lines: what was seen, with its numbers, and the option that would change it, or else what to do"""
     option: str
@@ -358,8 +358,9 @@ def alarm_of(given: Judgement, others: Sequence[Judgement], comparisons: int, sh
              model: CheckedModel) -> Alarm | None:
     """The alarm about the best of the readings, None where none is clearly better than the given one.
 
-    Only one alarm comes at a time: after a mistake is corrected, the next check sees the others. comparisons: how many
-    were made, by which the level is divided. shared: the number of classes that model and set share."""
+    Only one alarm about the reading comes at a time: after a mistake is corrected, the next check sees the others.
+    comparisons: how many were made, by which the level is divided. shared: the number of classes that model
+    and set share."""
     best = None
     accuracy = given.right.mean()
     for other in others:

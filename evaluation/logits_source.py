@@ -2,7 +2,8 @@
 
 `evaluate.py --export-ids` (export_ids.py) says which images are to be predicted. The predictions come back as
 
-  a folder   clean.npy or clean.csv, and <corruption>/<severity>.npy or .csv for each of the 85 cells
+  a folder   clean.npy or clean.csv, and <corruption>/<severity>.npy or .csv for each cell of the set, 85 in FER-C; in
+             a set of sequences <perturbation>/<frame>.npy or .csv
   a file     of numpy.savez, with the arrays clean and <corruption>/<severity>
 
 An array is float (N, outputs), its rows are the images in the order of the set's ids. A CSV file has the column id and
@@ -28,7 +29,7 @@ from evaluation.class_matching import listed
 from evaluation.matching import MatchedSet
 from evaluation.model_facts import FLOOR, SUM_TOLERANCE, ModelFacts
 from evaluation.model_options import MOST_CLASSES, check_class_names, short_source
-from evaluation.predictions import ALL_CELLS, Blocks, Cell, cell_name, write_block
+from evaluation.predictions import Blocks, Cell, all_cells, cell_name, write_block
 from support.errors import UserError, first_line
 
 PREFIX = "logits:"  # of --model
@@ -79,7 +80,7 @@ def open_logits(path: Path, built: BuiltSet, output: str = "logits", classes: Se
                         f"(evaluate.py --export-ids DIR says which)")
     reader = archive_reader(path, built, classes) if path.is_file() else folder_reader(path, built, classes)
     logits, whole = {}, hashlib.sha256(output.encode())
-    for cell in ALL_CELLS:
+    for cell in all_cells(built):
         values, place = reader.read(cell)
         logits[cell] = as_logits(values, output, place)
         whole.update(cell_name(cell).encode() + b"\0" + logits[cell].tobytes())
@@ -96,6 +97,7 @@ class Reader:
 
     def __init__(self, built: BuiltSet, classes: Sequence[str] | None) -> None:
         self.ids: list[str] = built.frame[ID].tolist()
+        self.cells = all_cells(built)
         self.stated = classes is not None
         self.classes = list(classes if classes is not None else built.classes)
         self.names_of_first: list[str] | None = None  # the classes of the first CSV file
@@ -223,9 +225,9 @@ class ArchiveReader(Reader):
 def folder_reader(folder: Path, built: BuiltSet, classes: Sequence[str] | None) -> FolderReader:
     """The reader of a folder. Raises UserError where a cell has no file, or two."""
     reader = FolderReader(folder, built, classes)
-    missing = [f"{cell_name(cell)}.npy" for cell in ALL_CELLS if not reader.candidates(cell)]
-    twice = [cell_name(cell) for cell in ALL_CELLS if len(reader.candidates(cell)) > 1]
-    refuse_missing(folder, missing)
+    missing = [f"{cell_name(cell)}.npy" for cell in reader.cells if not reader.candidates(cell)]
+    twice = [cell_name(cell) for cell in reader.cells if len(reader.candidates(cell)) > 1]
+    refuse_missing(folder, missing, reader.cells)
     if twice:
         raise UserError(f"{folder} holds two files for {listed(twice[:EXAMPLES])}: a .npy and a .csv file; remove one")
     return reader
@@ -242,18 +244,18 @@ def archive_reader(path: Path, built: BuiltSet, classes: Sequence[str] | None) -
         raise UserError(f"{path} is no file that numpy.savez wrote ({first_line(error)}); --model {PREFIX}PATH takes "
                         f"such a file or a folder") from None
     reader = ArchiveReader(path, built, classes, opened)
-    refuse_missing(path, [cell_name(cell) for cell in ALL_CELLS if cell_name(cell) not in sizes])
-    if max(sizes[cell_name(cell)] for cell in ALL_CELLS) > reader.largest():
+    refuse_missing(path, [cell_name(cell) for cell in reader.cells if cell_name(cell) not in sizes], reader.cells)
+    if max(sizes[cell_name(cell)] for cell in reader.cells) > reader.largest():
         raise UserError(f"{path} unpacks to more than predictions for {len(reader.ids)} images")
     return reader
 
 
-def refuse_missing(path: Path, missing: list[str]) -> None:
-    """Raises UserError where predictions are missing, with their names."""
+def refuse_missing(path: Path, missing: list[str], cells: Sequence[Cell]) -> None:
+    """Raises UserError where predictions are missing, with their names. cells: all that are needed."""
     if missing:
         more = f" and {len(missing) - 12} more" if len(missing) > 12 else ""
-        raise UserError(f"{path} lacks {len(missing)} of {len(ALL_CELLS)} predictions: {', '.join(missing[:12])}"
-                        f"{more}. The clean images and all 85 cells are needed")
+        raise UserError(f"{path} lacks {len(missing)} of {len(cells)} predictions: {', '.join(missing[:12])}"
+                        f"{more}. The clean images and all {len(cells) - 1} cells are needed")
 
 
 # ---- values

@@ -12,11 +12,14 @@ from pathlib import Path
 
 from building.built_set import BuiltSet, open_set
 from building.layout import partial_folder
-from datasets import DATASETS, default_set
+from building.options import sequence_command
+from datasets import DATASETS, TITLES, default_set
 from evaluation.class_matching import DROP, ClassMatch, expression_names, match_classes
 from evaluation.trained_run import TrainedRun
 from support.cli import value_words
 from support.errors import DamagedFile, UserError
+
+PRESETS_OF_PROTOCOLS = ("fer-c", "fer-c-released")  # --corruptions that follow from --protocol
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ def open_sets(folders: Sequence[Path], verify: bool, on_the_fly: bool) -> list[B
     built_sets = []
     for folder in folders:
         if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder} is a file; --set takes the folder of a set that make_fer_c.py has built")
+            raise UserError(f"{folder} is a file; --set takes the folder of a set that make_fer_c.py or "
+                            f"make_fer_p.py has built")
         built = open_set(folder, verify=verify)
         if on_the_fly:
             built.check_images()
@@ -83,17 +87,21 @@ def default_set_of(run: TrainedRun) -> Path:
     folder = default_set(run.dataset)
     if not folder.exists() and not partial_folder(folder).exists():
         command = building_command(run.dataset, run, folder)
-        raise UserError(f"{folder} is not there. Name a set with --set, or build it: {command}")
+        sequences = folder.with_name(f"{TITLES[run.dataset]}-P")
+        example = f", for example {sequences}," if sequences.is_dir() else ","
+        raise UserError(f"{folder} is not there. Name a set with --set{example} or build it: {command}")
     return folder
 
 
-def building_command(dataset: str, run: TrainedRun, folder: Path) -> str:
+def building_command(dataset: str, run: TrainedRun, folder: Path, preset: str | None = None) -> str:
     """The command that builds a set of `dataset` which fits the run, for messages. The run's options of its data set
-    are repeated where the set is of the same data set."""
+    are repeated where the set is of the same data set. preset: of the corruptions; None: the protocol's."""
     words = ["python", "make_fer_c.py"]
     words += value_words("dataset", dataset)
     words += value_words("protocol", run.protocol)
     words += value_words("image_size", run.image_size)
+    if preset not in (None, *PRESETS_OF_PROTOCOLS):
+        words += value_words("corruptions", preset)
     if dataset == run.dataset:
         root, data_options = run.settings.get("root"), run.settings.get("data")
         if root:
@@ -109,11 +117,12 @@ def match(run: TrainedRun, built: BuiltSet, force: bool) -> MatchedSet:
     """Compare a run with a built set.
 
     Classes are matched by name. Raises UserError where the scores would not mean what they seem to: where the classes
-    differ, or protocol or image size do. With `force` a difference of the last two becomes a note."""
+    differ, or protocol or image size do. With `force` a difference of the last two becomes a note. Sequences are the
+    same in both protocols."""
     classes = match_classes_of_run(run, built)
     notes = notes_on_order(classes)
     set_protocol, set_size = built.made_with["protocol"], built.made_with["size"]
-    if run.protocol != set_protocol:
+    if run.protocol != set_protocol and not built.has_sequences:
         if not force:
             raise UserError(mismatch_message(run, built, "protocol", run.protocol, set_protocol))
         notes.append(f"forced: protocol {run.protocol} scored on a set of protocol {set_protocol}")
@@ -143,7 +152,11 @@ def mismatch_message(run: TrainedRun, built: BuiltSet, subject: str, of_run: str
     """The message for a run and a set that differ in protocol or image size, with the command that builds a set which
     fits."""
     folder = built.folder.with_name(f"{built.folder.resolve().name}-{run.protocol}-{run.image_size}")
-    command = building_command(built.made_with["dataset"], run, folder)
+    if built.has_sequences:
+        folder = built.folder.with_name(f"{built.folder.resolve().name}-{run.image_size}")
+        command = f"`{sequence_command(folder, built.made_with, run.image_size)}`"
+    else:
+        command = building_command(built.made_with["dataset"], run, folder, built.made_with["preset"])
     return (f"{run.folder} has {subject} {of_run}, {built.folder} has {of_set}: the scores would not be comparable. "
             f"Add --force, or build a set that fits: {command}")
 

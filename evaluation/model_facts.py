@@ -9,7 +9,7 @@ from typing import Any
 from evaluation.input_format import InputFormat
 from support.errors import UserError
 
-KINDS = ("run", "timm", "onnx", "tflite", "hf", "pt2", "torchscript", "factory", "python", "logits", "reference")
+KINDS = ("run", "timm", "onnx", "tflite", "hf", "pt2", "torchscript", "factory", "python", "logits")
 OUTPUTS = ("logits", "probabilities")
 FLOOR = 1e-6  # of probabilities, before their logarithm is taken
 SUM_TOLERANCE = 0.03  # by which a row of probabilities may miss a sum of 1; quantised ones are that coarse

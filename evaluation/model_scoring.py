@@ -220,7 +220,9 @@ def entries_of_scoring(matched: MatchedSet, predictions: Path, rows: list[dict[s
     checked = None if check is None else cards.CheckOfCard(check.images, check.alarms)
     of_set = cards.SetOfCard(built, int(values["clean", "n"]), [built.classes[k] for k in classes.known],
                              "keep" if classes.keeps_missing else "drop")
-    errors, variants = extras_of_predictions(built, predictions, classes.known, classes.keeps_missing)
+    errors, variants = None, None  # sequences have other standard errors, among their scores
+    if not built.has_sequences:
+        errors, variants = extras_of_predictions(built, predictions, classes.known, classes.keeps_missing)
     return of_set, cards.Extras(checked, removed, errors, variants)
 
 

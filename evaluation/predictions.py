@@ -2,13 +2,17 @@
 
 The folder of a run as a whole is described in support/run_folder.py; the layout of its subfolder predictions/ here.
 
-A cell is a corruption at a severity (corruptions.py), written (name, severity); None stands for the clean images. The
-predictions of a set lie in a folder of the run: predictions/<set>/ for float32, predictions/<set>.bf16/ for bfloat16.
+A cell is a corruption at a severity (corruptions.py), written (name, severity), or in a set of sequences a frame of a
+perturbation, written (name, number of the frame); None stands for the clean images. Which cells there are depends on
+the set (`BuiltSet.cells`). The predictions of a set lie in a folder of the run: predictions/<set>/ for float32,
+predictions/<set>.bf16/ for bfloat16.
 
   clean.npy, <corruption>/<severity>.npy   logits of a cell, float32 (N, K), images and classes in the set's order. Of
-                                           a model that is no run: the set's classes that it knows, then its others
+                                           a model that is no run: the set's classes that it knows, then its others.
+                                           In a set of sequences: <perturbation>/<frame>.npy
   labels.npy                               the set's hard labels, int64 (N,), as indices of the set's classes
-  set.json                                 the entries of `made_from`, and three more:
+  set.json                                 the entries of `made_from`, and three more. Which cells the set has follows
+                                           from two of its entries, `kind_of_set`; FER-C's have neither
       verified   whether images were compared with their checksums: true or false (missing in the first release of this
                  project: unknown)
       digests    {name of a cell: `digest` of its logits}
@@ -45,29 +49,37 @@ from typing import IO, Any
 import numpy as np
 
 from building.built_set import BuiltSet
-from corruptions import CELLS, CORRUPTIONS
+from building.layout import MOST_FRAMES
+from corruptions import CELLS, CORRUPTIONS, OPERATIONS, cells_of, suite_of
 from evaluation.class_matching import ClassMatch, same_classes
+from perturbations import PERTURBATIONS
 from support import run_folder
 from support.errors import DamagedFile, first_line
 from support.files import final_name, os_errors_as_user_errors, read_json, write_text, write_whole
 
 Cell = tuple[str, int] | None
-ALL_CELLS: tuple[Cell, ...] = (None, *CELLS)
+ALL_CELLS: tuple[Cell, ...] = (None, *CELLS)  # of a set of FER-C, the clean images first
 LABELS, ORIGIN = "labels.npy", "set.json"
 DIGITS = 16  # of a digest
 BLOCKS, FINISHED = "blocks", "set"  # subfolders of a partial folder
 BLOCK_FILE = re.compile(r"(\d{1,9})\.([0-9a-f]{16})\.npy")  # number and digest
+CELL_FILE = re.compile(r"\d{1,3}\.npy")  # in the folder of a corruption or perturbation
+# The folders that cells of any set have: names of corruptions and of perturbations.
+CELL_FOLDERS = tuple(dict.fromkeys((*OPERATIONS, *(name for names in PERTURBATIONS.values() for name in names))))
 
-# A block has at most this many images and bytes, but at least one source image: with all 86 cells it is as large as a
-# chunk of the builder (4 source images, `building.plan.CHUNK`), and a worker process holds three at a time in memory.
+# A block has at most this many images and bytes, but at least one source image: with all 86 cells of FER-C it is as
+# large as a chunk of the builder (4 source images, `building.plan.CHUNK`), and a worker process holds three at a time
+# in memory.
 IMAGES_IN_A_BLOCK = 4 * len(ALL_CELLS)
 BYTES_IN_A_BLOCK = 64 * 2**20
 IMAGES_REWRITTEN_AT_ONCE = 4096  # source images in memory while blocks are rewritten by cell
+FILES_AT_ONCE = 128  # open files of cells meanwhile; some systems allow no more than 256
 
 # The entries of set.json, as messages name them.
 WORDS = {"weights": "weights", "set_version": "set version", "content": "image files", "classes": "classes",
          "order": "order of classes", "known": "known classes", "limit": "number of images", "precision": "precision",
-         "demo": "data set", "options": "options", "images": "size of blocks"}
+         "demo": "data set", "options": "options", "images": "size of blocks", "corruptions": "corruptions",
+         "sequences": "perturbation sequences"}
 
 
 # ---- names
@@ -102,6 +114,11 @@ def cell_name(cell: Cell) -> str:
         return "clean"
     corruption, severity = cell
     return f"{corruption}/{severity}"
+
+
+def all_cells(built: BuiltSet) -> tuple[Cell, ...]:
+    """The cells of a set, the clean images first."""
+    return (None, *built.cells)
 
 
 def partial_folder(folder: Path) -> Path:
@@ -176,7 +193,7 @@ def prepare_predictions(folder: Path, built: BuiltSet, limit: int | None, weight
     labels = built.frame["expression"].to_numpy(np.int64)[:limit]
     shape = (len(labels), classes.stored)
     missing = []
-    for cell in ALL_CELLS:
+    for cell in all_cells(built):
         if not is_intact(predictions_file(folder, cell), shape, np.float32, digests.get(cell_name(cell))):
             missing.append(cell)
     blocks, blocks_verified = prepare_blocks(folder, built, missing, shape, wanted | {"options": dict(options or {})},
@@ -203,7 +220,7 @@ def prepare_blocks(goal: Path, built: BuiltSet, missing: Sequence[Cell], shape: 
         return Blocks(goal, folder, (), (), shape[0], 1, shape[1], ()), verify
     set_aside_wrong_kinds(folder)
     known = read_origin(folder / ORIGIN)
-    cells = cells_of_names(known.get("cells"))
+    cells = cells_of_names(known.get("cells"), built)
     wanted["images"] = images_in_a_block(len(cells), built.made_with["size"]) if cells else None
     reason = reason_against_blocks(known, wanted, set(missing) <= set(cells), verify)
     if reason:
@@ -236,9 +253,9 @@ def reason_against_blocks(known: Mapping[str, Any], wanted: Mapping[str, Any], h
     return ""
 
 
-def cells_of_names(names: Any) -> tuple[Cell, ...]:
-    """The cells that set.json lists; () where it lists anything else."""
-    cell_of_name = {cell_name(cell): cell for cell in ALL_CELLS}
+def cells_of_names(names: Any, built: BuiltSet) -> tuple[Cell, ...]:
+    """The cells of a set that set.json lists; () where it lists anything else."""
+    cell_of_name = {cell_name(cell): cell for cell in all_cells(built)}
     if not isinstance(names, list) or not all(isinstance(name, str) and name in cell_of_name for name in names):
         return ()
     return tuple(cell_of_name[name] for name in dict.fromkeys(names))
@@ -260,8 +277,66 @@ def made_from(built: BuiltSet, limit: int | None, weights_sha256: str, fabric_pr
     entries = {"weights": weights_sha256, "set_version": built.manifest["set_version"],
                "content": built.manifest["content"], "classes": classes.stored_classes(built.classes),
                "order": classes.order, "limit": limit, "precision": fabric_precision,
-               "demo": built.made_with["dataset"] == "demo"}
+               "demo": built.made_with["dataset"] == "demo"} | kind_of_set(built)
     return entries if classes.is_complete else entries | {"known": classes.known}
+
+
+def kind_of_set(built: BuiltSet) -> dict[str, Any]:
+    """The entries of set.json from which `stored_cells` and `stored_sequences` tell what a set has: nothing for the 17
+    corruptions of FER-C, `corruptions` with the names of others, and `sequences` with the number of frames of each
+    perturbation and the difficulty."""
+    if built.has_sequences:
+        names = [name for name, _ in built.cells]
+        frames = {name: names.count(name) for name in built.corruptions}
+        return {"sequences": {"frames": frames, "difficulty": built.made_with["difficulty"]}}
+    return {} if built.corruptions == tuple(CORRUPTIONS) else {"corruptions": list(built.corruptions)}
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """What a set of perturbation sequences has."""
+
+    frames: dict[str, int]
+    """{perturbation: number of frames}, in the set's order"""
+    difficulty: int
+    """1 to 3: for perturbations without noise the distance of the frames that are compared"""
+
+    @property
+    def cells(self) -> tuple[tuple[str, int], ...]:
+        """All frames, (perturbation, number of the frame), counted from 0."""
+        return tuple((name, frame) for name, count in self.frames.items() for frame in range(count))
+
+
+def stored_sequences(info: Mapping[str, Any]) -> Sequences | None:
+    """The sequences that set.json of predictions tells of; None where they are of a set of corruptions. Raises
+    ValueError where the entry makes no sense: run folders come from anybody."""
+    entry = info.get("sequences")
+    if entry is None:
+        return None
+    frames = entry.get("frames") if isinstance(entry, dict) else None
+    if not isinstance(frames, dict) or not frames or not set(frames) <= set(CELL_FOLDERS):
+        raise ValueError("its entry `sequences` names no perturbations")
+    difficulty = entry.get("difficulty")
+    numbers = [difficulty, *frames.values()]
+    if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
+        raise ValueError("its entry `sequences` holds something that is no whole number")
+    if difficulty not in (1, 2, 3) or not all(difficulty < count <= MOST_FRAMES for count in frames.values()):
+        raise ValueError("its entry `sequences` is out of range")
+    return Sequences(dict(frames), difficulty)
+
+
+def stored_cells(info: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    """The cells of stored predictions without the clean images, in the set's order. info: their set.json; without an
+    entry that says it, they are FER-C's 85. Raises ValueError where the entry makes no sense."""
+    sequences = stored_sequences(info)
+    if sequences is not None:
+        return sequences.cells
+    names = info.get("corruptions", list(CORRUPTIONS))
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("its entry `corruptions` is no list of names")
+    if tuple(names) != suite_of(names):
+        raise ValueError("its entry `corruptions` does not name the corruptions of a preset")
+    return cells_of(names)
 
 
 def can_be_used(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -320,7 +395,9 @@ def is_intact(path: Path, shape: tuple[int, ...], dtype: type, expected_digest: 
 
 def set_aside_wrong_kinds(folder: Path) -> None:
     """Set aside whatever lies where a folder of predictions, or a partial folder, needs folders."""
-    own = (BLOCKS, FINISHED, *(f"{FINISHED}/{name}" for name in CORRUPTIONS)) if is_partial(folder) else CORRUPTIONS
+    own = CELL_FOLDERS
+    if is_partial(folder):
+        own = (BLOCKS, FINISHED, *(f"{FINISHED}/{name}" for name in CELL_FOLDERS))
     for path in (folder.parent, folder, *(folder / name for name in own)):
         set_aside_unless_folder(path)
 
@@ -359,15 +436,21 @@ def set_aside(path: Path) -> Path:
 
 
 def delete_predictions(folder: Path) -> None:
-    """Delete the predictions in a folder and the folders that are empty then; other files stay."""
+    """Delete the predictions of any set in a folder, and the folders that are empty then; other files stay."""
     with os_errors_as_user_errors(folder):
-        files = [predictions_file(folder, cell) for cell in ALL_CELLS]
-        for path in [*files, folder / LABELS, folder / ORIGIN]:
+        for path in [*files_of_cells(folder), predictions_file(folder, None), folder / LABELS, folder / ORIGIN]:
             set_aside_unless_file(path)
             path.unlink(missing_ok=True)
-        for parent in [*(folder / name for name in CORRUPTIONS), folder]:
+        for parent in [*(folder / name for name in CELL_FOLDERS), folder]:
             if parent.is_dir() and not parent.is_symlink() and not any(parent.iterdir()):
                 parent.rmdir()
+
+
+def files_of_cells(folder: Path) -> list[Path]:
+    """What lies where the logits of corruptions and perturbations belong, whichever set they are of."""
+    parents = [folder / name for name in CELL_FOLDERS]
+    return [path for parent in parents if parent.is_dir() and not parent.is_symlink()
+            for path in sorted(parent.iterdir()) if CELL_FILE.fullmatch(path.name)]
 
 
 def delete_blocks(folder: Path) -> None:
@@ -505,15 +588,23 @@ def finish_predictions(blocks: Blocks, built: BuiltSet) -> None:
 
 
 def rewrite_by_cell(blocks: Blocks, folder: Path) -> dict[str, str]:
-    """Write the logits of the wanted cells into `folder`, from the blocks. Returns {name of a cell: `digest`}.
+    """Write the logits of the wanted cells into `folder`, from the blocks. Returns {name of a cell: `digest`}."""
+    digests: dict[str, str] = {}
+    for start in range(0, len(blocks.wanted), FILES_AT_ONCE):
+        digests |= rewrite_cells(blocks, folder, blocks.wanted[start:start + FILES_AT_ONCE])
+    return digests
 
-    The files of all cells are open at once and grow together, so that memory does not depend on the number of images;
+
+def rewrite_cells(blocks: Blocks, folder: Path, cells: Sequence[Cell]) -> dict[str, str]:
+    """Write the logits of these cells into `folder`, from the blocks. Returns {name of a cell: `digest`}.
+
+    The files of the cells are open at once and grow together, so that memory does not depend on the number of images;
     they are written, not memory-mapped, because a full disk would end the process then, without a message."""
     header = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": (blocks.count, blocks.classes)}
-    hashes = {cell: hashlib.sha256() for cell in blocks.wanted}
+    hashes = {cell: hashlib.sha256() for cell in cells}
     with contextlib.ExitStack() as stack:
         files: dict[Cell, IO[bytes]] = {}
-        for cell in blocks.wanted:
+        for cell in cells:
             path = predictions_file(folder, cell)
             path.parent.mkdir(parents=True, exist_ok=True)
             files[cell] = stack.enter_context(open(path, "wb"))

@@ -6,15 +6,16 @@ Nothing here imports torch.
 
 A cell is a corruption at a severity (corruptions.py), written (name, severity); None stands for the clean images.
 Accuracy and macro-F1 always use hard labels, and so do the scores whose names end in `_hard`. All other scores use hard
-labels for the clean images and soft labels for the corrupted ones. The 85 corrupted cells are summarised in four ways,
-which differ because ECE and other scores are not linear (`SUMMARIES`):
+labels for the clean images and soft labels for the corrupted ones. The corrupted cells, 85 in FER-C, are summarised in
+four ways, which differ because ECE and other scores are not linear (`SUMMARIES`):
 
-  mean                  the mean of the scores of the 85 cells
+  mean                  the mean of the scores of all cells
   pooled_by_severity    the mean over the 5 severities of the scores of all images at one severity
-  pooled                the scores of all images of the 85 cells together
+  pooled                the scores of all images of all cells together
   mean_without_brightness_contrast_snow
-                        the mean of the scores of the 70 cells of the other corruptions. The soft labels of these three
-                        contradict what a model can still see (docs/method.md), so rankings are shown without them too
+                        the mean of the scores of the cells of the other corruptions, 70 in FER-C. The soft labels of
+                        these three contradict what a model can still see (docs/method.md), so rankings are shown
+                        without them too. `is_contradicted` says which corruptions of other sets are meant
 
 A model that is no run may lack classes of the set, and the set may lack classes of the model (class_matching.py). Then
 `ScoredImages` says which images and classes are scored. Where the model has further classes, two more metrics say how
@@ -31,23 +32,32 @@ import pandas as pd
 
 import metrics
 from building.built_set import BuiltSet
-from corruptions import CELLS, SEVERITIES
+from corruptions import SEVERITIES
 from evaluation.class_matching import (
     ClassMatch, listed, removed_mass, restricted_targets, same_classes, with_missing_classes,
 )
-from evaluation.predictions import ALL_CELLS, Cell, predictions_file, read_array
+from evaluation.predictions import Cell, all_cells, predictions_file, read_array
 from support.errors import UserError
 
-METHOD = "softmax"  # how probabilities are computed from logits; post-hoc calibration would add rows of its own
+METHOD = "softmax"  # how probabilities are computed from logits; sequence_scores.py has another one
 FIRST_RELEASE_COLUMNS = ("set", "set_version", "method", "corruption", "severity", "metric", "value")
 LATER_COLUMNS = ("precision", "notes")  # missing in scores.csv of the project's first release
 COLUMNS = (*FIRST_RELEASE_COLUMNS, *LATER_COLUMNS)
-CONTRADICTED = ("brightness", "contrast", "snow")  # corruptions whose soft labels contradict what can be seen
+CONTRADICTED = ("brightness", "contrast", "snow")  # corruptions whose soft labels contradict what can be seen: FER-C's
 MEAN_WITHOUT = f"mean_without_{'_'.join(CONTRADICTED)}"
 SUMMARIES = ("mean", "pooled_by_severity", "pooled", MEAN_WITHOUT)  # in the column `corruption`, with an empty severity
 MANY_TIES = 0.001  # fraction of predictions with tied classes from which on the notes mention it
 REMOVED_METRICS = ("removed_mass", "removed_first")  # only of models with classes that the set lacks
 LIKELIHOODS = ("nll", "nll_hard", "nll_released", "kl")  # undefined where the model gives a class probability 0
+
+
+def is_contradicted(corruption: str) -> bool:
+    """Whether the soft labels of a corruption contradict what can still be seen.
+
+    It was measured for the three of `CONTRADICTED`. Brightness minus and contrast plus of preset mivia are the same
+    operations in the other direction, to which the distance behind the labels is as sensitive, and its mixtures hold
+    one of them: they count too. All have one of the three words in their names."""
+    return not set(corruption.split("_")).isdisjoint(CONTRADICTED)
 
 
 def score_places(metric: str) -> dict[str, tuple[str, str]]:
@@ -62,7 +72,7 @@ class CellPredictions(NamedTuple):
     """The predictions for the scored images of a cell, and what they are compared with. N: scored images."""
 
     logits: np.ndarray
-    """float32 (N, shared), of the classes that model and set share"""
+    """float32 (N, shared), of the classes that model and set share; float64 where a temperature has divided them"""
     probabilities: np.ndarray
     """float64 (N, K), over the scored classes"""
     soft_labels: np.ndarray | None
@@ -95,17 +105,21 @@ class ScoredImages:
         return self.compared(logits, cell)
 
     def compared(self, logits: np.ndarray, cell: Cell) -> CellPredictions:
-        """The predictions that the logits of a cell are. logits: float32 (stored images, stored classes)."""
+        """The predictions that the logits of a cell are. logits: float (stored images, stored classes)."""
         logits = logits[self.rows]
         removed = None
         if self.classes.removed:
             removed = removed_mass(metrics.softmax(logits), self.classes.shared)
         shared = np.ascontiguousarray(logits[:, :self.classes.shared])
-        probabilities = metrics.softmax(shared)
-        if self.classes.keeps_missing:
-            probabilities = with_missing_classes(probabilities, self.classes.known, len(self.built.classes))
         targets = None if cell is None else self.targets(cell)[0]
-        return CellPredictions(shared, probabilities, targets, removed)
+        return CellPredictions(shared, self.probabilities(shared), targets, removed)
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """The probabilities of the scored classes, float64 (N, K). logits: (N, shared), of the shared classes."""
+        probabilities = metrics.softmax(logits)
+        if self.classes.keeps_missing:
+            return with_missing_classes(probabilities, self.classes.known, len(self.built.classes))
+        return probabilities
 
     def targets(self, cell: tuple[str, int]) -> tuple[np.ndarray, np.ndarray]:
         """The soft labels of a corrupted cell, float64 (N, K), and bool (N,): which of them can be compared with."""
@@ -131,7 +145,7 @@ def scored_images(built: BuiltSet, limit: int | None = None, classes: ClassMatch
     images = ScoredImages(built, classes, len(labels), rows, position[labels[rows]], int((~of_known_class).sum()), 0)
     # The same images count in every cell, so that cells can be compared.
     has_mass = np.ones(len(rows), bool)
-    for cell in CELLS:
+    for cell in () if built.has_sequences else built.cells:  # sequences are scored against hard labels
         has_mass &= images.targets(cell)[1]
     rows = rows[has_mass]
     if not len(rows):
@@ -143,7 +157,7 @@ def scored_images(built: BuiltSet, limit: int | None = None, classes: ClassMatch
 
 def score(built: BuiltSet, folder: Path, limit: int | None, precision: str = "32", notes: Sequence[str] = (),
           nll_batch: int = metrics.RELEASED_BATCH, classes: ClassMatch | None = None) -> list[dict[str, Any]]:
-    """The rows of scores.csv for one set, each a dict of `COLUMNS`: clean, 85 cells, and the four summaries.
+    """The rows of scores.csv for one set, each a dict of `COLUMNS`: clean, all cells, and the four summaries.
 
     folder: of the set's predictions. limit: only the first images of the set, this many; None: all. precision: "32" or
     "bf16", as it was used for the predictions. notes: what a reader of the scores has to know. nll_batch: images in a
@@ -152,17 +166,17 @@ def score(built: BuiltSet, folder: Path, limit: int | None, precision: str = "32
     images = scored_images(built, limit, classes)
     clean = images.read(folder, None)
     ties = count_ties(clean.logits)
-    # (corruption, severity, {metric: value}) of the clean images, of the 85 cells, and of the `SUMMARIES`
+    # (corruption, severity, {metric: value}) of the clean images, of the cells, and of the `SUMMARIES`
     scored: list[tuple[str, int | str, dict[str, float]]] = [("clean", "", summary_of_pool([clean], images, nll_batch))]
 
     pools: dict[int, list[CellPredictions]] = {severity: [] for severity in SEVERITIES}
-    for name, severity in CELLS:
+    for name, severity in built.cells:
         cell = images.read(folder, (name, severity))
         ties += count_ties(cell.logits)
         pools[severity].append(cell)
         scored.append((name, severity, summary_of_pool([cell], images, nll_batch)))
     of_cells = [values for _, severity, values in scored if severity]
-    of_other_cells = [values for name, severity, values in scored if severity and name not in CONTRADICTED]
+    of_other_cells = [values for name, severity, values in scored if severity and not is_contradicted(name)]
     of_severities = [summary_of_pool(pool, images, nll_batch) for pool in pools.values()]
     of_all = summary_of_pool([cell for pool in pools.values() for cell in pool], images, nll_batch)
     scored.append(("mean", "", mean_of(of_cells)))
@@ -170,21 +184,21 @@ def score(built: BuiltSet, folder: Path, limit: int | None, precision: str = "32
     scored.append(("pooled", "", of_all))
     scored.append((MEAN_WITHOUT, "", mean_of(of_other_cells)))
 
-    ties_note = note_on_ties(ties / (len(images.labels) * len(ALL_CELLS)))
+    ties_note = note_on_ties(ties / (len(images.labels) * len(all_cells(built))))
     note = "; ".join([*notes, *notes_on_classes(images, scored), *ties_note])
     return rows_of_scores(built, scored, precision, note)
 
 
 def rows_of_scores(built: BuiltSet, scored: Iterable[tuple[str, int | str, dict[str, float]]], precision: str,
-                   note: str) -> list[dict[str, Any]]:
-    """The rows of scores.csv. scored: (corruption, severity, {metric: value}). precision, note: of all rows."""
+                   note: str, method: str = METHOD) -> list[dict[str, Any]]:
+    """The rows of scores.csv. scored: (corruption, severity, {metric: value}). precision, note, method: of all rows."""
     rows = []
     for corruption, severity_or_none, values in scored:
         for metric, value in values.items():
             if not np.isfinite(value):  # metrics.summary refuses everything that could lead to this
                 raise AssertionError(f"{corruption} {severity_or_none} {metric} is {value}, which is no score")
             rows.append({
-                "set": built.folder.resolve().name, "set_version": built.manifest["set_version"], "method": METHOD,
+                "set": built.folder.resolve().name, "set_version": built.manifest["set_version"], "method": method,
                 "corruption": corruption, "severity": severity_or_none, "metric": metric, "value": value,
                 "precision": precision, "notes": note})
     return rows
@@ -203,11 +217,12 @@ def notes_on_classes(images: ScoredImages, scored: Iterable[tuple[str, int | str
         notes.append(text)
     if classes.removed:
         values = {place: scores for place, severity, scores in scored if severity == ""}
-        clean, corrupted = values["clean"], values["mean"]
+        clean, changed = values["clean"], values["mean"]
+        changed_images = "frames" if images.built.has_sequences else "corrupted images"
         notes.append(f"the set lacks {listed(classes.removed)}: removed, with a mean probability of "
-                     f"{100 * clean['removed_mass']:.1f} % on clean and {100 * corrupted['removed_mass']:.1f} % on "
-                     f"corrupted images, the first choice for {100 * clean['removed_first']:.1f} % and "
-                     f"{100 * corrupted['removed_first']:.1f} %")
+                     f"{100 * clean['removed_mass']:.1f} % on clean and {100 * changed['removed_mass']:.1f} % on "
+                     f"{changed_images}, the first choice for {100 * clean['removed_first']:.1f} % and "
+                     f"{100 * changed['removed_first']:.1f} %")
     return [note.replace(";", ",") for note in notes]  # "; " separates notes; a class may have any name
 
 
@@ -255,6 +270,7 @@ def mean_of(summaries: Iterable[dict[str, float]]) -> dict[str, float]:
 
 
 def summary_values(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str], float]:
-    """{(corruption, metric): value} of the rows that are not of a single corrupted cell: clean and the summaries.
-    corruption: as the column holds it, "clean" or one of `SUMMARIES`."""
-    return {(row["corruption"], row["metric"]): row["value"] for row in rows if row["severity"] == ""}
+    """{(corruption, metric): value} of the rows of `METHOD` that are not of a single corrupted cell: clean, the
+    summaries, and perturbations. corruption: as the column holds it, for example "clean" or one of `SUMMARIES`."""
+    return {(row["corruption"], row["metric"]): row["value"] for row in rows
+            if row["severity"] == "" and row["method"] == METHOD}

@@ -11,15 +11,20 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from corruptions import CELLS
+from corruptions import PRESETS, cells_of, corruptions_of
 from evaluation.predictions import ORIGIN, predictions_folder, set_aside
-from evaluation.scores import COLUMNS, FIRST_RELEASE_COLUMNS, SUMMARIES
+from evaluation.scores import COLUMNS, FIRST_RELEASE_COLUMNS, METHOD, SUMMARIES
+from evaluation.sequence_scores import TEMPERATURE
+from perturbations import PERTURBATIONS
 from support import run_folder
 from support.errors import DamagedFile, first_line
 from support.files import read_json, read_rows
 
-# Every pair of a corruption and a severity, as text, that a row can have.
-PLACES = {("clean", ""), *((name, "") for name in SUMMARIES), *((name, str(severity)) for name, severity in CELLS)}
+METHODS = (METHOD, TEMPERATURE)
+# Every pair of a corruption and a severity, as text, that a row can have; perturbations have an empty severity.
+PLACES = {("clean", ""), *((name, "") for name in SUMMARIES),
+          *((name, str(severity)) for preset in PRESETS for name, severity in cells_of(corruptions_of(preset))),
+          *((name, "") for names in PERTURBATIONS.values() for name in names)}
 
 
 def earlier_scores(run: Path, weights_sha256: str, sets_scored_now: Collection[str] = ()) -> list[dict[str, Any]]:
@@ -109,10 +114,10 @@ def is_score(row: dict[str, str]) -> bool:
 def with_rows_of_set(rows: list[dict[str, Any]], new_rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows with those of one set replaced by `new_rows`, which come last.
 
-    Replaced are the rows of the same set, version, method and precision; rows of the first release of this project,
-    which have no precision, count as float32."""
-    key = scoring_key(new_rows[0])
-    return [row for row in rows if scoring_key(row) != key] + new_rows
+    Replaced are the rows of the same set, version and precision of the methods that this project scores; rows of the
+    first release of this project, which have no precision, count as float32."""
+    keys = {scoring_key(new_rows[0] | {"method": method}) for method in METHODS}
+    return [row for row in rows if scoring_key(row) not in keys] + new_rows
 
 
 def scoring_key(row: dict[str, Any]) -> tuple[str, str, str, str]:

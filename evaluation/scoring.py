@@ -24,9 +24,11 @@ from evaluation.matching import MatchedSet
 from evaluation.predictions import Blocks, finish_predictions, predictions_folder, prepare_predictions
 from evaluation.scores import score
 from evaluation.scores_file import earlier_scores, with_rows_of_set
+from evaluation.sequence_scores import Temperature, score_sequences
 from evaluation.sources import LoadedModel, check_image_size, load_model
 from evaluation.summary import preview_text, summary_line
 from evaluation.trained_run import TrainedRun
+from evaluation.validation import NO_RUN, temperature_of_run
 from support.files import lock, os_errors_as_user_errors, write_rows
 from support.run_folder import LOCK_FILE, PRECISIONS, SCORES_FILE
 
@@ -62,7 +64,10 @@ def score_run(run: TrainedRun, matched_sets: Sequence[MatchedSet], options: Infe
             on_scored = on_loaded(model, fabric) if on_loaded is not None else None
             network = devices.for_inference(model.module, fabric, options)
             source = NetworkSource(fabric, network, model, options)
-            scorer = SetScorer(fabric, source, options.precision, verify, run.nll_batch)
+            temperature = NO_RUN
+            if any(matched.built.has_sequences and not is_preview(limit, matched.built) for matched in matched_sets):
+                temperature = temperature_of_run(run, model, network, fabric, options)
+            scorer = SetScorer(fabric, source, options.precision, verify, run.nll_batch, temperature)
             score_sets(scorer, run.folder, matched_sets, limit, on_scored)
 
 
@@ -114,6 +119,8 @@ class SetScorer:
     """whether images are compared with their checksums"""
     nll_batch: int = metrics.RELEASED_BATCH
     """images in a batch of `metrics.nll_released`"""
+    temperature: Temperature = NO_RUN
+    """of the model, for sets of sequences"""
 
     def rows(self, matched: MatchedSet, parent: Path, limit: int | None) -> list[dict[str, Any]]:
         """The rows of scores.csv for one set; [] in other processes than process 0.
@@ -133,6 +140,10 @@ class SetScorer:
         if not self.is_first_process:
             return []
         finish_predictions(blocks, built)
+        if built.has_sequences:
+            temperature = self.temperature if limit is None else None
+            return score_sequences(built, folder, limit, self.precision, notes, self.nll_batch, matched.classes,
+                                   temperature)
         return score(built, folder, limit, self.precision, notes, self.nll_batch, matched.classes)
 
     def folder(self, matched: MatchedSet, parent: Path) -> Path:

@@ -7,7 +7,7 @@ even contain the difference, because a resample holds images twice, which raises
 interval is about the difference to be expected at this N; in tests with known models it contains that difference for 9
 of 10 samples (tests/test_tables.py).
 
-What is drawn are *clusters*: an image, clean and in all 85 forms; or an identity with all its images, where the set
+What is drawn are *clusters*: an image, clean and in all its forms; or an identity with all its images, where the set
 knows the identity of every image and has fewer identities than images (AffWild, demo). With several seeds the value of
 a resample is the mean over them, so an interval says how much the difference would vary with other test images, and
 says nothing about other seeds.
@@ -16,7 +16,7 @@ A resample is a vector of weights, one for each cluster. Multiplied with a matri
 ECE's bins, correct and predicted labels of every class) it gives the sums that all metrics are made of, so no resample
 ever touches an image.
 """
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,10 +25,11 @@ import pandas as pd
 from tqdm import tqdm
 
 import metrics
-from corruptions import CELLS
+from corruptions import cells_of
 from evaluation.error_bootstrap import clusters_of_frame, draw_weights
 from metrics import METRICS
 from reporting import captions, csv_tables
+from reporting.cells import FER_C, corruptions_of_predictions
 from reporting.notes import READ_ERRORS, Note, check_regular, plain, unique_notes
 from reporting.predictions import PredictionSummary, check_table, open_predictions, open_soft_labels, read_probs
 from reporting.rows import COMPARED_LOSSES, Block, Row, join_names, variants
@@ -117,7 +118,8 @@ class Resampler:
             return None
         set_folder = self.built or Path(info["folder"])
         try:
-            soft_labels = open_soft_labels(set_folder, self.block, info["limit"])
+            corruptions = corruptions_of_predictions(info)
+            soft_labels = open_soft_labels(set_folder, self.block, info["limit"], corruptions)
             kind, cluster_of_image = clusters_of(set_folder, self.block.n)
         except READ_ERRORS as error:
             self.notes.append(Note(self.block.name, f"not in the bootstrap: {plain(error)}"))
@@ -126,7 +128,7 @@ class Resampler:
         if clusters not in self.weights:
             self.weights[clusters] = draw_weights(clusters, self.resamples, self.block.set_version)
         try:
-            values = replicates(folder, labels, soft_labels, cluster_of_image, self.weights[clusters])
+            values = replicates(folder, labels, soft_labels, cluster_of_image, self.weights[clusters], corruptions)
         except READ_ERRORS as error:
             self.notes.append(run.unusable_predictions(self.block, error, self.built))
             return None
@@ -201,12 +203,12 @@ def clusters_of(folder: Path, n: int) -> tuple[str, np.ndarray]:
 
 
 def replicates(folder: Path, labels: np.ndarray, soft_labels: np.ndarray, cluster_of_image: np.ndarray,
-               weights: np.ndarray) -> np.ndarray:
+               weights: np.ndarray, corruptions: Sequence[str] = FER_C) -> np.ndarray:
     """The columns of `RESAMPLED_COLUMNS` on every resample, float64 (resamples + 1, 4): on clean images, and as means
     over the cells.
 
     folder: of predictions. labels: int64 (N,). soft_labels: (corruptions, severities, N, K). cluster_of_image: int64
-    (N,). weights: of `draw_weights`."""
+    (N,). weights: of `draw_weights`. corruptions: of the set, in its order."""
     num_classes, severities = soft_labels.shape[-1], soft_labels.shape[1]
     class_sizes = weights @ sum_by_cluster(cluster_of_image, labels, weights.shape[1], num_classes)
 
@@ -215,10 +217,11 @@ def replicates(folder: Path, labels: np.ndarray, soft_labels: np.ndarray, cluste
 
     clean = score(read_probs(folder, "clean"), np.eye(num_classes)[labels])
     total = 0
-    for number, cell in enumerate(CELLS):
+    cells = cells_of(corruptions)
+    for number, cell in enumerate(cells):
         target = np.asarray(soft_labels[divmod(number, severities)], np.float64)
         total = total + score(read_probs(folder, *cell), target)
-    return np.concatenate([clean, total / len(CELLS)], axis=1)
+    return np.concatenate([clean, total / len(cells)], axis=1)
 
 
 def score_resamples(probs: np.ndarray, labels: np.ndarray, target: np.ndarray, cluster_of_image: np.ndarray,

@@ -7,18 +7,19 @@ trained on are in one group. ranking.py ranks candidates.
 
 A candidate's scores are by (variant, metric): variants as in evaluation/image_scores.py, and "clean".
 """
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from corruptions import CELLS, SEVERITIES
+from corruptions import SEVERITIES, cells_of
 from datasets.split import expression_name
 from evaluation.cards import Card, overlap_of_run
 from evaluation.image_scores import MEASURES, SOFT, VARIANTS, WITHOUT, ImageScores
-from evaluation.scores import CONTRADICTED, score_places
+from evaluation.scores import is_contradicted, score_places
+from reporting.cells import FER_C, corruptions_of_names, corruptions_of_scores
 from reporting.notes import plain
 from reporting.rows import Block, Row, join_names
 from reporting.runs import Run
@@ -38,7 +39,7 @@ class Group(NamedTuple):
     """that were scored"""
     precision: str
     missing: tuple[str, ...] = ()
-    """classes of the set that were not scored, as `expression_name` spells them, sorted"""
+    """classes of the set that the model lacks, as `expression_name` spells them, sorted"""
     rule: str = ""
     """what became of the images of these classes: drop or keep; empty where none is missing"""
 
@@ -56,7 +57,7 @@ class Candidate:
     scores: Scores
     """by (variant or "clean", metric), fractions and nats; a score that is not known is not there"""
     errors: np.ndarray | None = None
-    """float64 (17, 5): 1 - accuracy in every cell; None where it is not known"""
+    """float64 (C, 5), of the set's corruptions: 1 - accuracy in every cell; None where it is not known"""
     seeds: int = 0
     """how many runs were averaged; 0 for cards and references"""
     overlap: str = "none"
@@ -72,6 +73,8 @@ class Candidate:
     """positions of its runs in the report"""
     block: Block | None = None
     """of its runs"""
+    corruptions: tuple[str, ...] = FER_C
+    """of the set, in its order"""
 
     @property
     def remarks(self) -> list[str]:
@@ -109,7 +112,8 @@ def candidate_of_row(block: Block, blocks: Sequence[Block], row: Row, part: pd.D
                      image_scores: Mapping[tuple[Block, int], ImageScores]) -> Candidate:
     """The candidate of one row. part: the scores of its runs in the block."""
     runs = tuple(sorted(set(part["run"])))
-    of_runs = [scores_of_run(part[part["run"] == run], image_scores.get((block, run))) for run in runs]
+    corruptions = corruptions_of_scores(part)
+    of_runs = [scores_of_run(part[part["run"] == run], image_scores.get((block, run)), corruptions) for run in runs]
     shared = set.intersection(*(set(values) for values, _ in of_runs))
     scores = {key: float(np.mean([values[key] for values, _ in of_runs])) for key in sorted(shared)}
     errors = [cells for _, cells in of_runs if cells is not None]
@@ -123,11 +127,14 @@ def candidate_of_row(block: Block, blocks: Sequence[Block], row: Row, part: pd.D
     notes = tuple(note for note in join_notes(part["notes"]).split("; ") if note)
     return Candidate(plain(name), "run", group, block.set, scores,
                      np.mean(errors, axis=0) if len(errors) == len(runs) else None, len(runs), notes=notes, runs=runs,
-                     block=block)
+                     block=block, corruptions=corruptions)
 
 
-def scores_of_run(part: pd.DataFrame, image_scores: ImageScores | None) -> tuple[Scores, np.ndarray | None]:
-    """The scores of one run, and its errors in every cell, float64 (17, 5), None where a cell is missing."""
+def scores_of_run(part: pd.DataFrame, image_scores: ImageScores | None,
+                  corruptions: Sequence[str]) -> tuple[Scores, np.ndarray | None]:
+    """The scores of one run, and its errors in every cell, float64 (C, 5), None where a cell is missing. corruptions:
+    of the set."""
+    cells = cells_of(corruptions)
     places = {(name, 0 if np.isnan(severity) else int(severity), metric): value for name, severity, metric, value in
               zip(part["corruption"], part["severity"], part["metric"], part["value"], strict=True)}
     scores = scores_of_images(image_scores) if image_scores is not None else {}
@@ -135,24 +142,24 @@ def scores_of_run(part: pd.DataFrame, image_scores: ImageScores | None) -> tuple
         for variant, (place, name) in score_places(metric).items():
             if (place, 0, name) in places:
                 scores[variant, metric] = places[place, 0, name]
-        add_without(scores, metric, {cell: places[*cell, metric] for cell in CELLS if (*cell, metric) in places})
-    accuracies = [places.get((name, severity, "accuracy")) for name, severity in CELLS]
+        add_without(scores, metric, [(cell, places.get((*cell, metric))) for cell in cells])
+    accuracies = [places.get((name, severity, "accuracy")) for name, severity in cells]
     return scores, errors_of(accuracies)
 
 
-def add_without(scores: Scores, metric: str, cells: Mapping[tuple[str, int], float]) -> None:
+def add_without(scores: Scores, metric: str, cells: Iterable[tuple[tuple[str, int], float | None]]) -> None:
     """Add the mean over the cells of the variant `without` where `scores` lacks it and all of these cells are known.
-    cells: {(corruption, severity): score} as far as they are known."""
-    values = [cells.get(cell) for cell in CELLS if cell[0] not in CONTRADICTED]
+    cells: ((corruption, severity), score) of all cells of the set, None where a score is not known."""
+    values = [value for (name, _), value in cells if not is_contradicted(name)]
     known = [value for value in values if value is not None]
     if (WITHOUT, metric) not in scores and len(known) == len(values):
         scores[WITHOUT, metric] = float(np.mean(known))
 
 
 def errors_of(accuracies: Sequence[float | None]) -> np.ndarray | None:
-    """Errors (17, 5) from the accuracies of all cells in the order of `CELLS`; None where one is missing."""
+    """Errors (C, 5) from the accuracies of all cells in the set's order; None where one is missing."""
     known = [value for value in accuracies if value is not None]
-    return 1 - np.array(known).reshape(-1, len(SEVERITIES)) if len(known) == len(CELLS) else None
+    return 1 - np.array(known).reshape(-1, len(SEVERITIES)) if len(known) == len(accuracies) else None
 
 
 def scores_of_images(scores: ImageScores) -> Scores:
@@ -174,6 +181,8 @@ def candidate_of_card(card: Card, image_scores: ImageScores | None = None) -> Ca
     data = card.data
     model, set_ = data["model"], data["set"]
     scores = scores_of_images(image_scores) if image_scores is not None else {}
+    corruptions = corruptions_of_names(name for of_metric in data["scores"]["cells"].values() for name in of_metric)
+    all_cells = cells_of(corruptions)
     for variant, values in (data["variants"] or {}).items():
         scores |= {(variant, metric): value for metric, value in values.items()}
     for metric in SCORED:
@@ -181,7 +190,8 @@ def candidate_of_card(card: Card, image_scores: ImageScores | None = None) -> Ca
             value = card.score(place, name)
             if value is not None:
                 scores[variant, metric] = value
-        add_without(scores, metric, card.cells(metric))
+        cells = card.cells(metric)
+        add_without(scores, metric, [(cell, cells.get(cell)) for cell in all_cells])
     names = [expression_name(name) for name in set_["classes"] if name not in set_["scored_classes"]]
     group = Group(set_["set_version"], set_["images_scored"], data["precision"], tuple(sorted(names)),
                   set_["missing_classes"] or "")
@@ -191,8 +201,9 @@ def candidate_of_card(card: Card, image_scores: ImageScores | None = None) -> Ca
                    for alarm in (check["alarms"] if check else ()))
     return Candidate(
         plain(card.name), "card", group, plain(set_["name"]), scores,
-        errors_of([accuracies.get(cell) for cell in CELLS]), overlap=model["overlap"], notes=notes_of_card(data),
-        alarms=alarms, changed={plain(name): plain(text) for name, text in data["changed"].items()}, card=card)
+        errors_of([accuracies.get(cell) for cell in all_cells]), overlap=model["overlap"], notes=notes_of_card(data),
+        alarms=alarms, changed={plain(name): plain(text) for name, text in data["changed"].items()}, card=card,
+        corruptions=corruptions)
 
 
 def notes_of_card(data: Mapping) -> tuple[str, ...]:

@@ -20,15 +20,19 @@ upper bound, because soft labels have less noise than drawn hard labels."""
 
 def of_grid(setup: Setup, seeds: Iterable[int]) -> str:
     """A sentence on a whole grid: protocol, image size and number of seeds. seeds: of its entries, 0 for empty ones."""
+    return f"Protocol {plain(setup.protocol)}, {setup.image_size} px, {of_seeds(seeds)}."
+
+
+def of_seeds(seeds: Iterable[int]) -> str:
+    """The number of seeds in words. seeds: of the entries of a grid, 0 for empty ones."""
     numbers = set(seeds) - {0}
-    text = f"Protocol {plain(setup.protocol)}, {setup.image_size} px, "
     if not numbers:
-        return f"{text}nothing evaluated."
+        return "nothing evaluated"
     most = max(numbers)
-    text += f"{most} seeds" if most > 1 else "1 seed"
+    text = f"{most} seeds" if most > 1 else "1 seed"
     if len(numbers) > 1:
         text += " (a raised number: that many seeds, where there are fewer)"
-    return f"{text}."
+    return text
 
 
 def of_block(block: Block, name: str, predictions: PredictionSummary) -> str:

@@ -5,7 +5,7 @@ FigurePlan}. A `FigurePlan` can be drawn in another process; `figures.py` draws 
 date.
 """
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,12 +13,14 @@ import pandas as pd
 
 from building.built_set import BuiltSet
 from reporting import pictures
+from reporting.cells import corruptions_of_scores
 from reporting.plots import (
     PANELS_PER_LINE, algorithm_names_of, draw_classes, draw_heat, draw_kse, draw_nll, draw_reliability, draw_severity,
     loss_names_of)
 from reporting.predictions import PredictionSummary
 from reporting.rows import COMPARED_LOSSES, named_pairs, rank, Row
 from reporting.scores import DOMAINS
+from reporting.sequence_plots import draw_flips
 from reporting.series import by_cell, by_seed, by_severity
 from reporting.style import label
 from reporting.survey import Survey
@@ -70,10 +72,11 @@ def of_scores(scores: pd.DataFrame, summary: PredictionSummary, title: str, heat
     scores: of one block, as `scores.scores_as_table` gives them; title: what they are of; heat_metrics: metrics to draw
     by cell."""
     paired = scores[(scores["noise"] == 0) & scores["loss"].isin(COMPARED_LOSSES)]
+    of_set = corruptions_of_scores(scores)
     plans = {
-        "reliability": FigurePlan(draw_reliability, (summary.bins, title)),
-        "severity": FigurePlan(draw_severity, (by_severity(scores), title)),
-        "figure5_kse_f1": FigurePlan(draw_kse, (f1_and_kse(paired), title, clean_f1_and_kse(paired))),
+        "reliability": FigurePlan(draw_reliability, (summary.bins, title, of_set)),
+        "severity": FigurePlan(draw_severity, (by_severity(scores), title, of_set)),
+        "figure5_kse_f1": FigurePlan(draw_kse, (f1_and_kse(paired), title, clean_f1_and_kse(paired), of_set)),
         "figure6_nll": FigurePlan(draw_nll, (nll_by_domain(paired), title)),
     }
     for metric in heat_metrics:
@@ -129,7 +132,8 @@ def heat_maps(scores: pd.DataFrame, metric: str, title: str) -> dict[str, Figure
             name = f"heatmap_{file_part(metric)}{noise_suffix(noise)}{page_suffix(number, pages)}"
             tables_of_page = {row: tables[row] for row in rows}
             clean_of_page = {row: clean[row] for row in rows if row in clean}
-            plans[name] = FigurePlan(draw_heat, (tables_of_page, metric, title + spoken_noise(noise), clean_of_page))
+            plans[name] = FigurePlan(draw_heat, (tables_of_page, metric, title + spoken_noise(noise), clean_of_page,
+                                                 corruptions_of_scores(scores)))
     return plans
 
 
@@ -147,7 +151,8 @@ def class_figures(summary: PredictionSummary, title: str, taken: Iterable[str] =
         for number, rows_of_page in enumerate(pages, 1):
             confusions = {row.loss_name: summary.confusions[row] for row in rows_of_page}
             plans[file + page_suffix(number, pages)] = FigurePlan(
-                draw_classes, (confusions, summary.classes, f"{label(name, 40)}: {title}{spoken_noise(noise)}"))
+                draw_classes, (confusions, summary.classes, f"{label(name, 40)}: {title}{spoken_noise(noise)}",
+                               summary.corruptions))
     return plans
 
 
@@ -182,6 +187,11 @@ def page_suffix(number: int, pages: Sequence) -> str:
 def spoken_noise(noise: float) -> str:
     """A line of a title that says the rate of label noise; nothing where there is none."""
     return f"\n{100 * noise:g} % label noise in training" if noise else ""
+
+
+def of_sequences(curves: Mapping[tuple[str, str], Mapping[str, np.ndarray]], title: str) -> dict[str, FigurePlan]:
+    """The figures of a set of perturbation sequences, {name: plan}. curves: of `stored_sequences.BlockSequences`."""
+    return {"flips": FigurePlan(draw_flips, (curves, title))}
 
 
 # --- figures of the built set ---

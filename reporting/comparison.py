@@ -15,8 +15,10 @@ from evaluation.cards import Card
 from evaluation.image_scores import ImageScores
 from metrics import METRICS
 from reporting import corruption_errors, csv_tables, rank_stability, ranking
+from reporting.baselines import check_baseline
+from reporting.cells import FER_C, cells_left, words_left_out
 from reporting.candidates import Candidate, Group, candidate_of_card, candidates_of_runs
-from reporting.corruption_errors import ErrorsOfGroup, check_baseline, find_baseline
+from reporting.corruption_errors import ErrorsOfGroup, find_baseline
 from reporting.notes import Note, plain
 from reporting.options import ReportOptions
 from reporting.rank_stability import Stability
@@ -43,6 +45,11 @@ class Comparison:
     stabilities: list[Stability] = field(default_factory=list)
     errors: list[ErrorsOfGroup] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether --baseline was scored on the images of one of the groups."""
+        return any(of_group.baseline is not None for of_group in self.errors)
 
     @property
     def grids(self) -> dict[str, list[Grid]]:
@@ -115,12 +122,7 @@ def compare_groups(options: ReportOptions, runs: Sequence[Run], scores: pd.DataF
                 stabilities.append(stability)
             errors.append(corruption_errors.compare_errors(one, group, baselines.get(group), images, built,
                                                            options.resamples))
-    notes = list(stored.notes)
-    groups = {group for one in rankings for group in one.groups}
-    if options.baseline is not None and not baselines.keys() & groups:
-        reason = "no model of this report was scored on the same images"
-        notes.append(Note(f"--baseline {options.baseline}", reason))
-    return Comparison(rankings, stabilities, errors, notes)
+    return Comparison(rankings, stabilities, errors, list(stored.notes))
 
 
 def images_of_candidates(candidates: Iterable[Candidate], stored: StoredImages
@@ -178,8 +180,15 @@ def page_data(comparison: Comparison) -> list[dict[str, Any]]:
                      for sentence in sentences_of_groups([of_group for of_group in kind if of_group.ranking is one])]
         data.append({"set": one.set_name, "demo": one.is_demo, "metric": one.metric,
                      "label": METRICS[one.metric].label, "sentences": one.sentences, "stability": sentences,
-                     "sections": [section.heading for section in one.sections], "lines": lines})
+                     "sections": [section.heading for section in one.sections], "lines": lines} | cells_left_of(one))
     return data
+
+
+def cells_left_of(one: Ranking) -> dict[str, Any]:
+    """How many cells are left without the corruptions whose soft labels contradict what can be seen, and what these
+    change, where it is not as in FER-C."""
+    return {} if one.corruptions == FER_C else {
+        "left": [cells_left(one.corruptions), words_left_out(one.corruptions)]}
 
 
 def sentences_of_groups(of_groups: Sequence[Stability] | Sequence[ErrorsOfGroup]) -> list[str]:

@@ -7,7 +7,6 @@ ratio to a number that may be 0 says nothing; the means are over the others. Wit
 and the error relative to the model's own on clean images, which need none. Intervals resample model and baseline
 together; both need stored predictions.
 """
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan
@@ -16,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from corruptions import CORRUPTIONS
-from evaluation.cards import Card, card_files, read_card
+from evaluation.cards import Card
 from evaluation.error_bootstrap import RESAMPLES, draw_weights, resampled_errors, standard_errors
 from evaluation.image_scores import ImageScores
-from evaluation.predictions import predictions_folder, read_info
 from metrics import corruption_error, relative_corruption_error, self_relative_error
+from reporting.baselines import digest_of_card, digest_of_run, locate_baseline
 from reporting.candidates import CLEAN, Candidate, Group, candidate_of_card, candidate_of_row
-from reporting.notes import READ_ERRORS, plain
+from reporting.cells import FER_C
+from reporting.notes import plain
 from reporting.rank_stability import LEVEL, Images
 from reporting.ranking import Ranking
 from reporting.rows import Row
@@ -31,8 +30,6 @@ from reporting.runs import Run
 from reporting.scores import blocks_of, in_block
 from reporting.stored_images import SetImages, StoredImages
 from reporting.tables import Entry, Grid, GridLine, Section
-from support.errors import UserError
-from support.run_folder import ARGS_FILE, CARDS_FOLDER, MODEL_FILE, SCORES_FILE
 
 TITLE = "Errors under corruption on {set}"
 LEGEND = """Errors: 1 - accuracy, in percent. mCE: mean over corruptions of the error divided by the baseline's (100: as
@@ -49,42 +46,46 @@ class Baseline:
     digest: str
     """of its weights or of its file, as text: the kind and 16 digits"""
     errors: np.ndarray
-    """float64 (17, 5)"""
+    """float64 (C, 5), of the set's corruptions"""
     clean: float
     """error on clean images"""
     standard_errors: Mapping[str, Mapping[str, float]] | None
     """as error_bootstrap.standard_errors gives them; None: not known"""
     images: ImageScores | None = None
     """None: its predictions are not stored"""
+    corruptions: tuple[str, ...] = FER_C
+    """of the set, in its order"""
 
     @property
     def defined(self) -> np.ndarray:
-        """Which corruptions have a CE: bool (17,)."""
+        """Which corruptions have a CE: bool (C,)."""
         return self._reaches(self.errors.sum(1), "error")
 
     @property
     def defined_relative(self) -> np.ndarray:
-        """Which corruptions have a relative CE: bool (17,)."""
+        """Which corruptions have a relative CE: bool (C,)."""
         return self._reaches((self.errors - self.clean).sum(1), "increase")
 
     def _reaches(self, sums: np.ndarray, kind: str) -> np.ndarray:
         least = np.zeros(len(sums))
         if self.standard_errors is not None:
-            least = np.array([TWICE * self.standard_errors[name][kind] for name in CORRUPTIONS])
+            least = np.array([TWICE * self.standard_errors[name][kind] for name in self.corruptions])
         return (sums > 0) & (sums >= least)
 
 
 @dataclass(frozen=True, eq=False)
 class ErrorsOfModel:
-    """The errors of one candidate; fractions, 1 is as good as the baseline. NaN where a number is not defined."""
+    """The errors of one candidate, NaN where a number is not defined. `mean_error` is a fraction of images.
+    `self_relative` is divided by the error on clean images, the others by the baseline's: there 1 is as good as the
+    baseline."""
 
     candidate: Candidate
     mean_error: float
     self_relative: float
     ce: np.ndarray
-    """float64 (17,)"""
+    """float64 (C,), of the set's corruptions"""
     relative_ce: np.ndarray
-    """float64 (17,)"""
+    """float64 (C,)"""
     mean_ce: float
     mean_relative_ce: float
     mean_ce_interval: tuple[float, float] | None = None
@@ -105,35 +106,12 @@ class ErrorsOfGroup:
 
 
 def find_baseline(path: Path, runs: Sequence[Run], scores: Any, stored: StoredImages) -> dict[Group, Baseline]:
-    """The baseline of --baseline, by the groups that it was scored in. path: a card, the folder of a run of this
-    report, or the folder of a model with its cards. scores: of `scores.scores_as_table`. Raises UserError where it is
-    none of these."""
-    if path.is_file():
-        return baselines_of_cards([read_card(path)], stored)
-    if (path / ARGS_FILE).is_file():
-        for index, run in enumerate(runs):
-            if run.folder.resolve() == path.resolve():
-                return baselines_of_run(index, run, scores, stored)
-        raise UserError(f"--baseline {path}: this run is not below the folder of the report; name a run that is, or "
-                        f"its card (evaluate.py {path} --card FILE)")
-    if (path / MODEL_FILE).is_file():
-        cards = [read_card(file) for file in card_files(path / CARDS_FOLDER)]
-        if cards:
-            return baselines_of_cards(cards, stored)
-    raise UserError(no_baseline(path))
-
-
-def check_baseline(path: Path) -> None:
-    """Raises UserError, before the long work, where --baseline names no card, no run and no model."""
-    if path.is_file():
-        read_card(path)
-    elif not (path / ARGS_FILE).is_file() and not (path / MODEL_FILE).is_file():
-        raise UserError(no_baseline(path))
-
-
-def no_baseline(path: Path) -> str:
-    """The message for a path where nothing is that could be a baseline."""
-    return f"--baseline {path}: this is neither a card nor the folder of a scored run or model"
+    """The baseline of --baseline, by the groups that it was scored in. scores: of `scores.scores_as_table`. Raises
+    UserError as `locate_baseline` does."""
+    located = locate_baseline(path, runs)
+    if isinstance(located, int):
+        return baselines_of_run(located, runs[located], scores, stored)
+    return baselines_of_cards(located, stored)
 
 
 def baselines_of_cards(cards: Iterable[Card], stored: StoredImages) -> dict[Group, Baseline]:
@@ -142,14 +120,8 @@ def baselines_of_cards(cards: Iterable[Card], stored: StoredImages) -> dict[Grou
     for card in cards:
         stored_card = next((one for one in stored.of_cards if one.data == card.data), card)
         candidate = candidate_of_card(card)
-        weights = card.data["model"]["weights_sha256"]
-        if weights:
-            digest = f"weights {weights[:16]}"
-        else:
-            assert card.file is not None
-            digest = f"card {hashlib.sha256(card.file.read_bytes()).hexdigest()[:16]}"
-        baseline = baseline_of(candidate, candidate.name, digest, stored.of_cards.get(stored_card), stored,
-                               card.data["standard_errors"])
+        baseline = baseline_of(candidate, candidate.name, digest_of_card(card), stored.of_cards.get(stored_card),
+                               stored, card.data["standard_errors"])
         if baseline is not None:
             baselines[candidate.group] = baseline
     return baselines
@@ -174,17 +146,6 @@ def baselines_of_run(index: int, run: Run, scores: Any, stored: StoredImages) ->
     return baselines
 
 
-def digest_of_run(run: Run, set_name: str, precision: str) -> str:
-    """The hash of a run's weights, as its predictions record it; without predictions that of its scores.csv."""
-    try:
-        info = read_info(predictions_folder(run.folder, set_name, precision))
-        if isinstance(info.get("weights"), str) and info["weights"]:
-            return plain(f"weights {info['weights'][:16]}")
-    except READ_ERRORS:
-        pass
-    return f"scores {hashlib.sha256((run.folder / SCORES_FILE).read_bytes()).hexdigest()[:16]}"
-
-
 def baseline_of(candidate: Candidate, name: str, digest: str, images: ImageScores | None, stored: StoredImages,
                 errors_of_card: Mapping[str, Mapping[str, float]] | None) -> Baseline | None:
     """A candidate as a baseline; None where its errors are not known. errors_of_card: its standard errors, where a card
@@ -193,12 +154,13 @@ def baseline_of(candidate: Candidate, name: str, digest: str, images: ImageScore
         return None
     built = stored.sets.get(candidate.group.set_version)
     if images is not None and built is not None:
-        errors_of_card = standard_errors(*errors_on_resamples(images, built, RESAMPLES))
-    return Baseline(name, digest, candidate.errors, 1 - candidate.scores[CLEAN, "accuracy"], errors_of_card, images)
+        errors_of_card = standard_errors(*errors_on_resamples(images, built, RESAMPLES), candidate.corruptions)
+    return Baseline(name, digest, candidate.errors, 1 - candidate.scores[CLEAN, "accuracy"], errors_of_card, images,
+                    candidate.corruptions)
 
 
 def errors_on_resamples(images: ImageScores, built: SetImages, resamples: int) -> tuple[np.ndarray, np.ndarray]:
-    """`resampled_errors` of a model: on clean images (resamples + 1,), and in all cells (resamples + 1, 17, 5)."""
+    """`resampled_errors` of a model: on clean images (resamples + 1,), and in all cells (resamples + 1, C, 5)."""
     weights = draw_weights(int(built.cluster_of_image.max()) + 1, resamples, built.set_version)
     return resampled_errors(images.errors, built.cluster_of_image[images.kept], weights)
 
@@ -222,7 +184,8 @@ def compare_errors(ranking: Ranking, group: Group, baseline: Baseline | None, im
             of_runs = [errors_on_resamples(scores, built, resamples) for scores in images[candidate]]
             resampled = (np.mean([clean for clean, _ in of_runs], axis=0),
                          np.mean([cells for _, cells in of_runs], axis=0))
-        of_group.models.append(errors_of_model(candidate, baseline, resampled, of_baseline))
+        fits = baseline is not None and baseline.corruptions == candidate.corruptions
+        of_group.models.append(errors_of_model(candidate, baseline if fits else None, resampled, of_baseline))
     of_group.models.sort(key=order_of_errors)
     return of_group
 
@@ -240,7 +203,7 @@ def errors_of_model(candidate: Candidate, baseline: Baseline | None,
     clean = 1 - candidate.scores[CLEAN, "accuracy"]
     mean_error = float(candidate.errors.mean())
     self_relative = float(self_relative_error(candidate.errors, np.array(clean)).mean())
-    absent = np.full(len(CORRUPTIONS), nan)
+    absent = np.full(len(candidate.errors), nan)
     if baseline is None:
         return ErrorsOfModel(candidate, mean_error, self_relative, absent, absent, nan, nan)
     defined, defined_relative = baseline.defined, baseline.defined_relative
@@ -320,9 +283,9 @@ def sentences_of(of_group: ErrorsOfGroup, heading: str) -> list[str]:
         return [] if heading else ["There is no baseline on these images: --baseline CARD or RUN adds mCE."]
     sentences = [f"{start}the baseline is {baseline.name} ({baseline.digest})."]
     for kind, defined in (("mCE", baseline.defined), ("relative mCE", baseline.defined_relative)):
-        undefined = [name for name, known in zip(CORRUPTIONS, defined, strict=True) if not known]
+        undefined = [name for name, known in zip(baseline.corruptions, defined, strict=True) if not known]
         if undefined:
-            sentences.append(f"{start}{kind} is over {int(defined.sum())} of {len(CORRUPTIONS)} corruptions for every "
+            sentences.append(f"{start}{kind} is over {int(defined.sum())} of {len(defined)} corruptions for every "
                              f"model: the baseline's error is below twice its standard error, or not above 0, in "
                              f"{', '.join(undefined)}.")
     if baseline.standard_errors is None:
@@ -350,7 +313,7 @@ def csv_lines(groups: Iterable[ErrorsOfGroup]) -> list[dict[str, Any]]:
                       "baseline": baseline.name if baseline else None,
                       "baseline_digest": baseline.digest if baseline else None}
             assert model.candidate.errors is not None
-            for place, name in enumerate(CORRUPTIONS):
+            for place, name in enumerate(model.candidate.corruptions):
                 lines.append(common | {"corruption": name, "ce": model.ce[place],
                                        "relative_ce": model.relative_ce[place],
                                        "error": model.candidate.errors[place].mean()})

@@ -30,16 +30,19 @@ from reporting.catalogue import OF_SET, README_FIGURES, FigureOptions, FigurePla
 from reporting.predictions import PredictionSummary
 from reporting.notes import READ_ERRORS, Note, plain
 from reporting.rows import Block
+from reporting.stored_sequences import BlockSequences
 from reporting.style import FORMATS, STYLE, label, save
 from support.errors import UserError, first_line
 from support.files import read_json, write_text
 
 INDEX = "index.json"
-KNOWN_STARTS = ("reliability", "severity", *(f"figure{number}" for number in range(1, 9)), "heatmap", "classes")
+KNOWN_STARTS = ("reliability", "severity", *(f"figure{number}" for number in range(1, 9)), "heatmap", "classes",
+                "flips")
 PROCESSES = 4  # at most
 SLOWEST = ("heatmap", "figure7", "figure2", "classes", "reliability")  # figures that take longest to draw, in order
-FIGURE_FILE = re.compile(r"(reliability|severity|figure\d|heatmap_|classes_)[A-Za-z0-9_.-]*\.(png|svg|pdf)")
-DRAWING_CODE = ("catalogue.py", "plots.py", "square_numbers.py", "pictures.py", "style.py")  # decides how figures look
+FIGURE_FILE = re.compile(r"(reliability|severity|flips|figure\d|heatmap_|classes_)[A-Za-z0-9_.-]*\.(png|svg|pdf)")
+DRAWING_CODE = ("catalogue.py", "plots.py", "sequence_plots.py", "square_numbers.py", "pictures.py",
+                "style.py")  # decides how figures look
 LICENCE_REASON = ("these figures show images of the data set, and most licences of face data sets do not allow passing "
                   "their images on; if this licence does, --with-images draws the figures")
 
@@ -115,9 +118,22 @@ class Drawing:
         """Begin to draw what is not up to date, in the processes of `pool`, the figures that take longest first.
 
         scores: of the block, as `scores.scores_as_table` gives them; summary: what its predictions show."""
-        if self.options.figures == "none" and not figures_in(self.folder):
-            return  # nothing to draw, and no file of which to find out whether it is up to date
-        plans = self.plan(scores, summary)
+        if not self.has_nothing_to_do:
+            self.begin_plans(pool, self.plan(scores, summary))
+
+    def begin_sequences(self, pool: Executor, predictions: BlockSequences) -> None:
+        """The same for a set of perturbation sequences. predictions: what the predictions of the block's runs show."""
+        if not self.has_nothing_to_do:
+            title = title_of(self.block, predictions.is_demo)
+            self.begin_plans(pool, catalogue.of_sequences(predictions.curves, title))
+
+    @property
+    def has_nothing_to_do(self) -> bool:
+        """Whether there is nothing to draw, and no file of which to find out whether it is up to date."""
+        return self.options.figures == "none" and not figures_in(self.folder)
+
+    def begin_plans(self, pool: Executor, plans: Mapping[str, FigurePlan]) -> None:
+        """Begin to draw those of these figures that are asked for and not up to date."""
         self.hashes = hashes_of(plans)
         for name in sorted(plans, key=drawing_rank):
             if is_current(self.folder, self.files(name), self.index, self.hashes[name]):

@@ -14,7 +14,8 @@ SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r
            ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedblright{}", "`": r"\`{}",
            "[": "{[}", "]": "{]}", "±": r"$\pm$", "−": "$-$"}
 # In place of a number, of the tables that the paper does not have.
-LETTERS = {"calibration": "B", "ranking": "R", "ranks": "S", "errors": "M"}
+LETTERS = {"calibration": "B", "ranking": "R", "ranks": "S", "errors": "M", "stability": "P", "perturbations": "Q",
+           "flicker": "F"}
 PACKAGES = ("booktabs", "graphicx")
 ALL = r"""\documentclass[a4paper,landscape]{article}
 \usepackage[margin=15mm]{geometry}

@@ -12,32 +12,33 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from corruptions import CELLS, CORRUPTIONS
-from evaluation.scores import SUMMARIES
 from evaluation.summary import DEMO
 from metrics import METRICS
 from reporting.comparison import Comparison
 from reporting.comparison import page_data as comparison_data
+from reporting.cells import FER_C
 from reporting.notes import Note, unique_notes
 from reporting.page_samples import Samples
 from reporting.predictions import PredictionSummary
 from reporting.gaps import wanted_rows
 from reporting.rows import COMPARED_LOSSES, Block, rank, rank_of_name, Row
-from reporting.runs import Run
+from reporting.runs import Run, places_of
+from reporting.stability import SequenceReport
+from reporting.stability_page import page_data as data_of_sequences
 from reporting.scores import DOMAINS, aggregate, blocks_of, in_block, join_notes
 
 SHOWN_METRICS = ("nll", "ece", "accuracy", "macro_f1", "brier", "adaece", "mce", "cece", "kse")
 RANKED_BY = "nll"  # a proper score: unlike ECE it cannot be lowered by underconfidence alone
-PLACES = [("clean", 0), *CELLS, *((name, 0) for name in SUMMARIES)]  # those of runs.PLACES, in the page's order
 
 
 def gather(runs: Sequence[Run], scores: pd.DataFrame, summaries: Mapping[Block, PredictionSummary],
            missing: Sequence[Note], tables: Iterable[Path], samples: Mapping[Block, Samples],
-           comparison: Comparison) -> dict[str, Any]:
+           comparison: Comparison, of_sequences: SequenceReport) -> dict[str, Any]:
     """All that the page shows.
 
     scores: of `scores.scores_as_table`; summaries and samples: of every block; missing: what the report names as
-    missing; tables: CSV files that the page hands on; comparison: the rankings."""
+    missing; tables: CSV files that the page hands on; comparison: the rankings; of_sequences: the models on sets of
+    perturbation sequences."""
     blocks = blocks_of(scores)
     stats = aggregate(scores, SHOWN_METRICS)
     order = sorted(range(len(runs)), key=lambda index: order_of_run(runs[index]))
@@ -46,7 +47,7 @@ def gather(runs: Sequence[Run], scores: pd.DataFrame, summaries: Mapping[Block, 
     notes = list(missing)
     for index, block in enumerate(blocks):
         rows += rows_of(index, block, runs, stats)
-        scores_of_runs += scores_of(index, block, scores)
+        scores_of_runs += scores_of(index, block, scores, summaries[block].corruptions)
         notes += samples[block].notes
     position = {run: number for number, run in enumerate(order)}
     return {
@@ -54,8 +55,8 @@ def gather(runs: Sequence[Run], scores: pd.DataFrame, summaries: Mapping[Block, 
         "metrics": {name: METRICS[name].__dict__ for name in SHOWN_METRICS},
         "ranked_by": RANKED_BY,
         "losses": COMPARED_LOSSES,
-        "corruptions": list(CORRUPTIONS),
-        "places": PLACES,
+        "corruptions": list(FER_C),  # of FER-C; a block of another set has both of its own
+        "places": places_of(FER_C),
         "blocks": [data_of_block(block, blocks, summaries[block], samples[block]) for block in blocks],
         "rankings": comparison_data(comparison),
         "missing": [str(note) for note in unique_notes(notes)],
@@ -64,7 +65,7 @@ def gather(runs: Sequence[Run], scores: pd.DataFrame, summaries: Mapping[Block, 
         "scores": sorted(scores_of_runs, key=lambda entry: position[entry["run"]]),
         "order": order,
         "tables": {path.name: path.read_text(encoding="utf-8", errors="replace") for path in tables},
-    }
+    } | ({"sequences": data_of_sequences(of_sequences)} if of_sequences.sets else {})
 
 
 def order_of_run(run: Run) -> tuple:
@@ -82,7 +83,12 @@ def data_of_block(block: Block, blocks: Sequence[Block], summary: PredictionSumm
         "explorer": samples.explorer,
         "reliability": [diagram(*key, counted) for key, counted in bins],
         "floors": {domain: [min(values), max(values)] for domain, values in summary.floors.items() if values},
-    }
+    } | cells_of_block(summary.corruptions)
+
+
+def cells_of_block(corruptions: tuple[str, ...]) -> dict[str, Any]:
+    """The corruptions of a block's set and its places, where these are not FER-C's."""
+    return {} if corruptions == FER_C else {"corruptions": corruptions, "places": places_of(corruptions)}
 
 
 def name_of(block: Block, blocks: Sequence[Block]) -> str:
@@ -143,10 +149,13 @@ def rows_of(index: int, block: Block, runs: Sequence[Run], stats: pd.DataFrame) 
         yield {"block": index, **fields_of_row(row), "notes": join_notes(notes), "seeds": seeds, **scores}
 
 
-def scores_of(index: int, block: Block, scores: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Every score of every run of a block: {metric: values in the order of `PLACES`, None where there is none}."""
+def scores_of(index: int, block: Block, scores: pd.DataFrame,
+              corruptions: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Every score of every run of a block: {metric: values in the order of `places_of`, None where there is none}.
+    corruptions: of the set."""
+    places = places_of(corruptions)
     for run, part in in_block(scores, block).fillna({"severity": 0}).groupby("run"):
-        table = part.pivot(index=["corruption", "severity"], columns="metric", values="value").reindex(PLACES)
+        table = part.pivot(index=["corruption", "severity"], columns="metric", values="value").reindex(places)
         yield {"run": run, "block": index, "values": {metric: finite(table[metric]) for metric in table}}
 
 

@@ -1,7 +1,7 @@
 """Sample images of a built set for the page's corruption explorer: pictures, soft labels, and what every run predicts.
 
-An image is shown clean and in its 85 forms (building/forms.py). `VIEWS` lists these 86 views by cell, in the page's
-order; `None` stands for the clean image.
+An image is shown clean and in its forms (building/forms.py), 85 in FER-C. A *view* is one of these, given by its cell;
+`None` stands for the clean image.
 """
 import base64
 from collections.abc import Sequence
@@ -15,7 +15,6 @@ import pandas as pd
 import metrics
 from building.built_set import BuiltSet, open_set
 from building.forms import encode
-from corruptions import CELLS
 from reporting.predictions import Cell, open_predictions, read_logits
 from reporting.notes import READ_ERRORS, Note, plain
 from reporting.rows import Block
@@ -23,7 +22,6 @@ from reporting.runs import Run
 from reporting.scores import in_block
 from support.errors import DamagedFile, UserError
 
-VIEWS: tuple[Cell, ...] = (None, *CELLS)
 SAMPLES = 8  # images of a set at most, one of each class
 SIDE = 112  # pixels of a picture at most
 QUALITY = 80  # of WebP
@@ -58,14 +56,14 @@ def sample(block: Block, set_folder: Path | None, runs: Sequence[Run], scores: p
             if built is None:
                 built, rows = open_samples(set_folder, block)
             shape = block.n, len(built.classes)
-            predictions[index] = [probabilities(folder, view, shape, rows) for view in VIEWS]
+            predictions[index] = [probabilities(folder, view, shape, rows) for view in views_of(built)]
         except _NoExplorer as error:
             return Samples(None, [Note(block.name, f"no explorer: {error}")])
         except READ_ERRORS as error:
             notes.append(run.unusable_predictions(block, error, set_folder))
     if built is None:
         return Samples(None, notes)
-    pictures: list[list[str | None]] = [[None] * len(VIEWS)] * len(rows)
+    pictures: list[list[str | None]] = [[None] * len(views_of(built))] * len(rows)
     if built.made_with["dataset"] != "demo" and not with_images:
         notes.append(Note(block.name, LICENCE_NOTE))
     else:
@@ -74,7 +72,7 @@ def sample(block: Block, set_folder: Path | None, runs: Sequence[Run], scores: p
         except (*READ_ERRORS, UserError) as error:
             notes.append(Note(block.name, f"no pictures in the page: {plain(error)}"))
     frame = built.frame.iloc[rows]
-    targets = [built.labels_before_softening[rows]] + [built.soft_labels_of(*cell)[rows] for cell in CELLS]
+    targets = [built.labels_before_softening[rows]] + [built.soft_labels_of(*cell)[rows] for cell in built.cells]
     explorer = {
         "classes": built.classes,
         "ids": list(frame["id"]),
@@ -99,6 +97,11 @@ def open_samples(folder: Path | None, block: Block) -> tuple[BuiltSet, list[int]
         return built, choose_rows(built.frame.iloc[:block.n])
     except (UserError, DamagedFile) as error:
         raise _NoExplorer(plain(error)) from None
+
+
+def views_of(built: BuiltSet) -> tuple[Cell, ...]:
+    """All views of an image, in the page's order."""
+    return (None, *built.cells)
 
 
 def choose_rows(frame: pd.DataFrame) -> list[int]:
@@ -127,7 +130,8 @@ def thousandths(probs: np.ndarray) -> list[list[int]]:
 
 def read_pictures(built: BuiltSet, rows: list[int]) -> list[list[str | None]]:
     """The samples' pictures in all views, as data URLs."""
-    pictures: list[list[str | None]] = [[picture(built, row, view) for view in VIEWS] for row in rows]
+    pictures: list[list[str | None]] = [[picture(built, row, view) for view in views_of(built)]
+                                           for row in rows]
     if not built.has_images:
         built.check_images()
     return pictures

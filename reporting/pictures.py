@@ -14,8 +14,8 @@ import numpy as np
 
 import metrics
 import soft_labels
-from corruptions import CELLS, CORRUPTIONS, SEVERITIES, cell_index
-from reporting.plots import spoken, spread
+from corruptions import SEVERITIES
+from reporting.plots import room_for_names, spoken, spread
 from reporting.style import GREY, MARKERS, OKABE_ITO, PAGE_WIDTH, label, lay_out, short_class_names
 from reporting.survey import surveyed
 from support.errors import UserError
@@ -67,8 +67,15 @@ def id_of(built: BuiltSet, row: int, length: int = 30) -> str:
 
 
 def map_visibility(built: BuiltSet) -> np.ndarray:
-    """The visibility of every image in every cell, float32 (17, 5, N), mapped from disk."""
+    """The visibility of every image in every cell, float32 (C, 5, N), of the set's corruptions, mapped from disk."""
     return np.load(built.folder / "visibility.npy", mmap_mode="r", allow_pickle=False)
+
+
+def place_of(built: BuiltSet, corruption: str) -> int:
+    """The position of a corruption in the set's arrays. Raises UserError where the set does not have it."""
+    if corruption not in built.corruptions:
+        raise UserError(f"{built.folder} has no {corruption}; --corruption takes {', '.join(built.corruptions)}")
+    return built.corruptions.index(corruption)
 
 
 def show_image(axes: Axes, image: np.ndarray, title: str) -> None:
@@ -145,7 +152,7 @@ def lines_of_parts(parts: Sequence[tuple[float, float]], lines: int) -> list[tup
 def draw_severities(built: BuiltSet, title: str, row: int, corruption: str) -> Figure:
     """Figure 1: an image clean and at the five severities of a corruption, over its soft labels."""
     visibility = map_visibility(built)
-    corruption_index = list(CORRUPTIONS).index(corruption)
+    corruption_index = place_of(built, corruption)
     panels = [Panel("original", built.pixels(row), {"soft label": built.labels_before_softening[row]})]
     for severity in SEVERITIES:
         v = visibility[corruption_index, severity - 1, row]
@@ -157,7 +164,7 @@ def draw_severities(built: BuiltSet, title: str, row: int, corruption: str) -> F
 
 def draw_gallery(built: BuiltSet, title: str, row: int, severity: int = 5,
                  other: tuple[str, Callable[[tuple[str, int]], np.ndarray]] | None = None) -> Figure:
-    """Figure 2: an image clean and in all 17 corruptions, over its soft labels.
+    """Figure 2: an image clean and in all corruptions, over its soft labels.
 
     other: labels to draw beside the set's own (figure 7): their name, and a function from a cell to a label (K,)."""
     name_of_own = built.made_with["softening"]["visibility"].upper() if other else "soft label"
@@ -165,13 +172,13 @@ def draw_gallery(built: BuiltSet, title: str, row: int, severity: int = 5,
     if other:
         original[other[0]] = built.labels_before_softening[row]
     panels = [Panel("original", built.pixels(row), original)]
-    for corruption in CORRUPTIONS:
+    for corruption in built.corruptions:
         labels = {name_of_own: built.soft_labels_of(corruption, severity)[row]}
         if other:
             name_of_other, label_of_cell = other
             labels[name_of_other] = label_of_cell((corruption, severity))
         panels.append(Panel(spoken(corruption), built.pixels(row, corruption, severity), labels))
-    subtitle = f"{len(CORRUPTIONS)} corruptions at severity {severity}, and the soft label"
+    subtitle = f"{len(built.corruptions)} corruptions at severity {severity}, and the soft label"
     if other:
         subtitle += f" by {' and '.join(original)}"
     return draw_panels(f"{title}\n{subtitle}; image {id_of(built, row)}", panels, built.classes)
@@ -197,7 +204,7 @@ def label_by(built: BuiltSet, row: int, measure: str) -> Callable[[tuple[str, in
     def difference(index: int, cell: tuple[str, int]) -> float:
         return soft_labels.difference(clean[index], built.pixels(index, *cell), measure)
 
-    mean_of_cell = {cell: np.mean([difference(index, cell) for index in sample]) for cell in CELLS}
+    mean_of_cell = {cell: np.mean([difference(index, cell) for index in sample]) for cell in built.cells}
     worst = max(mean_of_cell.values())
     softening = built.made_with["softening"]
 
@@ -244,7 +251,7 @@ def random_examples(built: BuiltSet) -> list[tuple[int, str, int, None]]:
         rows = np.flatnonzero(built.frame["expression"] == k)
         if len(rows):
             row = int(rng.choice(rows))
-            corruption, severity = CELLS[rng.integers(len(CELLS))]
+            corruption, severity = built.cells[rng.integers(len(built.cells))]
             examples.append((row, corruption, severity, None))
     return examples
 
@@ -282,7 +289,7 @@ def draw_pipeline(built: BuiltSet, title: str, row: int, cell: tuple[str, int]) 
     show_text(top[2], fusion)
     show_step(bars[2], "3 fused" if has_posterior else "3 before softening", fused, built.classes)
     show_image(top[3], built.pixels(row, *cell), "corrupted")
-    visibility = map_visibility(built)[list(CORRUPTIONS).index(corruption), :, row]
+    visibility = map_visibility(built)[place_of(built, corruption), :, row]
     show_visibility(bars[3], visibility, severity)
     exponent = built.made_with["softening"]["exponent"]
     show_softening_curve(top[4], exponent, visibility[severity - 1])
@@ -350,23 +357,26 @@ def show_softening_curve(axes: Axes, exponent: float, v: float) -> None:
 
 
 def draw_visibility(built: BuiltSet, title: str) -> Figure:
-    """Figure 4: mean visibility of the 85 cells, softening curves, and the mean confidence of the set's own labels."""
+    """Figure 4: mean visibility of the cells, softening curves, and the mean confidence of the set's own labels."""
     import matplotlib
 
     visibility = map_visibility(built)
-    shape = len(CORRUPTIONS), len(SEVERITIES)
-    mean_of_cell = [visibility[divmod(cell_index(*cell), len(SEVERITIES))].mean(dtype=float) for cell in CELLS]
+    names, shape = built.corruptions, (len(built.corruptions), len(SEVERITIES))
+    mean_of_cell = [visibility[divmod(number, len(SEVERITIES))].mean(dtype=float) for number in range(len(built.cells))]
     mean_visibility = np.array(mean_of_cell).reshape(shape)
-    confidence = np.array([built.soft_labels_of(*cell).max(1).mean(dtype=float) for cell in CELLS]).reshape(shape)
-    figure, ((cells, curves),) = lay_out(f"{title}\nmean visibility of the {len(CELLS)} cells, and what softening "
-                                         "leaves of a label", [(0.22, 2.6)], [(1.05, 2.6), (0.5, 2.65)], bottom=0.58)
+    confidence = np.array([built.soft_labels_of(*cell).max(1).mean(dtype=float) for cell in built.cells])
+    confidence = confidence.reshape(shape)
+    subtitle = f"mean visibility of the {len(built.cells)} cells, and what softening leaves of a label"
+    room = room_for_names(built.corruptions)
+    figure, ((cells, curves),) = lay_out(f"{title}\n{subtitle}", [(0.22, 2.6)],
+                                         [(1.05 + room, 2.6 - room), (0.5, 2.65)], bottom=0.58)
     shades = matplotlib.colormaps["cividis"](np.linspace(0.05, 0.9, len(SEVERITIES)))
     for number, severity in enumerate(SEVERITIES):
         look = {"color": shades[number], "marker": MARKERS[number], "linestyle": "", "clip_on": False, "zorder": 3}
-        cells.plot(mean_visibility[:, number], range(len(CORRUPTIONS)), label=f"severity {severity}", **look)
+        cells.plot(mean_visibility[:, number], range(len(names)), label=f"severity {severity}", **look)
         curves.plot(mean_visibility[:, number], confidence[:, number], **look)
-    cells.set_yticks(range(len(CORRUPTIONS)), map(spoken, CORRUPTIONS))
-    cells.set(xlim=(0, 1), ylim=(len(CORRUPTIONS) - 0.4, -0.6))
+    cells.set_yticks(range(len(names)), map(spoken, names))
+    cells.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6))
     cells.set_xlabel("mean visibility", labelpad=1)
     cells.grid(axis="y", color="0.9", linewidth=0.5)
     draw_softening_curves(curves, len(built.classes), built.made_with["softening"]["exponent"])

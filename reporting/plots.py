@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from corruptions import CELLS, CORRUPTIONS, SEVERITIES
+from corruptions import SEVERITIES
+from reporting.cells import FER_C
 from reporting.rows import COMPARED_LOSSES, rank, Row
 from reporting.scores import DOMAINS
 from reporting.style import (
@@ -44,12 +45,14 @@ RELIABILITY_LINE = 2.15  # height of a panel, its histogram and the space under 
 HEIGHT_RATIOS = [1.2, 0.3, 0.55]  # of a panel, its histogram and that space
 
 
-def draw_reliability(bins: Mapping[tuple[str, str, str], np.ndarray], title: str) -> Figure:
+def draw_reliability(bins: Mapping[tuple[str, str, str], np.ndarray], title: str,
+                     corruptions: Sequence[str] = FER_C) -> Figure:
     """Accuracy by confidence with cross-entropy and with the calibrated loss, on clean and on corrupted images.
 
-    bins: {(name of a variant, loss, domain): float (3, 15)}, as `predictions.read_bins` returns them. A column of
-    panels is a variant; clean images stand above corrupted ones, or left of them where there is one variant. Under each
-    panel a histogram shows the images of every bin in percent; the area of a marker shows the same."""
+    bins: {(name of a variant, loss, domain): float (3, 15)}, as `predictions.read_bins` returns them. corruptions: of
+    the set. A column of panels is a variant; clean images stand above corrupted ones, or left of them where there is
+    one variant. Under each panel a histogram shows the images of every bin in percent; the area of a marker shows the
+    same."""
     from matplotlib.figure import Figure
 
     names = variant_names(bins)
@@ -87,7 +90,8 @@ def draw_reliability(bins: Mapping[tuple[str, str, str], np.ndarray], title: str
     figure.align_ylabels()
     paired_legend(figure, loss_lines(), 0.12 / height)
     if "corrupted" in domains:
-        figure.text(0.5, 0.06 / height, f"corrupted: all {len(CELLS)} cells pooled", ha="center", color=GREY)
+        cells = len(SEVERITIES) * len(corruptions)
+        figure.text(0.5, 0.06 / height, f"corrupted: all {cells} cells pooled", ha="center", color=GREY)
     return figure
 
 
@@ -133,16 +137,17 @@ def loss_lines() -> list:
 # --- curves by severity ---
 
 
-def draw_severity(curves: Mapping[tuple[str, str], Mapping[str, np.ndarray]], title: str) -> Figure:
+def draw_severity(curves: Mapping[tuple[str, str], Mapping[str, np.ndarray]], title: str,
+                  corruptions: Sequence[str] = FER_C) -> Figure:
     """Accuracy and ECE on clean images and at every severity: a line per algorithm and loss.
 
-    curves: {(name of a variant, loss): {metric: float (seeds, 6)}}, as `series.by_severity` returns them. A line is the
-    mean over seeds; a band reaches from the lowest seed to the highest."""
+    curves: {(name of a variant, loss): {metric: float (seeds, 6)}}, as `series.by_severity` returns them.
+    corruptions: of the set. A line is the mean over seeds; a band reaches from the lowest seed to the highest."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     figure = Figure(figsize=(PAGE_WIDTH, 3.05), layout="constrained")
-    figure.suptitle(f"Accuracy and ECE by severity, mean over the {len(CORRUPTIONS)} corruptions\n{title}")
+    figure.suptitle(f"Accuracy and ECE by severity, mean over the {len(corruptions)} corruptions\n{title}")
     names = variant_names(curves)
     looks = {name: {"color": OKABE_ITO[number % 8], "marker": MARKERS[number % 8]}
              for number, name in enumerate(names)}
@@ -179,12 +184,14 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 def draw_kse(scores: Mapping[tuple[str, str], Pair | np.ndarray], title: str,
-             clean: Mapping[tuple[str, str], tuple[float, float]] | None = None) -> Figure:
+             clean: Mapping[tuple[str, str], tuple[float, float]] | None = None,
+             corruptions: Sequence[str] = FER_C) -> Figure:
     """Figure 5: KSE over macro-F1 with cross-entropy and with the calibrated loss, clean images beside corrupted ones.
 
-    scores: {(name of a variant, loss): (macro-F1, KSE)}, float (cells,) each, up to 85 cells; clean: the same two
-    numbers of the clean images; all fractions. A panel is a variant. Where all 85 cells are there, their mean is drawn
-    large."""
+    scores: {(name of a variant, loss): (macro-F1, KSE)}, float (cells,) each, of as many cells as are known; clean: the
+    same two numbers of the clean images; all fractions. corruptions: of the set. A panel is a variant. Where all cells
+    are there, their mean is drawn large."""
+    all_cells = len(SEVERITIES) * len(corruptions)
     names = variant_names(scores)
     clean = clean or {}
     columns = min(len(names), PANELS_PER_LINE)
@@ -206,7 +213,7 @@ def draw_kse(scores: Mapping[tuple[str, str], Pair | np.ndarray], title: str,
         name = names[number]
         for loss, look in LOSS_LOOKS.items():
             if (name, loss) in scores:
-                draw_kse_points(panel, scores[name, loss], clean.get((name, loss)), look)
+                draw_kse_points(panel, scores[name, loss], clean.get((name, loss)), look, all_cells)
         panel.set(xlim=(0, 105 * largest_f1), ylim=(0, 105 * largest_kse))
         panel.set_title(label(name, 16), pad=3)
         panel.tick_params(labelleft=column == 0, labelbottom=number + columns >= len(names))
@@ -215,7 +222,7 @@ def draw_kse(scores: Mapping[tuple[str, str], Pair | np.ndarray], title: str,
     height = figure.get_figheight()
     middle = (KSE_LEFT + width - KSE_RIGHT) / 2 / width
     figure.text(middle, 0.42 / height, f"macro-{axis_of_metric('macro_f1')[0]}", ha="center")
-    remark = f"small: the {len(CELLS)} cells; large: their mean; outlined: clean images"
+    remark = f"small: the {all_cells} cells; large: their mean; outlined: clean images"
     figure.text(0.5, 0.25 / height, remark, ha="center", color=GREY)
     paired_legend(figure, markers_of_losses())
     return figure
@@ -231,14 +238,15 @@ def largest_of(scores: Mapping, clean: Mapping, place: int) -> float:
     return max([pair[place].max() for pair in scores.values()] + [pair[place] for pair in clean.values()])
 
 
-def draw_kse_points(panel: Axes, cells: Pair | np.ndarray, clean: tuple[float, float] | None, look: LossLook) -> None:
-    """One loss in a panel of figure 5."""
+def draw_kse_points(panel: Axes, cells: Pair | np.ndarray, clean: tuple[float, float] | None, look: LossLook,
+                    all_cells: int) -> None:
+    """One loss in a panel of figure 5. all_cells: how many the set has."""
     f1, kse = (100 * values for values in cells)
     if clean is not None:
         panel.scatter([100 * clean[0]], [100 * clean[1]], 26, marker=look.marker, facecolor="none",
                       edgecolor=look.colour, linewidths=1, clip_on=False, zorder=4)
     panel.plot(f1, kse, look.marker, color=look.colour, markersize=2, markeredgewidth=0, alpha=0.35)
-    if len(f1) == len(CELLS):  # the mean of fewer would be taken for that of all
+    if len(f1) == all_cells:  # the mean of fewer would be taken for that of all
         panel.plot([f1.mean()], [kse.mean()], look.marker, color=look.colour, markersize=6, markeredgecolor="white",
                    markeredgewidth=0.8, clip_on=False, zorder=3)
 
@@ -294,6 +302,7 @@ def draw_bar(panel: Axes, y: float, of_seeds: np.ndarray | None, colour: str) ->
 # --- heat maps by corruption and severity ---
 
 HEAT_LEFT = 1.02  # room for the names of the corruptions
+HEAT_LETTER = 0.055  # of a letter in one of them
 HEAT_SPACE = 0.08
 HEAT_WIDEST, HEAT_HEIGHT = 1.3, 2.28
 HEAT_BOTTOM = 0.72
@@ -309,12 +318,13 @@ class Shades(NamedTuple):
 
 
 def draw_heat(tables: Mapping[Row, np.ndarray], metric: str, title: str,
-              clean: Mapping[Row, float] | None = None) -> Figure:
+              clean: Mapping[Row, float] | None = None, corruptions: Sequence[str] = FER_C) -> Figure:
     """A metric at every corruption and severity: a column of panels per algorithm, a line of panels per loss.
 
-    tables: {row: float (17, 5)}, NaN where a cell is missing, as `series.by_cell` returns them, of rows with the same
-    label noise; clean: the metric on the clean images, where it is known. Each panel has the clean images as its first
-    column and the mean over the corruptions as its last row. All panels have the same shades."""
+    tables: {row: float (C, 5)}, NaN where a cell is missing, as `series.by_cell` returns them, of rows with the same
+    label noise; clean: the metric on the clean images, where it is known; corruptions: of the set. Each panel has the
+    clean images as its first column and the mean over the corruptions as its last row. All panels have the same
+    shades."""
     rows = sorted(tables, key=rank)
     names = algorithm_names_of(rows)
     losses = loss_names_of(rows)
@@ -324,7 +334,7 @@ def draw_heat(tables: Mapping[Row, np.ndarray], metric: str, title: str,
     for row in rows:
         values[row.name, row.loss_name] = factor * with_mean_and_clean(tables[row], clean.get(row, np.nan))
     shades = shades_of(values.values())
-    figure, axes = lay_out_heat(f"{axis}, by corruption and severity\n{title}", len(losses), len(names))
+    figure, axes = lay_out_heat(f"{axis}, by corruption and severity\n{title}", len(losses), len(names), corruptions)
     picture = None
     for line, loss in enumerate(losses):
         for column, name in enumerate(names):
@@ -336,7 +346,7 @@ def draw_heat(tables: Mapping[Row, np.ndarray], metric: str, title: str,
                 panel.text(0.5, 0.5, "—", transform=panel.transAxes)
             panel.set_title(f"{label(name, 17)}\n{label(COMPARED_LOSSES.get(loss, loss), 17)}", pad=3)
             panel.set_xticks(range(1 + len(SEVERITIES)), ["c", *SEVERITIES])
-            panel.set_yticks(range(1 + len(CORRUPTIONS)), [*map(spoken, CORRUPTIONS), "mean"])
+            panel.set_yticks(range(1 + len(corruptions)), [*map(spoken, corruptions), "mean"])
             panel.tick_params(length=0, pad=2, labelleft=column == 0)
             if line == len(losses) - 1:
                 panel.set_xlabel("c: clean; severity", labelpad=1)
@@ -346,11 +356,16 @@ def draw_heat(tables: Mapping[Row, np.ndarray], metric: str, title: str,
 
 def spoken(corruption: str) -> str:
     """A corruption as figures print it."""
-    return corruption.replace("_", " ")
+    return short_name(corruption).replace("_", " ")
+
+
+def short_name(corruption: str) -> str:
+    """A corruption with the short names of the two that the mixtures of preset mivia end in."""
+    return corruption.replace("_contrast_brightness_minus", "_c._b._minus")
 
 
 def with_mean_and_clean(table: np.ndarray, clean: float) -> np.ndarray:
-    """A table (17, 5) with a row of means over corruptions below and the clean score left of it, (18, 6).
+    """A table (C, 5) with a row of means over corruptions below and the clean score left of it, (C + 1, 6).
 
     A mean is NaN where one of its cells is missing: the mean of the others would be taken for it."""
     mean = table.mean(axis=0, keepdims=True)
@@ -366,18 +381,26 @@ def shades_of(tables: Iterable[np.ndarray]) -> Shades:
     return Shades(low, high, ".0f" if high >= 9.5 else ".1f")
 
 
-def lay_out_heat(title: str, lines: int, columns: int) -> tuple[Figure, list[list[Axes]]]:
+def lay_out_heat(title: str, lines: int, columns: int,
+                 corruptions: Sequence[str]) -> tuple[Figure, list[list[Axes]]]:
     """The panels of a heat map; few algorithms stand in the middle."""
+    names = HEAT_LEFT + room_for_names(corruptions)
     width = COLUMN_WIDTH if columns == 1 else PAGE_WIDTH
-    panel_width = min((PAGE_WIDTH - HEAT_LEFT) / columns - HEAT_SPACE, HEAT_WIDEST)
-    left = HEAT_LEFT + (width - HEAT_LEFT - columns * (panel_width + HEAT_SPACE)) / 2
+    panel_width = min((PAGE_WIDTH - names) / columns - HEAT_SPACE, HEAT_WIDEST)
+    left = names + (width - names - columns * (panel_width + HEAT_SPACE)) / 2
     places = spread(columns, left, HEAT_SPACE, panel_width)
     right = width - sum(space + size for space, size in places)
     return lay_out(title, spread(lines, 0.32, 0.5, HEAT_HEIGHT), places, right, HEAT_BOTTOM)
 
 
+def room_for_names(corruptions: Sequence[str]) -> float:
+    """How much more room names of corruptions need than those of FER-C, which the margins are made for."""
+    longest = max(len(short_name(name)) for name in corruptions)
+    return max(0, longest - max(map(len, FER_C))) * HEAT_LETTER
+
+
 def shade_cells(panel: Axes, values: np.ndarray, shades: Shades) -> AxesImage:
-    """A table (18, 6) as `with_mean_and_clean` gives it: shaded squares with numbers, the 85 cells first."""
+    """A table (C + 1, 6) as `with_mean_and_clean` gives it: shaded squares with numbers, the cells first."""
     picture = panel.imshow(values, cmap="Blues", vmin=shades.low, vmax=shades.high, aspect="auto")
     panel.spines[:].set_visible(False)
     write_numbers(panel, values[:-1, 1:], shades, x=1)
@@ -450,10 +473,12 @@ def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.divide(numerator, denominator, where=denominator > 0, out=nowhere)
 
 
-def draw_classes(confusions: Mapping[str, np.ndarray], classes: Sequence[str], title: str) -> Figure:
+def draw_classes(confusions: Mapping[str, np.ndarray], classes: Sequence[str], title: str,
+                 corruptions: Sequence[str] = FER_C) -> Figure:
     """Confusions on clean and corrupted images, and recall and F1 of every class by severity, a line per loss.
 
-    confusions: {loss: int (6, K, K)} of one algorithm, true class first, summed over seeds: clean, severity 1 to 5."""
+    confusions: {loss: int (6, K, K)} of one algorithm, true class first, summed over seeds: clean, severity 1 to 5.
+    corruptions: of the set."""
     names = [label(name, 10) for name in classes]
     matrix = min(0.18 * len(names), 1.9)
     curves = (PAGE_WIDTH - CLASSES_LEFT - 2 * matrix - MATRIX_SPACE - CURVES_SPACE - CURVES_BETWEEN - CLASSES_RIGHT) / 2
@@ -476,7 +501,8 @@ def draw_classes(confusions: Mapping[str, np.ndarray], classes: Sequence[str], t
         draw_class_curves(line[3], f1, looks, "F1, %", last)
         line[3].tick_params(labelleft=False)
     height = figure.get_figheight()
-    remark = "rows: given class; columns: predicted, % of the row; corrupted: all 85 cells"
+    cells = len(SEVERITIES) * len(corruptions)
+    remark = f"rows: given class; columns: predicted, % of the row; corrupted: all {cells} cells"
     figure.text(CLASSES_LEFT / PAGE_WIDTH, (0.15 + legend_height) / height, remark, va="center", color=GREY)
     figure.legend(axes[-1][2].get_lines(), names, loc="lower center", ncols=legend_columns, bbox_to_anchor=(0.5, 0),
                   columnspacing=1, handlelength=1.5)

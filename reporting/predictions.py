@@ -18,9 +18,10 @@ import pandas as pd
 from tqdm import tqdm
 
 import metrics
-from corruptions import CELLS, CORRUPTIONS, SEVERITIES, cell_index
+from corruptions import SEVERITIES, cells_of
 from evaluation.predictions import predictions_file, read_array
 from evaluation.predictions import predictions_folder as store_folder
+from reporting.cells import FER_C, corruptions_of_predictions, corruptions_of_scores
 from reporting.notes import READ_ERRORS, Note, check_regular, plain, unique_notes
 from reporting.rows import COMPARED_LOSSES, Block, named_pairs, Row
 from reporting.runs import Run
@@ -32,10 +33,11 @@ from support.files import read_json
 Cell = tuple[str, int] | None
 CACHED_BYTES = 2**15  # larger files are read again each time, so that memory does not grow with the set
 CACHED_FILES = 12000  # those of 139 runs with 86 files each, read for figures, bootstrap and page: 375 MiB at most
-# Five cells that stand for all 85 in the simulated floor: a noise, two blurs and two digital corruptions, one at each
-# severity.
+# Five cells that stand for all in the simulated floor: a noise, two blurs and two digital corruptions, one at each
+# severity. In a set that lacks one of them, another digital corruption takes its place.
 FLOOR_CELLS = (
     ("gaussian_noise", 1), ("motion_blur", 2), ("gaussian_blur", 3), ("elastic_transform", 4), ("saturate", 5))
+OTHER_FLOOR_CELLS = {4: "pixelate", 5: "jpeg_compression"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class PredictionSummary:
     """names of the classes in the order of the logits"""
     folder: Path | None = None
     """folder of the built set; None where no usable predictions name it"""
+    corruptions: tuple[str, ...] = FER_C
+    """of the set, in its order"""
 
 
 def summarise_predictions(block: Block, runs: Sequence[Run], scores: pd.DataFrame,
@@ -66,9 +70,10 @@ def summarise_predictions(block: Block, runs: Sequence[Run], scores: pd.DataFram
     scores: of `scores.scores_as_table`, which say the runs of the block; sets: folders of built sets to prefer to those
     that the predictions name. Damaged or missing predictions are named in `notes`, and the others are still used."""
     sets = list(sets)
-    collector = _Collector(block, sets)
+    of_block = in_block(scores, block)
+    collector = _Collector(block, sets, corruptions_of_scores(of_block))
     problems = []
-    indices = sorted(set(in_block(scores, block)["run"]))
+    indices = sorted(set(of_block["run"]))
     for index in tqdm(indices, desc=f"predictions on {plain(block.name)}", unit=" runs", disable=None):
         try:
             collector.add(runs[index])
@@ -83,14 +88,17 @@ def summarise_predictions(block: Block, runs: Sequence[Run], scores: pd.DataFram
             notes.append(Note(f"--set {folder}", "no built set there"))
     return PredictionSummary(
         bins=collector.named_bins(), floors=collector.floors, demo=collector.demo, notes=unique_notes(notes),
-        confusions=collector.confusions, classes=collector.classes, folder=collector.set_folder)
+        confusions=collector.confusions, classes=collector.classes, folder=collector.set_folder,
+        corruptions=collector.corruptions)
 
 
 class _Collector:
     """Adds up what the runs of a block show, one run after the other."""
 
-    def __init__(self, block: Block, sets: Sequence[Path]) -> None:
+    def __init__(self, block: Block, sets: Sequence[Path], corruptions: tuple[str, ...]) -> None:
+        """corruptions: of the block's set, by its scores."""
         self.block = block
+        self.corruptions = corruptions
         self.sets = sets
         self.bins: dict[tuple[Row, str], np.ndarray] = {}
         self.floors: dict[str, list[float]] = {domain: [] for domain in DOMAINS}
@@ -105,7 +113,9 @@ class _Collector:
     def add(self, run: Run) -> None:
         """Add one run. Raises one of `READ_ERRORS` where its predictions cannot be used."""
         folder, info, labels = open_predictions(run, self.block)
-        confusions = read_confusions(folder, labels, len(info["classes"]))
+        if corruptions_of_predictions(info) != self.corruptions:
+            raise ValueError("predictions of other corruptions than the scores")
+        confusions = read_confusions(folder, labels, len(info["classes"]), self.corruptions)
         if self.classes and tuple(info["classes"]) != self.classes:
             raise ValueError("the classes are not those of the other runs")
         self.classes = tuple(info["classes"])
@@ -114,7 +124,7 @@ class _Collector:
         self.set_folder = find_set(self.block, self.sets) or Path(info["folder"])
         self.demo |= info.get("demo") is True
         if run.row not in self.rows_with_floor:  # the first seed stands for its row
-            for domain, floor in ece_floors(folder, self.block.n).items():
+            for domain, floor in ece_floors(folder, self.block.n, self.corruptions).items():
                 self.floors[domain].append(floor)
             self.rows_with_floor.add(run.row)
         self.confusions[run.row] = self.confusions.get(run.row, 0) + confusions
@@ -134,12 +144,12 @@ class _Collector:
         """Add a run's reliability bins. Without the set's soft labels there are only those of the clean images."""
         bins = {"clean": read_bins(folder, labels)}
         try:
-            soft = open_soft_labels(self.set_folder, self.block, info["limit"])
+            soft = open_soft_labels(self.set_folder, self.block, info["limit"], self.corruptions)
         except READ_ERRORS as error:
             reason = f"no reliability diagram of the corrupted images: {plain(error)}"
             self.notes.append(Note(self.block.name, reason))
         else:
-            bins["corrupted"] = read_bins(folder, labels, soft)
+            bins["corrupted"] = read_bins(folder, labels, soft, self.corruptions)
         for domain, counted in bins.items():
             self.bins[row, domain] = self.bins.get((row, domain), 0) + counted
 
@@ -226,25 +236,28 @@ def read_probs(folder: Path, *cell: str | int) -> np.ndarray:
     return metrics.softmax(read_logits(folder, None if cell == ("clean",) else cell))
 
 
-def ece_floors(folder: Path, n: int) -> dict[str, float]:
+def ece_floors(folder: Path, n: int, corruptions: Sequence[str] = FER_C) -> dict[str, float]:
     """The ECE (a fraction) that a perfectly calibrated model with these confidences scores at N images, simulated.
 
-    Of the clean images; and of corrupted images, as the mean over `FLOOR_CELLS`."""
-    cells = [metrics.ece_floor(read_probs(folder, *cell).max(1), n, repeats=50) for cell in FLOOR_CELLS]
+    Of the clean images; and of corrupted images, as the mean over `FLOOR_CELLS`. corruptions: of the set."""
+    of_set = [(name if name in corruptions else OTHER_FLOOR_CELLS[severity], severity)
+              for name, severity in FLOOR_CELLS]
+    cells = [metrics.ece_floor(read_probs(folder, *cell).max(1), n, repeats=50) for cell in of_set]
     clean = metrics.ece_floor(read_probs(folder, "clean").max(1), n)
     return {"clean": clean, "corrupted": float(np.mean(cells))}
 
 
-def read_bins(folder: Path, labels: np.ndarray, soft_labels: np.ndarray | None = None) -> np.ndarray:
+def read_bins(folder: Path, labels: np.ndarray, soft_labels: np.ndarray | None = None,
+              corruptions: Sequence[str] = FER_C) -> np.ndarray:
     """Reliability in 15 bins of confidence, float64 (3, 15): images, summed confidence, summed accuracy.
 
-    labels: int64 (N,). Without soft labels, of the clean images. With soft_labels, float (17, 5, N, K), of all 85
-    cells, added up one by one, because the cells of a large set do not fit into memory."""
+    labels: int64 (N,). Without soft labels, of the clean images. With soft_labels, float (C, 5, N, K), of all cells of
+    the set's corruptions, added up one by one, because the cells of a large set do not fit into memory."""
     if soft_labels is None:
         return _count_bins(metrics.softmax(read_logits(folder, None)), labels, None)
     total = np.zeros((3, metrics.BINS))
-    for cell in CELLS:
-        target = soft_labels[divmod(cell_index(*cell), len(SEVERITIES))]
+    for number, cell in enumerate(cells_of(corruptions)):
+        target = soft_labels[divmod(number, len(SEVERITIES))]
         total += _count_bins(metrics.softmax(read_logits(folder, cell)), labels, target)
     return total
 
@@ -254,12 +267,13 @@ def _count_bins(probs: np.ndarray, labels: np.ndarray, soft_labels: np.ndarray |
     return np.stack([count, count * np.nan_to_num(confidence), count * np.nan_to_num(accuracy)])
 
 
-def read_confusions(folder: Path, labels: np.ndarray, num_classes: int) -> np.ndarray:
+def read_confusions(folder: Path, labels: np.ndarray, num_classes: int,
+                    corruptions: Sequence[str] = FER_C) -> np.ndarray:
     """Images by true and predicted class, int64 (6, K, K).
 
-    The first matrix is of the clean images; the others pool the 17 corruptions at severity 1 to 5."""
+    The first matrix is of the clean images; the others pool the set's corruptions at severity 1 to 5."""
     counts = np.zeros((1 + len(SEVERITIES), num_classes * num_classes), np.int64)
-    for cell in (None, *CELLS):
+    for cell in (None, *cells_of(corruptions)):
         severity = 0 if cell is None else cell[1]
         predicted = read_logits(folder, cell, (len(labels), num_classes)).argmax(1)
         counts[severity] += np.bincount(labels * num_classes + predicted, minlength=num_classes * num_classes)
@@ -269,8 +283,9 @@ def read_confusions(folder: Path, labels: np.ndarray, num_classes: int) -> np.nd
 # --- the built set ---
 
 
-def open_soft_labels(folder: Path, block: Block, limit: int | None) -> np.ndarray:
-    """The soft labels of the block's built set, float32 (17, 5, N, K), mapped from disk.
+def open_soft_labels(folder: Path, block: Block, limit: int | None,
+                     corruptions: Sequence[str] = FER_C) -> np.ndarray:
+    """The soft labels of the block's built set, float32 (C, 5, N, K), of its corruptions, mapped from disk.
 
     limit: how many images were scored, None for all. Raises ValueError where the folder holds another set."""
     path = folder / "soft_labels.npy"
@@ -281,7 +296,7 @@ def open_soft_labels(folder: Path, block: Block, limit: int | None) -> np.ndarra
                          "folder of that one with --set DIR")
     check_table(path)
     soft = map_array(path)
-    fits = soft.ndim == 4 and soft.shape[:2] == (len(CORRUPTIONS), len(SEVERITIES)) and soft.shape[2] >= block.n
+    fits = soft.ndim == 4 and soft.shape[:2] == (len(corruptions), len(SEVERITIES)) and soft.shape[2] >= block.n
     if not fits or (limit is None and soft.shape[2] != block.n):
         raise ValueError(f"{path} does not fit the predictions: its shape is {soft.shape}")
     return soft[:, :, :block.n]

@@ -9,6 +9,7 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
+from reporting.cells import FER_C
 from reporting.rows import Block
 from reporting.runs import Run
 
@@ -42,11 +43,13 @@ def read() -> dict[tuple[str, str, str, float, str, str, str], float]:
     return values
 
 
-def reason_without_values(block: Block, runs: Iterable[Run]) -> str | None:
+def reason_without_values(block: Block, runs: Iterable[Run], corruptions: tuple[str, ...]) -> str | None:
     """Why the numbers of a block have no published ones below them, in words that continue "Not compared with the
-    paper:"; None where they have."""
+    paper:"; None where they have. corruptions: of the block's set."""
     if block.dataset not in CLASSES:
         return f"it has no values for {block.dataset}"
+    if corruptions != FER_C:
+        return f"its values are for the {len(FER_C)} corruptions of FER-C"
     if block.image_size != IMAGE_SIZE:
         return f"its values are for {IMAGE_SIZE} px"
     class_counts = {len(run.args.get("classes", ())) for run in runs if run.setup == block.setup}

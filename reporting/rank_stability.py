@@ -15,20 +15,19 @@ import numpy as np
 from scipy.stats import kendalltau, rankdata
 
 import metrics
-from corruptions import CELLS
 from evaluation.error_bootstrap import draw_weights, resampled_means
 from evaluation.image_scores import HARD, SOFT, VOTES, WITHOUT, ImageScores
 from metrics import METRICS
 from reporting.candidates import Candidate, Group
+from reporting.cells import cells_left, words_left_out
 from reporting.notes import plain
 from reporting.ranking import Ranking, ranks_by
 from reporting.stored_images import SetImages
 from reporting.tables import Entry, Grid, GridLine, Section
 
 LEVEL = 95  # percent, of the intervals
-VARIANT_NAMES = {SOFT: "soft labels", HARD: "hard labels", VOTES: "votes",
-                 WITHOUT: "without brightness, contrast and snow"}
-HEADINGS = {SOFT: "soft", HARD: "hard", VOTES: "votes", WITHOUT: "70 cells"}
+VARIANT_NAMES = {SOFT: "soft labels", HARD: "hard labels", VOTES: "votes", WITHOUT: "without {words}"}
+HEADINGS = {SOFT: "soft", HARD: "hard", VOTES: "votes", WITHOUT: "{count} cells"}
 TITLE = "Rank stability on {set}: {metric} on corrupted images"
 LEGEND = """Ranks: places by soft labels, hard labels, votes (the labels before softening, where these are no single
 classes) and soft labels in the 70 cells without brightness, contrast and snow. From, to: 95 %
@@ -121,13 +120,13 @@ def resampled_score(metric: str, scores: ImageScores, cluster_of_image: np.ndarr
     clusters = weights.shape[1]
     sizes = weights @ np.bincount(cluster_of_image, minlength=clusters)
     total = np.zeros(len(weights))
-    for cell in range(len(CELLS)):
+    for cell in range(len(scores.bins)):
         index = cluster_of_image * metrics.BINS + scores.bins[cell]
         sums = np.bincount(index, scores.gaps[SOFT][cell], clusters * metrics.BINS).reshape(clusters, metrics.BINS)
         used = sums.any(0)
         total += np.abs(weights @ sums[:, used]).sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return total / len(CELLS) / sizes
+        return total / len(scores.bins) / sizes
 
 
 # --- as grids and as lines of CSV ---
@@ -144,7 +143,8 @@ def arrange(stabilities: Iterable[Stability]) -> list[Grid]:
         all_stored = all(len(one.intervals) in (0, len(one.ranks[SOFT])) for one in of_ranking)
         top = "95 %" if all_stored else "stored"
         of_interval = ["from", "to"] if all_stored else ["rank", "from", "to"]
-        columns: list[tuple[str, ...]] = [("rank", HEADINGS[variant]) for variant in variants]
+        columns: list[tuple[str, ...]] = [("rank", HEADINGS[variant].format(count=cells_left(ranking.corruptions)))
+                                          for variant in variants]
         columns += [(top, name) for name in of_interval]
         sections, sentences = [], []
         for stability in of_ranking:
@@ -170,13 +170,15 @@ def entries_of(stability: Stability, candidate: Candidate, variants: Iterable[st
 
 def sentences_of(stability: Stability, heading: str) -> list[str]:
     """Kendall's tau of the pairs with soft labels and of the others, and what has no interval or no rank."""
-    taus = [f"{VARIANT_NAMES[one]} and {VARIANT_NAMES[other]} {spell_tau(tau)}"
+    variant_names = {variant: name.format(words=words_left_out(stability.ranking.corruptions))
+                     for variant, name in VARIANT_NAMES.items()}
+    taus = [f"{variant_names[one]} and {variant_names[other]} {spell_tau(tau)}"
             for (one, other), tau in stability.taus.items()]
     start = f"{heading}: " if heading else ""
     sentences = [f"{start}Kendall's tau of the orders by {'; '.join(taus)}."] if taus else []
     names = stability.ranking.names
     for variant, lacking in stability.left_out.items():
-        sentences.append(f"{start}no order by {VARIANT_NAMES[variant]}: not known of "
+        sentences.append(f"{start}no order by {variant_names[variant]}: not known of "
                          f"{', '.join(names[one] for one in lacking)}.")
     without = [names[one] for one in stability.ranks[SOFT] if one not in stability.intervals]
     if stability.intervals:

@@ -1,9 +1,10 @@
 """Rankings: which model is best on a built set, among the runs of a report and the cards of other people.
 
-There is a ranking for each built set. It has a section for each group of candidates (candidates.py): the largest group
-comes first, and the others stand apart, each with the reason. Within a group stand apart, without a rank: models that
-may have been trained on the test images, and models whose score is not defined. References have no rank; they stand
-where their score puts them. `make_rankings` arranges the rankings, `arrange` turns them into grids for the tables.
+There is a ranking for each name of a built set; other versions of the set stand apart in it. It has a section for each
+group of candidates (candidates.py): the largest group comes first, and the others stand apart, each with the reason.
+Within a group stand apart, without a rank: models that may have been trained on the test images, and models whose NLL,
+or whose score that ranks, is not defined. References have no rank; they stand where their score puts them.
+`make_rankings` arranges the rankings, `arrange` turns them into grids for the tables.
 """
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,10 +14,12 @@ from typing import Any, NamedTuple, get_args
 
 from scipy.stats import rankdata
 
+from corruptions import SEVERITIES
 from evaluation.image_scores import HARD, SOFT, WITHOUT
 from evaluation.summary import DEMO
 from metrics import METRICS
 from reporting.candidates import CLEAN, Candidate, Group, name_apart
+from reporting.cells import cells_left, words_left_out
 from reporting.notes import plain
 from reporting.options import RankedBy
 from reporting.tables import Entry, Grid, GridLine, Section, best_value
@@ -34,7 +37,7 @@ class Column(NamedTuple):
     """A column of numbers of a ranking."""
 
     heading: tuple[str, str]
-    """the widest first"""
+    """the widest first; {count}: the number of cells without brightness, contrast and snow"""
     variant: str
     """as in `Candidate.scores`; empty for the change from clean to corrupted images"""
     metric: str
@@ -50,9 +53,9 @@ COLUMNS = (
     Column(("corrupted images", "Brier"), SOFT, "brier", "brier"),
     Column(("ECE, labels", "soft"), SOFT, "ece", "ece"),
     Column(("ECE, labels", "hard"), HARD, "ece", "ece_hard"),
-    Column(("ECE, labels", "70 cells"), WITHOUT, "ece", "ece_without"),
+    Column(("ECE, labels", "{count} cells"), WITHOUT, "ece", "ece_without"),
 )
-ECE_COLUMNS = {SOFT: "soft labels", HARD: "hard labels", WITHOUT: "soft labels without brightness, contrast and snow"}
+ECE_COLUMNS = {SOFT: "soft labels", HARD: "hard labels", WITHOUT: "soft labels without {words}"}
 TITLE = "Ranking on {set}: {metric} on corrupted images"
 LEGEND = """Ranking: mean over the seeds of a row; cards are single models. Change: corrupted minus clean, of the score
 that ranks. ECE against soft labels, against hard labels, and against soft labels in the 70 cells without brightness,
@@ -92,6 +95,11 @@ class Ranking:
     def groups(self) -> list[Group]:
         """The groups, the main one first."""
         return list(dict.fromkeys(section.group for section in self.sections))
+
+    @property
+    def corruptions(self) -> tuple[str, ...]:
+        """The corruptions of the set of the main group."""
+        return self.members(self.groups[0])[0].corruptions
 
     def is_main(self, group: Group) -> bool:
         """Whether a group is the main one."""
@@ -161,7 +169,8 @@ def order_of_group(group: Group, candidates: Iterable[Candidate]) -> tuple:
 
 def sections_of_group(group: Group, main: Group, candidates: Sequence[Candidate], references: Sequence[Candidate],
                       metric: str) -> list[RankingSection]:
-    """The sections of one group: those that are ranked, with the references; then the others by their reason."""
+    """The sections of one group: those that are ranked, then the others by their reason. The references
+    stand in the first of them."""
     reason_of_group = reason_against_group(group, main, candidates)
     reasons = {candidate: reason_against_rank(candidate, metric) for candidate in candidates}
     ranked = [candidate for candidate in candidates if not reasons[candidate]]
@@ -174,7 +183,7 @@ def sections_of_group(group: Group, main: Group, candidates: Sequence[Candidate]
     for reason in sorted(set(reasons.values()) - {""}):
         of_reason = [candidate for candidate in candidates if reasons[candidate] == reason]
         heading = f"apart, no rank: {'; '.join(filter(None, (reason_of_group, reason)))}"
-        shown = [] if ranked else [one for one in references if (SOFT, metric) in one.scores]
+        shown = [] if sections else [one for one in references if (SOFT, metric) in one.scores]
         sections.append(RankingSection(group, heading, {}, sort_by(metric, [*of_reason, *shown]), reason_of_group))
     return sections
 
@@ -197,7 +206,8 @@ def reason_against_group(group: Group, main: Group, candidates: Iterable[Candida
         counts = {len(candidate.card.data["set"]["classes"]) for candidate in candidates if candidate.card}
         count = max(counts, default=0)
         scored = f"{count - len(group.missing)} of {count} classes" if count else "other classes"
-        reasons.append(f"scored on {scored}" + (f" (without {', '.join(group.missing)})" if group.missing else ""))
+        verb = "knows" if group.rule == "keep" else "scored on"
+        reasons.append(f"{verb} {scored}" + (f" (without {', '.join(group.missing)})" if group.missing else ""))
     elif group.images != main.images:
         reasons.append(f"scored on {group.images} images")
     if group.precision != main.precision:
@@ -230,8 +240,9 @@ def sentences_of(ranking: Ranking, of_groups: Mapping[Group, Sequence[str]]) -> 
     """The sentences of a ranking, on all that its numbers do not show. of_groups: what is known of its groups."""
     main = ranking.groups[0]
     precision = "float32" if main.precision == "32" else main.precision
-    sentences = [f"Mean over the 85 cells, soft labels; set_version {main.set_version[:8]}, N = {main.images} images, "
-                 f"{precision}" + (f"; {DEMO}." if ranking.is_demo else ".")]
+    cells = len(SEVERITIES) * len(ranking.corruptions)
+    sentences = [f"Mean over the {cells} cells, soft labels; set_version {main.set_version[:8]}, N = {main.images} "
+                 f"images, {precision}" + (f"; {DEMO}." if ranking.is_demo else ".")]
     ranked = ranking.ranked(main)
     sentences += sentence_on_references(ranking, ranked)
     sentences += sentence_on_orders(ranking, ranked)
@@ -279,12 +290,13 @@ def sentence_on_orders(ranking: Ranking, ranked: Sequence[Candidate]) -> list[st
         return []
     orders = {variant: ranks_by("ece", compared, variant) for variant in ECE_COLUMNS}
     sentences = []
+    names = {variant: name.format(words=words_left_out(ranking.corruptions)) for variant, name in ECE_COLUMNS.items()}
     for variant in (HARD, WITHOUT):
         moved = sum(orders[SOFT][one] != orders[variant][one] for one in compared)
         if moved:
             best = min(compared, key=lambda one: orders[variant][one])
-            sentences.append(f"By ECE against {ECE_COLUMNS[variant]}, {moved} of {len(compared)} models have another "
-                             f"place than by ECE against {ECE_COLUMNS[SOFT]}; the best is {ranking.names[best]}")
+            sentences.append(f"By ECE against {names[variant]}, {moved} of {len(compared)} models have another "
+                             f"place than by ECE against {names[SOFT]}; the best is {ranking.names[best]}")
     return [". ".join(sentences) + "."] if sentences else []
 
 
@@ -302,7 +314,9 @@ def arrange(rankings: Iterable[Ranking]) -> list[Grid]:
                      for candidate in section.candidates]
             is_reference = [candidate.kind == "reference" for candidate in section.candidates]
             sections.append(Section(section.heading, with_best(lines, is_reference, ranking.metric)))
-        headings: list[tuple[str, ...]] = [column.heading for column in COLUMNS]
+        count = cells_left(ranking.corruptions)
+        headings: list[tuple[str, ...]] = [(column.heading[0], column.heading[1].format(count=count))
+                                           for column in COLUMNS]
         grids.append(Grid("ranking", title, headings, sections, [], ranking.sentences, {}))
     return grids
 

@@ -65,7 +65,7 @@ def references_of_group(group: Group, built: SetImages, runs: Sequence[Run]
         except READ_ERRORS as error:
             return [], [f"References {', '.join(REFERENCES)}: not available ({plain(error)})."]
         candidate = Candidate(f"reference: {name}", "reference", group, built.folder.name, scores_of_images(scores),
-                              scores.errors[1:].mean(1).reshape(-1, len(SEVERITIES)))
+                              scores.errors[1:].mean(1).reshape(-1, len(SEVERITIES)), corruptions=built.corruptions)
         references.append((candidate, scores))
     return references, sentences
 
@@ -91,7 +91,7 @@ def scores_of_constant(probabilities: np.ndarray, built: SetImages, known: Seque
         labels = built.labels(labels.hard[:images])
     floored = np.maximum(probabilities, FLOOR)
     logits = np.broadcast_to(np.log(floored), (len(labels.hard), len(known)))
-    return image_scores(lambda _: logits, labels, known, keeps_missing)
+    return image_scores(lambda _: logits, labels, known, keeps_missing, built.corruptions)
 
 
 # --- how often each class occurs in training and validation ---

@@ -8,14 +8,17 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from pathlib import Path
 
 import pandas as pd
 
-from corruptions import CORRUPTIONS
-from reporting import bootstrap, captions, csv_tables, latex, markdown, published, terminal
+from corruptions import CORRUPTIONS, OPERATIONS
+from reporting import (
+    bootstrap, captions, csv_tables, latex, markdown, open_set, open_set_figures, published, stability, terminal)
 from reporting.bootstrap import Difference
 from reporting.card_files import find_cards
+from reporting.cells import for_sets
 from reporting.catalogue import HEATMAPS, FigureOptions
 from reporting.comparison import TABLES, Comparison, check_comparison, compare_models
 from reporting.figures import Drawing, check_asked, open_pool, remove_others
@@ -27,7 +30,9 @@ from reporting.page_samples import Samples, sample
 from reporting.predictions import PredictionSummary, summarise_predictions
 from reporting.rows import Block
 from reporting.runs import Run, read_runs
-from reporting.scores import Key, Statistic, aggregate, blocks_of, by_key, in_block, scores_as_table
+from reporting.scores import (
+    Key, Statistic, aggregate, blocks_of, by_key, in_block, scores_as_table, sequences_as_table)
+from reporting.stability import SequenceReport, study_sequences
 from reporting.survey import Survey, read_survey
 from reporting.tables import PAPER, SHOWN, Grid, arrange
 from support.errors import UserError
@@ -43,9 +48,10 @@ def make_report(options: ReportOptions) -> None:
     check_options(options)
     survey = read_survey(options.survey) if options.survey else None
     cards, card_notes = find_cards(options.runs, options.cards)
-    runs, notes = read_runs(options.runs, may_be_empty=bool(cards))
+    open_runs = open_set.read_open_set(options.runs)
+    runs, notes = read_runs(options.runs, may_be_empty=bool(cards or open_runs.runs))
     notes += card_notes
-    scores = scores_as_table(runs)
+    scores, sequences = scores_as_table(runs), sequences_as_table(runs)
     blocks = blocks_of(scores)
     check_against_runs(options, runs, scores)
     report_folder = options.runs / "report"
@@ -53,7 +59,7 @@ def make_report(options: ReportOptions) -> None:
     check_folders(report_folder, figures_folder, options.html)
 
     if not options.readme_figures:
-        remove_others(figures_folder, blocks)
+        remove_others(figures_folder, [*blocks, *blocks_of(sequences)])
     predictions: dict[Block, PredictionSummary] = {}
     drawings: list[Drawing] = []
     with open_pool() as pool:  # other processes draw the figures while this one goes on
@@ -63,32 +69,44 @@ def make_report(options: ReportOptions) -> None:
             drawing.begin(pool, in_block(scores, block), predictions[block])
             drawings.append(drawing)
         set_folders = {block: predictions[block].folder for block in blocks}
-        notes += find_gaps(runs, scores, set_folders)
+        of_sequences = study_sequences(options, runs, sequences, cards)
+        drawings += draw_sequences(options, of_sequences, figures_folder, pool)
+        notes += find_gaps(runs, join_tables(scores, sequences), set_folders | of_sequences.set_folders)
         for block in blocks:
             notes += predictions[block].notes
         differences, bootstrap_notes = compare_losses(options, set_folders, runs, scores)
         demo_blocks = [block for block in blocks if predictions[block].demo]
-        comparison = compare_models(options, runs, scores, cards, set_folders, demo_blocks)
+        other_cards = [card for card in cards if not card.has_sequences]
+        comparison = compare_models(options, runs, scores, other_cards, set_folders, demo_blocks)
         samples = sample_images(options, set_folders, runs, scores)
         for drawing in drawings:
             notes += drawing.finish()
-    notes = unique_notes([*notes, *bootstrap_notes, *comparison.notes])
+    open_set.write_section(open_runs, report_folder, options.resamples)
+    if options.figures == "all" and not options.readme_figures:
+        open_set_figures.draw_all(open_runs, figures_folder)
+    notes = unique_notes([*notes, *bootstrap_notes, *comparison.notes, *of_sequences.notes, *open_runs.notes,
+                          *notes_on_baseline(options, comparison, of_sequences)])
 
     numbers = by_key(aggregate(scores, SHOWN))
     published_values = published.read() if options.published else None
     grids = group_by_name(arrange(runs, numbers, predictions, published_values),
-                          bootstrap.arrange(differences, predictions), comparison)
-    write_tables(report_folder, grids, legends(options, differences, grids), notes)
+                          bootstrap.arrange(differences, predictions), comparison, of_sequences)
+    write_tables(report_folder, grids, legends(options, differences, grids, suites_of(predictions, comparison)), notes)
     write_numbers(report_folder, grids, numbers, runs, differences, options.published)
     comparison.write_csv(report_folder)
+    of_sequences.write_csv(report_folder)
     page_size = None
     if options.html:
         tables = existing_csv_tables(report_folder)
-        page_size = write_page(options.html, runs, scores, predictions, notes, tables, samples, comparison)
+        open_html = open_set.page_section(open_runs, open_set_figures.as_data(open_runs.figures))
+        page_size = write_page(options.html, runs, scores, predictions, notes, tables, samples, comparison,
+                               of_sequences, open_html)
     if options.brief:
-        lines = brief_lines(options, numbers, predictions, notes)
+        lines = open_set.brief_lines(open_runs, report_folder)
+        lines += brief_lines(options, numbers, predictions, notes, of_sequences) if runs or not lines else []
     else:
-        lines = table_lines(grids, is_coloured()) + missing_lines(notes)
+        lines = open_set.terminal_lines(open_runs, is_coloured())
+        lines += (table_lines(grids, is_coloured()) if runs or cards else []) + missing_lines(notes)
         lines += place_lines(options, report_folder, figures_folder, page_size)
     print("\n".join(lines))
 
@@ -117,6 +135,30 @@ def compare_losses(options: ReportOptions, set_folders: Mapping[Block, Path | No
     return differences, notes
 
 
+def draw_sequences(options: ReportOptions, of_sequences: SequenceReport, figures_folder: Path,
+                   pool: Executor) -> list[Drawing]:
+    """Begin to draw the figures of all blocks of perturbation sequences; the README shows none of them."""
+    if options.readme_figures:
+        return []
+    drawings = []
+    for block, predictions in of_sequences.predictions.items():
+        drawings.append(Drawing(block, figure_options(options, None), figures_folder))
+        drawings[-1].begin_sequences(pool, predictions)
+    return drawings
+
+
+def join_tables(scores: pd.DataFrame, sequences: pd.DataFrame) -> pd.DataFrame:
+    """The scores on sets of corruptions and on sets of sequences in one table."""
+    return pd.concat([table for table in (scores, sequences) if not table.empty] or [scores])
+
+
+def notes_on_baseline(options: ReportOptions, comparison: Comparison, of_sequences: SequenceReport) -> list[Note]:
+    """A note where --baseline was not scored on the images of any model of the report."""
+    if options.baseline is None or comparison.has_baseline or of_sequences.has_baseline:
+        return []
+    return [Note(f"--baseline {options.baseline}", "no model of this report was scored on the same images")]
+
+
 def sample_images(options: ReportOptions, set_folders: Mapping[Block, Path | None], runs: list[Run],
                   scores: pd.DataFrame) -> dict[Block, Samples]:
     """The sample images of each block for the page of --html; empty where no page is asked for."""
@@ -133,8 +175,10 @@ def check_options(options: ReportOptions) -> None:
     """Raise UserError where an option has a value that makes no sense, whatever the runs."""
     if options.resamples < 0:
         raise UserError("--resamples starts at 0, which leaves the bootstrap out")
-    if options.corruption not in CORRUPTIONS:
-        raise UserError(f"--corruption {options.corruption}: known are {', '.join(CORRUPTIONS)}")
+    if options.corruption not in OPERATIONS:
+        others = [name for name in OPERATIONS if name not in CORRUPTIONS]
+        raise UserError(f"--corruption {options.corruption}: known are {', '.join(CORRUPTIONS)}; and of preset mivia "
+                        f"{', '.join(others)}")
     check_asked(options.figures)
     check_comparison(options)
     if options.html:
@@ -177,22 +221,33 @@ def check_writable(folder: Path) -> None:
 # --- files ---
 
 
-def group_by_name(paper_grids: list[Grid], bootstrap_grids: list[Grid],
-                  comparison: Comparison) -> dict[str, list[Grid]]:
+def group_by_name(paper_grids: list[Grid], bootstrap_grids: list[Grid], comparison: Comparison,
+                  of_sequences: SequenceReport) -> dict[str, list[Grid]]:
     """{name of a table: its grids}, with an empty list for a table that these runs have nothing for."""
     grids = {name: [grid for grid in paper_grids if grid.name == name] for name in PAPER}
     grids["calibration"] = bootstrap_grids
-    return grids | comparison.grids
+    return grids | comparison.grids | of_sequences.grids
 
 
-def legends(options: ReportOptions, differences: list[Difference], grids: Mapping[str, list[Grid]]) -> list[str]:
-    """What stands below every table: the meaning of its numbers, and what is odd about the paper's."""
+def suites_of(predictions: Mapping[Block, PredictionSummary], comparison: Comparison) -> set[tuple[str, ...]]:
+    """The corruptions of each set of the report."""
+    suites = {summary.corruptions for summary in predictions.values()}
+    return suites | {ranking.corruptions for ranking in comparison.rankings}
+
+
+def legends(options: ReportOptions, differences: list[Difference], grids: Mapping[str, list[Grid]],
+            suites: set[tuple[str, ...]]) -> list[str]:
+    """What stands below every table: the meaning of its numbers, and what is odd about the paper's. suites: the
+    corruptions of each set."""
     legend = captions.LEGEND
     if differences:
         legend += f"\n{bootstrap.LEGEND}"
     for name, module in TABLES.items():
         if grids[name]:
             legend += f"\n{module.LEGEND}"
+    if any(grids[name] for name in stability.TABLES):
+        legend += f"\n{stability.LEGEND}"
+    legend = for_sets(legend, suites)
     return [legend, *published.NOTES] if options.published else [legend]
 
 
@@ -244,7 +299,8 @@ def write_numbers(folder: Path, grids: Mapping[str, list[Grid]], numbers: Mappin
 
 def existing_csv_tables(folder: Path) -> list[Path]:
     """The CSV files of a report that a page offers for download."""
-    paths = sorted(folder / f"{name}.csv" for name in (*PAPER, "means", "bootstrap", *TABLES))
+    paths = sorted(folder / f"{name}.csv" for name in (*PAPER, "means", "bootstrap", *TABLES,
+                                                   *stability.TABLES))
     return [path for path in paths if path.is_file()]
 
 
@@ -279,9 +335,11 @@ def place_lines(options: ReportOptions, report_folder: Path, figures_folder: Pat
 
 
 def brief_lines(options: ReportOptions, numbers: Mapping[Key, Statistic],
-                predictions: Mapping[Block, PredictionSummary], notes: list[Note]) -> list[str]:
+                predictions: Mapping[Block, PredictionSummary], notes: list[Note],
+                of_sequences: SequenceReport) -> list[str]:
     """At most `BRIEF_LINES` lines: a narrow table, where page and tables are, and what to do next."""
     is_demo = any(of_block.demo for of_block in predictions.values())
+    is_demo |= any(of_block.is_demo for of_block in of_sequences.predictions.values())
     page = options.html or options.runs / "report" / "report.html"
     places = [f"page: {shortest(options.html)}"] if options.html else []
     tables = f"tables: {shortest(options.runs / 'report' / 'tables.md')}"
@@ -292,7 +350,10 @@ def brief_lines(options: ReportOptions, numbers: Mapping[Key, Statistic],
     else:
         command = shlex.join(["python", "report.py", str(options.runs), "--html", str(page)])
     places += [tables, f"next: {plain(command)}"]
-    return [*terminal.brief_table(numbers, predictions, is_demo, BRIEF_LINES - len(places)), *places]
+    most = BRIEF_LINES - len(places)
+    if of_sequences.sets and not numbers:
+        return [*stability.brief_lines(of_sequences, most), *places]
+    return [*terminal.brief_table(numbers, predictions, is_demo, most), *places]
 
 
 def shortest(path: Path) -> str:

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from corruptions import CELLS, CORRUPTIONS
+from corruptions import cells_of
 from datasets import DATASETS, default_set
 from evaluation.scores import COLUMNS, FIRST_RELEASE_COLUMNS, LATER_COLUMNS, SUMMARIES
+from perturbations import PERTURBATIONS
+from reporting.cells import corruptions_of_scores
 from reporting.notes import READ_ERRORS, Note, check_regular, plain
 from reporting.rows import Block, Row, Setup
 from reporting.settings import OPTION_OF_PRECISION, assign_rows
@@ -28,7 +30,9 @@ from support.files import read_json
 
 KEYS = {  # entries of args.json that every run must have: {name: type}
     "script": str, "dataset": str, "loss": str, "protocol": str, "seed": int, "image_size": int, "noise": float | int}
-PLACES = {("clean", 0), *CELLS, *((name, 0) for name in SUMMARIES)}  # (corruption, severity) of the rows of scores.csv
+OF_SEQUENCES = "flip_probability"  # metric that only the scores of sets of perturbation sequences have
+# (corruption, severity) of the rows of such a set; those of a set of corruptions are of `places_of`.
+PLACES_OF_SEQUENCES = {("clean", 0), ("mean", 0), *((name, 0) for names in PERTURBATIONS.values() for name in names)}
 LARGEST = 1e6  # no score and no number of nats is larger
 NOT_SEARCHED = {run_folder.PREDICTIONS_FOLDER, run_folder.TRACKER_FOLDER, "report"}  # folders that hold no runs
 
@@ -41,7 +45,8 @@ class Run:
     args: dict[str, Any]
     """args.json"""
     scores: pd.DataFrame | None
-    """scores.csv with the number of images in a column `n`; None where there is none or none that can be used"""
+    """scores.csv with the number of images in a column `n`, and whether they are of a set of perturbation sequences in
+    a column `sequences`; None where there is none or none that can be used"""
     problems: list[str]
     """what is wrong with its scores; scoring the run again mends it"""
     row: Row
@@ -118,6 +123,9 @@ def find_runs(folder: Path) -> tuple[list[Path], list[Note]]:
         if run_folder.MODEL_FILE in files and Path(parent).parent.name == run_folder.MODELS_FOLDER:
             folders.clear()  # the folder of a model that is no run, which has cards
             continue
+        if run_folder.ARGS_FILE in files and run_folder.is_open_set_run(Path(parent)):
+            folders.clear()  # reporting/open_set.py reads it
+            continue
         if run_folder.ARGS_FILE in files or run_folder.ARGS_FILE in folders:
             paths.append(Path(parent) / run_folder.ARGS_FILE)
         elif run_folder.SCORES_FILE in files or run_folder.METRICS_FILE in files:
@@ -179,20 +187,25 @@ def read_scores_of_run(folder: Path) -> tuple[pd.DataFrame | None, list[str]]:
 
 
 def read_scores(path: Path) -> tuple[pd.DataFrame | None, list[str]]:
-    """`scores.csv` with the number of images as column `n` (None where no score is left), and what is wrong with it.
+    """`scores.csv` with the columns `n`, the number of images, and `sequences`, whether the set is one of perturbation
+    sequences (None where no score is left), and what is wrong with it.
 
     Rows without a number, or of an unknown corruption or severity, are left out, and with them the means over all cells
     of the same metric. Raises an error of `READ_ERRORS` where the file is damaged."""
     scores = read_score_table(path)
-    usable = has_known_place(scores) & scores["value"].abs().le(LARGEST)
-    problems = []
-    if not usable.all():
-        problems.append(f"{(~usable).sum()} rows of its scores.csv hold no usable score and are left out")
-    parts = []
-    for (name, version, _), part in scores[usable].groupby(["set", "set_version", "precision"]):
-        part, problems_of_set = check_scores_of_set(part, f"{name} {version[:8]}")
-        problems += problems_of_set
-        parts.append(part)
+    parts, problems_of_sets, unusable = [], [], 0
+    for (name, version, _), part in scores.groupby(["set", "set_version", "precision"]):
+        is_of_sequences = bool((part["metric"] == OF_SEQUENCES).any())
+        usable = has_known_place(part, is_of_sequences) & part["value"].abs().le(LARGEST)
+        if is_of_sequences:
+            usable &= part["value"].ge(0)
+        unusable += int((~usable).sum())
+        if usable.any():
+            part, problems = check_scores_of_set(part[usable], f"{name} {version[:8]}", is_of_sequences)
+            problems_of_sets += problems
+            parts.append(part)
+    problems = [f"{unusable} rows of its scores.csv hold no usable score and are left out"] if unusable else []
+    problems += problems_of_sets
     if not parts:
         return None, [*problems, "no usable score in its scores.csv"]
     return pd.concat(parts), problems
@@ -217,30 +230,44 @@ def read_score_table(path: Path) -> pd.DataFrame:
     return scores
 
 
-def has_known_place(scores: pd.DataFrame) -> np.ndarray:
-    """Whether each row of scores.csv is of the clean images, a cell, or a summary over cells: bool (rows,)."""
-    places = zip(scores["corruption"], scores["severity"].fillna(0), strict=True)
-    return np.array([place in PLACES for place in places], dtype=bool)
+def has_known_place(part: pd.DataFrame, is_of_sequences: bool) -> np.ndarray:
+    """Whether each row of scores.csv, all of one set, is of the clean images, a cell or perturbation, or a summary over
+    these: bool (rows,)."""
+    known = PLACES_OF_SEQUENCES if is_of_sequences else set(places_of(corruptions_of_scores(part)))
+    places = zip(part["corruption"], part["severity"].fillna(0), strict=True)
+    return np.array([place in known for place in places], dtype=bool)
 
 
-def check_scores_of_set(part: pd.DataFrame, name: str) -> tuple[pd.DataFrame, list[str]]:
-    """The scores of one set with the column `n`, and what they lack. The mean over all cells of a metric that lacks a
-    cell is left out. name: of the set, for messages. Raises ValueError where the number of images is missing."""
+def places_of(corruptions: Iterable[str]) -> list[tuple[str, int]]:
+    """(corruption, severity) of the rows that scores.csv can have of a set with these corruptions, in its order: of the
+    clean images, of the cells, and of the summaries over these. A severity that is empty in the file is 0 here."""
+    return [("clean", 0), *cells_of(tuple(corruptions)), *((name, 0) for name in SUMMARIES)]
+
+
+def check_scores_of_set(part: pd.DataFrame, name: str, is_of_sequences: bool) -> tuple[pd.DataFrame, list[str]]:
+    """The scores of one set with the columns `n` and `sequences`, and what they lack. The mean over all cells of a
+    metric that lacks a cell is left out. name: of the set, for messages. Raises ValueError where the number of images
+    is missing."""
     images = part.loc[(part["metric"] == "n") & (part["corruption"] == "clean"), "value"]
     if images.empty:
         raise ValueError(f"the clean images of {plain(name)} have no row `n`, the number of images")
     n = float(images.iloc[0])
     if n < 1 or n != int(n):
         raise ValueError(f"the row `n` of the clean images of {plain(name)} says {n:.6g} images")
-    cells = part[(part["method"] == "softmax") & part["corruption"].isin(CORRUPTIONS)]
+    part = part.assign(n=int(n), sequences=is_of_sequences)
+    if is_of_sequences:
+        return part, []
+    corruptions = corruptions_of_scores(part)
+    all_cells = len(cells_of(corruptions))
+    cells = part[(part["method"] == "softmax") & part["corruption"].isin(corruptions)]
     cells_of_metric = cells["metric"].value_counts()
-    incomplete = [metric for metric in part["metric"].unique() if cells_of_metric.get(metric, 0) < len(CELLS)]
+    incomplete = [metric for metric in part["metric"].unique() if cells_of_metric.get(metric, 0) < all_cells]
     problems = []
     scored = cells_of_metric.get("ece", 0)
-    if scored < len(CELLS):
-        problems.append(f"{scored} of {len(CELLS)} corrupted cells of {plain(name)} scored")
+    if scored < all_cells:
+        problems.append(f"{scored} of {all_cells} corrupted cells of {plain(name)} scored")
     mean_of_a_part = part["corruption"].isin(SUMMARIES) & part["metric"].isin(incomplete)
-    return part[~mean_of_a_part].assign(n=int(n)), problems
+    return part[~mean_of_a_part], problems
 
 
 def recorded_precision(scores: pd.DataFrame, folder: Path) -> pd.Series:

@@ -8,11 +8,14 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from evaluation.scores import COLUMNS
+from evaluation.scores import COLUMNS, METHOD
+from evaluation.sequence_scores import TEMPERATURE
 from reporting.notes import plain
 from reporting.rows import Block, Row
 from reporting.runs import Run
 
+RAW = METHOD  # `method` of the scores of raw probabilities
+METHODS = (RAW, TEMPERATURE)
 DOMAINS = {"clean": "clean", "corrupted": "mean"}  # domain of a table -> `corruption` of its rows in scores.csv
 
 
@@ -38,14 +41,28 @@ class Statistic(NamedTuple):
 
 
 def scores_as_table(runs: list[Run]) -> pd.DataFrame:
-    """One row per score, in the order of the runs: the columns of scores.csv, `n` (number of images), those of `Block`
-    and `Row`, `seed`, and `run` (index of the run). Of runs that agree in block, row and seed only the first counts."""
+    """One row per score on a set of corruptions, in the order of the runs: the columns of scores.csv, `n` (number of
+    images), those of `Block` and `Row`, `seed`, and `run` (index of the run). Of runs that agree in block, row and seed
+    only the first counts."""
+    return join_scores(runs, of_sequences=False)
+
+
+def sequences_as_table(runs: list[Run]) -> pd.DataFrame:
+    """The scores on sets of perturbation sequences, of raw probabilities (method softmax) and after a temperature, as
+    `scores_as_table` gives those on sets of corruptions."""
+    return join_scores(runs, of_sequences=True)
+
+
+def join_scores(runs: list[Run], of_sequences: bool) -> pd.DataFrame:
+    """The scores of all runs on one kind of sets, as `scores_as_table` describes it."""
+    methods = METHODS if of_sequences else METHODS[:1]
     parts = []
     counted: set[tuple[Block, Row, int]] = set()
     for index, run in enumerate(runs):
         if run.scores is None:
             continue
-        scores = run.scores[run.scores["method"] == "softmax"]
+        is_wanted = run.scores["method"].isin(methods) & (run.scores["sequences"] == of_sequences)
+        scores = run.scores[is_wanted].drop(columns="sequences")
         for (name, version, n, precision), part in scores.groupby(["set", "set_version", "n", "precision"], sort=False):
             block = Block(*run.setup, name, version, int(n), precision)
             if (block, run.row, run.seed) in counted:

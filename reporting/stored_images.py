@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from corruptions import CORRUPTIONS, SEVERITIES
+from corruptions import SEVERITIES
 from evaluation.cards import Card
 from evaluation.error_bootstrap import clusters_of_frame
 from evaluation.image_scores import ImageScores, Labels, image_scores, votes_of
 from evaluation.predictions import predictions_folder, read_info
+from reporting.cells import FER_C, corruptions_of_manifest
 from reporting.notes import READ_ERRORS, Note, check_regular, plain
 from reporting.predictions import check_table, map_array, open_predictions, read_logits
 from reporting.rows import Block
@@ -39,7 +40,7 @@ class SetImages:
     made_with: Mapping[str, Any]
     """the settings of the set, of its manifest"""
     soft: np.ndarray
-    """float32 (17, 5, N, K), mapped from disk"""
+    """float32 (C, 5, N, K), of the set's corruptions, mapped from disk"""
     votes: np.ndarray | None
     """float64 (N, K), labels before softening; None where they are one class each, or not in labels.csv"""
     hard: np.ndarray | None
@@ -48,6 +49,8 @@ class SetImages:
     """what a bootstrap draws: image or identity"""
     cluster_of_image: np.ndarray
     """int64 (N,)"""
+    corruptions: tuple[str, ...] = FER_C
+    """in the set's order"""
 
     def labels(self, hard: np.ndarray | None = None) -> Labels:
         """The labels of the first images. hard: int64 (n,), of the predictions; None: all images, by labels.csv. Raises
@@ -130,7 +133,8 @@ def read_one(built: SetImages, folder: Path, info: Mapping[str, Any], labels: np
     if known is not None and (not isinstance(known, list) or sorted(set(known)) != known or not known
                               or not all(isinstance(k, int) and 0 <= k < count for k in known)):
         raise DamagedFile(f"{folder / 'set.json'} is damaged (its known classes are none of the set)")
-    return image_scores(lambda cell: read_logits(folder, cell), built.labels(labels), known, keeps_missing)
+    return image_scores(lambda cell: read_logits(folder, cell), built.labels(labels), known, keeps_missing,
+                        built.corruptions)
 
 
 def predictions_of_card(card: Card) -> tuple[Path, dict[str, Any]] | None:
@@ -173,7 +177,8 @@ def open_set_images(folder: Path, version: str) -> SetImages:
         check_regular(folder / name)
         check_table(folder / name)
     soft = map_array(folder / "soft_labels.npy")
-    if soft.ndim != 4 or soft.shape[:2] != (len(CORRUPTIONS), len(SEVERITIES)):
+    corruptions = corruptions_of_manifest(manifest)
+    if soft.ndim != 4 or soft.shape[:2] != (len(corruptions), len(SEVERITIES)):
         raise DamagedFile(f"{folder / 'soft_labels.npy'} is damaged (its shape is {soft.shape})")
     count, classes = soft.shape[2:]
     columns = [f"t_{k}" for k in range(classes)]
@@ -192,4 +197,4 @@ def open_set_images(folder: Path, version: str) -> SetImages:
         names = []
     cluster, cluster_of_image = clusters_of_frame(frame, count)
     return SetImages(folder, version, tuple(names), made_with if isinstance(made_with, dict) else {}, soft, votes, hard,
-                     cluster, cluster_of_image)
+                     cluster, cluster_of_image, corruptions)

@@ -1,8 +1,9 @@
 """The look of all figures, and how they are placed and saved.
 
 Figures have the width of a printed column or page, colours that colour-blind readers can tell apart, and the same bytes
-each time they are drawn from the same data. `plots.py` and `pictures.py` draw with these parts; `figures.py` applies
-`STYLE` and saves. matplotlib is imported where a figure is made: importing this module stays cheap.
+each time they are drawn from the same data. `plots.py`, `sequence_plots.py` and `pictures.py` draw with these parts;
+`figures.py` applies `STYLE` and saves. matplotlib is imported where a figure is made: importing this module stays
+cheap.
 """
 from __future__ import annotations
 

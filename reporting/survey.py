@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from corruptions import CELLS, CORRUPTIONS
+from corruptions import OPERATIONS, cells_of
 from reporting.notes import plain
 from support.errors import UserError, first_line
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from building.built_set import BuiltSet
 
 KEYS = ("id", "corruption", "severity")
-CELLS_AS_TEXT = {(corruption, str(severity)) for corruption, severity in CELLS}
+# Of all sets; `surveyed` looks which of them a set has.
+CELLS_AS_TEXT = {(corruption, str(severity)) for corruption, severity in cells_of(tuple(OPERATIONS))}
 
 
 class Survey(NamedTuple):
@@ -83,7 +84,7 @@ def parse_row(row: list[str], names: list[str], classes: tuple[str, ...]) -> tup
     fields = dict(zip(names, map(str.strip, row), strict=True))
     cell = fields["corruption"], fields["severity"]
     if cell not in CELLS_AS_TEXT:
-        raise ValueError(f"no form of an image: {', '.join(cell)}; known: {', '.join(CORRUPTIONS)}, each 1 to 5")
+        raise ValueError(f"no form of an image: {', '.join(cell)}; known: {', '.join(OPERATIONS)}, each 1 to 5")
     try:
         votes = np.array([float(fields[name]) for name in classes])
     except ValueError as error:
@@ -111,5 +112,8 @@ def surveyed(survey: Survey, built: BuiltSet) -> list[tuple[int, str, int, np.nd
     absent = [name for name, _, _ in survey.labels if name not in rows]
     if absent:
         raise UserError(f"--survey {survey.file}: {built.folder} has no image {absent[0]!r} ({len(absent)} such rows)")
+    others = {corruption for _, corruption, _ in survey.labels} - set(built.corruptions)
+    if others:
+        raise UserError(f"--survey {survey.file}: {built.folder} has no {', '.join(sorted(others))}")
     return [(rows[name], corruption, severity, label[order])
             for (name, corruption, severity), label in survey.labels.items()]

@@ -174,7 +174,8 @@ def arrange_one(name: str, runs: list[Run], blocks: list[Block], numbers: Mappin
     reasons: dict[Block, str | None] = {}
     printed: dict[Key, float] = {}
     if published_values is not None:
-        reasons = {block: published.reason_without_values(block, runs) for block in blocks}
+        reasons = {block: published.reason_without_values(block, runs, predictions[block].corruptions)
+                   for block in blocks}
         printed = find_published(name, keys, reasons, published_values)
     sections = []
     for heading, planned_lines in plan.sections:

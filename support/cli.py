@@ -449,4 +449,4 @@ def value_words(name: str, value: Any) -> list[str]:
 
 def flag_of(name: str) -> str:
     """An option as it is typed: "--batch-size" for the field batch_size."""
-    return f"--{name.replace('_', '-')}"
+    return f"--{name.rstrip('_').replace('_', '-')}"  # from_ is --from, a word of Python's

@@ -4,7 +4,8 @@ Here are the names of everything in the folder. How predictions/ is laid out ins
 Training writes the folder, evaluation adds predictions and scores to it, reporting reads it, and sweep.py asks whether
 it is finished. This file imports nothing heavy.
 
-A run lies in `<runs>/<dataset>/<script>/<loss>/noise<percent>/seed<s>`. If settings that change the result differ from
+A run lies in `<runs>/<dataset>/<script>/<loss>/noise<percent>/seed<s>`. A run of train_openset.py has one folder more,
+`open-<classes>` after the loss. If settings that change the result differ from
 the recipe, the last part is `seed<s>-<8 hex digits>`, a hash of these settings. The words of this file:
 
   script      the name of the training script without train_; tables call it the algorithm
@@ -15,7 +16,7 @@ the recipe, the last part is `seed<s>-<8 hex digits>`, a hash of these settings.
               the machine of the run: bf16 where the hardware computes in it natively, else float32
   model       the class and the arguments of the network (`Model.description`); it is no setting
   differs     the settings of one run whose value is not that of its recipe
-  comparable  settings of one run: those that change the result, without the five that the path states
+  comparable  settings of one run: those that change the result, without those that the path states
               (`PATH_SETTINGS`, the seed among them), and with the digest of the training data
   varying     settings of several runs: the comparable ones that do not have the same value in all of these runs
   asked       the settings that a command line gives, as text
@@ -48,22 +49,33 @@ LAST_CHECKPOINT = "last.pt"  # the state that training goes on from
 BEST_CHECKPOINT = "best.pt"  # the weights of the best epoch
 SCORES_FILE = "scores.csv"  # the scores that evaluate.py computed
 PREDICTIONS_FOLDER = "predictions"  # the folder of the logits
+ORIGIN_FILES = ("set.json", "validation.json", "validation.bf16.json")  # below it: what the logits were made from
 LOCK_FILE = ".lock"  # held by the process that trains or scores the run
 MODELS_FOLDER = "models"  # in the folder of all runs: a folder for each model that is no run
 MODEL_FILE = "model.json"  # in the folder of such a model: what it is
 CARDS_FOLDER = "cards"  # in the folder of such a model: a card for each set and precision
+# Of train_openset.py. What is inside these folders is in training/open_set/files.py.
+OPEN_SCORES_FILE = "open_scores.csv"  # how well open and closed images are told apart
+OPEN_SCORES_FOLDER = "open_scores"  # the open scores of every image
+PSEUDO_LABELS_FOLDER = "pseudo_labels"  # the classes that the closed model predicts, a file for each pool
+CLOSED_FOLDER = "closed_model"  # logits and features of the closed model
+DETECTORS_FOLDER = "detectors"  # a folder for each detector that is trained
 EVENT_FILES = "events.out.tfevents.*"  # of TensorBoard
 TRACKER_FOLDER = "wandb"  # the folder of Weights & Biases
 WRITTEN = (ARGS_FILE, ENVIRONMENT_FILE, METRICS_FILE, TIMING_FILE, LAST_CHECKPOINT, BEST_CHECKPOINT, SCORES_FILE,
-           PREDICTIONS_FOLDER, EVENT_FILES, TRACKER_FOLDER, ".*.tmp")
+           PREDICTIONS_FOLDER, OPEN_SCORES_FILE, OPEN_SCORES_FOLDER, PSEUDO_LABELS_FOLDER, CLOSED_FOLDER,
+           DETECTORS_FOLDER, EVENT_FILES, TRACKER_FOLDER, ".*.tmp")
 
 JOBS_ON_A_DEVICE = "FERC_JOBS_ON_A_DEVICE"  # in the environment: how many jobs of a sweep use the same device at once
 
-PATH_SETTINGS = ("dataset", "script", "loss", "noise", "seed")  # the settings that the path states
+# The settings that the path states; only runs of train_openset.py have `open`.
+PATH_SETTINGS = ("dataset", "script", "loss", "open", "noise", "seed")
 # Entries of args.json in the first release of this project that do not change the result, or that are no settings.
 NOT_COMPARED_IN_FIRST_RELEASE = {
     "root", "runs", "fresh", "track", "calib", "workers", "cache", "compile", "model", "classes", "train_images",
     "val_images", "data_sha256", "noise_realised", "fused"}
+# Options of train_openset.py that say what is scored; they do not change the result of what they have in common.
+OPEN_SET_PLACES = ("pools", "scorings", "set", "keep_snapshots")
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}  # an option's value -> Fabric's name for it, which files hold
 DATA = "training data"  # compared like a setting: a digest of the ids and labels of training and validation images
 
@@ -72,15 +84,19 @@ DATA = "training data"  # compared like a setting: a digest of the ids and label
 
 
 def place(runs: Path, dataset: str, script: str, loss: str, noise: float, seed: int,
-          differs: Mapping[str, Any]) -> Path:
+          differs: Mapping[str, Any], open_classes: str | None = None) -> Path:
     """The folder of a run.
 
     runs: the folder of all runs. script: the name of the training script after train_. noise: the fraction of wrong
-    training labels. differs: as in args.json."""
+    training labels. differs: as in args.json. open_classes: as `datasets.open_classes.open_name` gives them, of a run
+    of train_openset.py."""
     name = f"seed{seed}"
     if differs:
         name += f"-{short_hash(differs)}"
-    return Path(runs) / dataset / script / loss / f"noise{100 * noise:g}" / name
+    of_loss = Path(runs) / dataset / script / loss
+    if open_classes:
+        of_loss /= f"open-{open_classes}"
+    return of_loss / f"noise{100 * noise:g}" / name
 
 
 def default_runs() -> Path:
@@ -167,16 +183,26 @@ def same_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return not varying_settings([one, other]) and all(one.get(name) == other.get(name) for name in PATH_SETTINGS)
 
 
+def is_open_set_run(folder: Path) -> bool:
+    """Whether a folder holds a run of train_openset.py, whose model knows the closed classes only: such runs have
+    tables of their own."""
+    try:
+        return bool(read_json(folder / ARGS_FILE).get("open"))
+    except (OSError, UserError):
+        return False
+
+
 # ---- finding the run of a command line
 
 def find(runs: Path, dataset: str, script: str, loss: str, noise: float, seed: int,
-         asked: Mapping[str, str]) -> Path | None:
+         asked: Mapping[str, str], open_classes: str | None = None) -> Path | None:
     """The folder of the run that a command line starts, or None if no such run has begun.
 
     asked: {setting: text} of the command line, without the settings that are arguments of this function and those that
-    do not change the result. Runs of the first release of this project have no `differs`: they are found only after
-    their training script was started again, which adds it to their args.json."""
-    plain = place(runs, dataset, script, loss, noise, seed, {})
+    do not change the result. open_classes: as for `place`. Runs of the first release of this project
+    have no `differs`: they are found only after their training script was started again, which adds it to their
+    args.json."""
+    plain = place(runs, dataset, script, loss, noise, seed, {}, open_classes)
     if not plain.parent.is_dir():
         return None
     for folder in [plain, *sorted(plain.parent.glob(f"seed{seed}-*"))]:
@@ -235,13 +261,13 @@ def clear(folder: Path) -> None:
 
 
 def _clear_predictions(folder: Path) -> None:
-    """Delete logits, labels, set.json and temporary files, and then the folders that are empty."""
+    """Delete logits, labels, what they were made from, and temporary files, and then the folders that are empty."""
     inner = sorted(folder.rglob("*"), key=lambda path: len(path.parts), reverse=True)  # the content before its folder
     for path in [*inner, folder]:
         if path.is_dir() and not path.is_symlink():
             if not any(path.iterdir()):
                 path.rmdir()
-        elif path.suffix == ".npy" or path.name == "set.json" or path.name.endswith(".tmp"):
+        elif path.suffix == ".npy" or path.name in ORIGIN_FILES or path.name.endswith(".tmp"):
             path.unlink()
 
 
@@ -271,9 +297,11 @@ def is_scored(folder: Path, built_set: Path, precision: str = "32") -> bool:
         if (folder / SCORES_FILE).stat().st_mtime_ns < (folder / BEST_CHECKPOINT).stat().st_mtime_ns:
             return False
         images, set_version = manifest["made_with"]["images"], manifest["set_version"]
+        # A set of perturbation sequences has no pooled scores; its last rows are the means.
+        place = "mean" if "kind" in manifest["made_with"] else "pooled"
         for row in read_rows(folder / SCORES_FILE):
             of_this_set = row["set"] == built_set.resolve().name and row["set_version"] == set_version
-            is_image_count = (row["method"], row["corruption"], row["metric"]) == ("softmax", "pooled", "n")
+            is_image_count = (row["method"], row["corruption"], row["metric"]) == ("softmax", place, "n")
             if of_this_set and is_image_count and float(row["value"]) == images and has_precision(row, precision):
                 return True
     except (OSError, ValueError, TypeError, KeyError, csv.Error, UserError):

@@ -43,9 +43,15 @@ def find_run_folder(words: tuple[str, ...]) -> Path | None:
         noise, seed = float(asked.pop("noise", "0")), int(asked.pop("seed", "0"))
     except ValueError:
         raise UserError(f"--noise or --seed is no number: {shlex.join(words)}") from None
+    open_classes = None
+    if "open" in asked:
+        from datasets.open_classes import open_name  # late: the import of pandas takes half a second
+        open_classes = open_name(asked.pop("open"))
+        for name in run_folder.OPEN_SET_PLACES:
+            asked.pop(name, None)
     for name in set(asked) & settings_without_effect():
         del asked[name]
-    return run_folder.find(runs, options.dataset, script, options.loss, noise, seed, asked)
+    return run_folder.find(runs, options.dataset, script, options.loss, noise, seed, asked, open_classes)
 
 
 def settings_without_effect() -> set[str]:

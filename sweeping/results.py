@@ -4,7 +4,7 @@ from pathlib import Path
 from support import run_folder
 from support.errors import DamagedFile, UserError
 from support.files import read_json
-from sweeping.begun_runs import find_run_folder
+from sweeping.begun_runs import find_run_folder, read_options
 from sweeping.jobs import Job
 
 
@@ -26,7 +26,7 @@ def is_finished(job: Job, jobs: dict[str, Job]) -> bool:
         return out is not None and (Path(out) / "manifest.json").is_file()
     if job.is_training:
         folder = find_run_folder(job.words)
-        return folder is not None and run_folder.is_finished(folder)
+        return folder is not None and run_folder.is_finished(folder) and has_open_scores(folder, job.words)
     if job.is_scoring:
         trainings = [jobs[name] for name in job.after if name in jobs and jobs[name].is_training]
         if not trainings or not all(is_finished(training, jobs) for training in trainings):
@@ -38,6 +38,24 @@ def is_finished(job: Job, jobs: dict[str, Job]) -> bool:
         folders = [find_run_folder(training.words) for training in trainings]
         return all(run_folder.is_scored(folder, Path(built_set), precision) for folder in folders)
     return False
+
+
+def has_open_scores(folder: Path, words: tuple[str, ...]) -> bool:
+    """Whether a run has all open scores that its command asks for. True for commands without --open, whose runs have
+    none. folder: of the run."""
+    asked, _ = read_options(words)
+    if "open" not in asked:
+        return True
+    from training.open_set.scores import holds  # late: the import of pandas takes half a second
+
+    versions = {}
+    for path in map(Path, asked.get("set", "").split()):
+        try:
+            versions[path.resolve().name] = str(read_json(path / "manifest.json").get("set_version"))
+        except (OSError, UserError):
+            return False
+    scorings = asked.get("scorings", "transductive inductive").split()
+    return holds(folder, asked.get("pools", "test").split(), scorings, versions)
 
 
 def refuse_set_of_other_settings(job: Job) -> None:

@@ -23,7 +23,8 @@ ON_CUDA = torch.cuda.is_available()  # this alone starts nothing on the card
 # Where the same bytes are expected, a card needs deterministic algorithms; a CPU has no others.
 MACHINE = MachineOptions(precision="32", workers=0, deterministic=ON_CUDA)
 DEVICE_FILES = ("test_batches", "test_cuda", "test_docs", "test_evaluate", "test_first_release", "test_model_scoring",
-                "test_onnx_export", "test_runs", "test_scoring", "test_scripts", "test_sources", "test_training")
+                "test_mivia_scoring", "test_onnx_export", "test_openset", "test_runs", "test_scoring", "test_scripts",
+                "test_sequence_scoring", "test_sources", "test_training")
 
 
 def uses_device(file: str) -> bool:

@@ -9,9 +9,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "CONTRIBUTING.md"
 HEADING = "\n## Map\n"
-MATHEMATICS = ("corruptions.py", "losses.py", "metrics.py", "soft_labels.py")
+MATHEMATICS = (
+    "corruptions.py", "losses.py", "metrics.py", "open_set.py", "perturbations.py", "soft_labels.py")
 FLOORS = (
-    "reporting", "sweeping", "training", "evaluation", "evaluation/source_kinds", "models", "compute", "building",
+    "reporting", "sweeping", "training", "training/open_set", "evaluation", "evaluation/source_kinds", "models",
+    "compute", "building",
     "datasets", "datasets/drawn", "support")
 SENTENCE_END = re.compile(r"(?<=[\w`)>])\.(?= [A-Z`(])|\.$|: *$")
 

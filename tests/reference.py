@@ -1,4 +1,4 @@
-"""Slow float64 references of the 17 corruptions: their definitions, written with scipy, loops and explicit copies.
+"""Slow float64 references of the corruptions: their definitions, written with scipy, loops and explicit copies.
 
 Each is a function `(x, rng, *constants) -> x` with the name of its corruption. x: float64 (H, W, 3) in [0, 1]; the
 result is before the last step, `levels`. Random ones draw the same numbers as `corruptions` does, in the order given
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage, special, stats
 
-from corruptions import CORRUPTIONS, constants
+from corruptions import OPERATIONS, constants
 
 
 def form(image, name, severity, rng, preset):
@@ -61,7 +61,7 @@ def zoom_blur(x, rng, step, count):
 
 
 def brightness(x, rng, amount):
-    return in_hsv(x, lambda h, s, v: (h, s, min(v + amount, 1)))
+    return in_hsv(x, lambda h, s, v: (h, s, min(max(v + amount, 0), 1)))
 
 
 def saturate(x, rng, factor, amount):
@@ -222,4 +222,23 @@ def sampled(x, rows, columns, mode):
     return np.stack([ndimage.map_coordinates(x[..., c], [rows, columns], order=1, mode=mode) for c in range(3)], -1)
 
 
-FUNCTIONS = {name: globals()[name] for name in CORRUPTIONS}
+# --- mixtures of preset mivia ---
+
+
+def contrast_brightness(x, rng, amount, factor):
+    return contrast(brightness(x, rng, amount), rng, factor)
+
+
+def gaussian_noise_contrast_brightness(x, rng, sd, amount, factor):
+    return contrast_brightness(np.clip(gaussian_noise(x, rng, sd), 0, 1), rng, amount, factor)
+
+
+def motion_blur_contrast_brightness(x, rng, reach, sigma, amount, factor):
+    return contrast_brightness(levels(motion_blur(x, rng, reach, sigma)) / 255, rng, amount, factor)
+
+
+def pixelate_contrast_brightness(x, rng, ratio, amount, factor):
+    return contrast_brightness(pixelate(x, rng, ratio), rng, amount, factor)
+
+
+FUNCTIONS = {name: globals()[function.__name__] for name, function in OPERATIONS.items()}

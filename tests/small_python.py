@@ -16,10 +16,14 @@ NO_PROCESSES = ["--workers", "0"]
 
 def small_options(script: str, options: list[str]) -> list[str]:
     """What is added to a script's command line."""
+    if script == "train_openset.py" and "--networks" not in options:
+        return [*NO_PROCESSES, "--networks", "1"]
     if script.startswith("train_") or script == "evaluate.py":
         return NO_PROCESSES
     if script == "make_fer_c.py":
         return ["--workers", "1"] if "demo" in options else ["--workers", "1", "--limit", "8"]
+    if script == "make_fer_p.py":  # a face has hundreds of frames
+        return ["--workers", "1", *([] if "--limit" in options else ["--limit", "4"])]
     return []
 
 

@@ -607,6 +607,7 @@ def layout(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_validation_on_frames_of_the_training_videos(layout, tmp_path):
     """What the FER-C release did; the test videos stay the same."""
     written = str(tmp_path / "list.csv")

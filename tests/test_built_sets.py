@@ -31,6 +31,7 @@ from datasets import fused
 from datasets.images import read_image
 from make_fer_c import Args, fill_defaults
 from support.errors import DamagedFile, UserError
+from cases import mostly_slow
 from conftest import SIZE
 from sealing import reseal
 from test_make_fer_c import small_disk
@@ -224,9 +225,10 @@ def test_the_list_of_a_large_set_is_read(tmp_path):
     sums = {name: data[:, i].tobytes() for i, name in enumerate(ids)}
     for name in TABLES[:4]:
         (tmp_path / name).write_text(name)
-    seal(tmp_path, {}, sums, "png")
+    made_with = {"preset": "fer-c", "image_format": "png"}
+    seal(tmp_path, {"made_with": made_with}, sums)
     content = json.loads((tmp_path / "manifest.json").read_text())["content"]
-    np.testing.assert_array_equal(image_hashes(read_checksums(tmp_path, content), ids, "png"), data)
+    np.testing.assert_array_equal(image_hashes(read_checksums(tmp_path, content), ids, made_with), data)
 
 
 def test_ids_that_look_like_missing_values(built, tmp_path):
@@ -284,6 +286,7 @@ def change_journals(shard, change):
         path.write_text(json.dumps(values))
 
 
+@pytest.mark.slow
 def test_a_merge_measures_itself(build_args, few, few_whole, tmp_path):
     """Other differences in the journal, its hash filled in: other soft labels under the same version before."""
     folder = Path(shutil.copytree(few, tmp_path / "few"))
@@ -294,14 +297,14 @@ def test_a_merge_measures_itself(build_args, few, few_whole, tmp_path):
     assert sums(folder / "Demo-C") == sums(few_whole)
 
 
-@pytest.mark.parametrize("change", [
+@pytest.mark.parametrize("change", mostly_slow([
     lambda entry: entry["sha256"].pop(), lambda entry: entry["difference"].pop(),
     lambda entry: entry["sha256"].append("0" * 64), lambda entry: entry.update(difference=["1"] * 85),
     lambda entry: entry.update(difference=[float("nan")] * 85), lambda entry: entry.update(difference=[-1] * 85),
     lambda entry: entry.update(difference=[1e9] * 85), lambda entry: entry.update(difference=[True] * 85),
     lambda entry: entry.update(sha256=[7] * 86), lambda entry: entry.update(sha256="x" * 86),
     lambda entry: entry.pop("unchanged"), lambda entry: entry.update(unchanged=[85]),
-])
+], fast=[0, 4, 8, 11]))
 def test_journals_are_taken_strictly(build_args, few, tmp_path, change):
     folder = Path(shutil.copytree(few, tmp_path / "few"))
     change_journals(shard_folder(folder / "Demo-C", 1, 2), lambda entry: entry["sha256"] and change(entry))
@@ -585,7 +588,8 @@ def test_an_unfinished_set_names_the_command(few, tmp_path):
         open_set(tmp_path / "y")
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"[" * 100_000, b"\xff", b'{"files": "all"}'])
+@pytest.mark.parametrize("content", mostly_slow(
+    [b"", b"{}", b"[]", b"[" * 100_000, b"\xff", b'{"files": "all"}'], fast=[3, 5]))
 def test_a_damaged_build_json_is_one_line(build_args, few, tmp_path, content):
     folder = Path(shutil.copytree(few, tmp_path / "few"))
     shard = shard_folder(folder / "Demo-C", 1, 2)
@@ -598,10 +602,11 @@ def test_a_damaged_build_json_is_one_line(build_args, few, tmp_path, content):
 
 # ---- mutations
 
-@pytest.mark.parametrize("count", [12, pytest.param(200, marks=pytest.mark.slow)])
-def test_damaged_files_of_a_set(tmp_path, count):
+@pytest.mark.slow
+def test_damaged_files_of_a_set(tmp_path):
     from fuzz_sets import FILES, fuzz
 
+    count = 200
     counts = fuzz(tmp_path, count, 12)
     assert sum(counts[kind, "refused"] + counts[kind, "opened unharmed"] for kind in FILES) == count
     assert sum(counts[kind, "past the header"] for kind in FILES) >= count / 4

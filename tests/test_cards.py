@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import metrics
 from building.built_set import open_set
-from corruptions import CELLS, CORRUPTIONS
+from corruptions import CELLS, CORRUPTIONS, PRESETS, corruptions_of
 from evaluation import cards
 from evaluation.cards import (
     CheckOfCard, Extras, ModelOfCard, RemovedClasses, SetOfCard, card_of_run, make_card, read_card,
@@ -23,9 +23,11 @@ from evaluation.input_format import InputFormat
 from evaluation.model_facts import KINDS, ModelFacts
 from evaluation.predictions import predictions_file, read_array
 from evaluation.scores import CONTRADICTED, MEAN_WITHOUT, score
+from evaluation.sequence_scores import STABILITY_METRICS, TEMPERATURE
 from evaluation.scoring_options import CardOptions
 from evaluation.trained_run import TrainedRun
 from reporting.card_files import find_cards
+from perturbations import PERTURBATIONS
 from support.errors import DamagedFile, UserError
 from support.files import read_json
 from support.random_streams import keyed_rng
@@ -97,8 +99,12 @@ def test_a_card_holds_the_scores_and_comes_back_equal(scored, whole, tmp_path):
 def test_the_schema_knows_all_corruptions_metrics_and_fields():
     schema = cards.validator().schema
     cards.validator().check_schema(schema)
-    assert set(schema["$defs"]["corruptionName"]["enum"]) == set(CORRUPTIONS)
-    assert set(schema["$defs"]["metricName"]["enum"]) == {*metrics.METRICS, "ece_hard", "nll_hard", "brier_hard"}
+    assert set(schema["$defs"]["corruptionName"]["enum"]) == {
+        name for preset in PRESETS for name in corruptions_of(preset)}
+    assert set(schema["$defs"]["metricName"]["enum"]) == {
+        *metrics.METRICS, "ece_hard", "nll_hard", "brier_hard", *STABILITY_METRICS, TEMPERATURE}
+    assert set(schema["$defs"]["perturbationName"]["enum"]) == {name for names in PERTURBATIONS.values()
+                                                                for name in names}
     assert MEAN_WITHOUT in schema["properties"]["scores"]["properties"]["places"]["properties"]
     model = schema["properties"]["model"]["properties"]
     assert set(model["kind"]["enum"]) == set(KINDS) - {"reference"}

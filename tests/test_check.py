@@ -131,6 +131,7 @@ def test_many_problems_are_counted(capsys):
     assert "problem: p19\nand 5 more: --json lists all\nnot usable: 25 problems. Do this." in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["root", "datasets", "elsewhere"])
 def test_check_runs_as_a_script(tmp_path, where):
     project = Path(check.__file__).parent.parent

@@ -102,7 +102,7 @@ def fake_set(count=24, classes=4, seed=0, folder=None):
 
     frame = {"expression": SimpleNamespace(to_numpy=lambda dtype: labels.astype(dtype))}
     return SimpleNamespace(frame=frame, classes=SET[:classes], soft_labels_of=soft_labels_of, soft=soft, labels=labels,
-                           manifest={"set_version": "v"}, folder=folder)
+                           manifest={"set_version": "v"}, folder=folder, cells=CELLS, has_sequences=False)
 
 
 def write_logits(folder, classes, outputs, count=24, seed=1):

@@ -108,7 +108,7 @@ def options_of(kind: type) -> set[str]:
         if dataclasses.is_dataclass(hints[field.name]):
             names |= options_of(hints[field.name])
         else:
-            word = field.name.replace("_", "-")
+            word = field.name.rstrip("_").replace("_", "-")  # `from_` is --from
             names |= {f"--{word}", f"--no-{word}"}
     return names
 

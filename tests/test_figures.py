@@ -353,6 +353,7 @@ def check_texts(figure, free_ticks=False):
             assert not any(box.overlaps(other) for other in some[:k]), [text.get_text() for text in group]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 7])
 def test_plots_hold_any_number_of_algorithms_with_long_names(count):
     rng = np.random.default_rng(0)
@@ -477,6 +478,7 @@ def test_every_figure_of_the_demo_is_written(runs):
         assert text.rstrip().endswith("</svg>") and "<dc:date>" not in text and "Matplotlib" not in text
 
 
+@pytest.mark.slow
 def test_pictures_have_the_same_bytes_again(built, tmp_path):
     data = open_set(built)
     for name in ("one", "two"):
@@ -486,6 +488,7 @@ def test_pictures_have_the_same_bytes_again(built, tmp_path):
         assert (tmp_path / f"one.{kind}").read_bytes() == (tmp_path / f"two.{kind}").read_bytes()
 
 
+@pytest.mark.slow
 def test_images_of_others_are_not_shown_unasked(copy, monkeypatch):
     folder, saved = copy
     monkeypatch.setattr(figures, "open_set", of_another("rafdb"))
@@ -505,6 +508,7 @@ def test_a_set_without_images_makes_them(copy):
     assert "not drawn" not in run_report(folder / "runs") and saved == PLOTS | SET_FIGURES
 
 
+@pytest.mark.slow
 def test_a_set_that_lies_elsewhere(copy):
     folder, saved = copy
     (folder / "Demo-C").rename(folder / "moved")

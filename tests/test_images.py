@@ -620,6 +620,7 @@ def test_threads_mend_a_block_once(tmp_path, pictures):
 
 # ---- the fuzz
 
+@pytest.mark.slow
 def test_mutated_pictures_end_in_one_line(tmp_path):
     counts = fuzz_pictures.run(400, 0, tmp_path)
     assert len(counts) == 8 and not list(tmp_path.iterdir())

@@ -406,6 +406,7 @@ def test_verify_names_the_faults(built, build_args, tmp_path, capsys):
         make_fer_c.main(build_args(out=tmp_path / "forged", verify=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["soft_labels.npy", "labels.csv"])
 def test_verify_names_tables_too(built, build_args, tmp_path, capsys, name):
     out = tmp_path / "Demo-C"
@@ -483,6 +484,7 @@ def test_sets_without_images_are_the_same_set(built, build_args, tmp_path, capsy
         make_fer_c.main(build_args(out=out, images=False, verify=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jpg", "webp"])
 def test_lossy_images_in_memory_are_those_of_the_files(build_args, tmp_path, kind):
     make_fer_c.main(build_args(out=tmp_path / "x", limit=1, format=kind, quality=80))
@@ -569,6 +571,7 @@ def test_shards_that_are_missing_or_mixed_are_named(build_args, shards):
     assert not list(shards.iterdir())
 
 
+@pytest.mark.slow
 def test_damaged_shards_are_named_and_mended(built, build_args, shards):
     shard = shards / "Demo-C.shard-2-of-2"
     image, entry = sorted(shard.rglob("*.png"))[40], next((shard / "journal").iterdir())
@@ -607,6 +610,7 @@ def test_an_interrupted_merge_goes_on(built, build_args, shards, monkeypatch):
     assert sums(shards / "Demo-C") == sums(built)
 
 
+@pytest.mark.slow
 def test_a_merge_that_died_while_removing_shards_is_tidied(built, build_args, shards, capsys):
     shutil.copytree(built, shards / "Demo-C")
     (shards / "Demo-C.shard-1-of-2/build.json").unlink()

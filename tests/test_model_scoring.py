@@ -283,13 +283,18 @@ def test_a_set_without_images_says_how_to_make_them(small_set, tmp_path):
 
 # ---- classes that do not match
 
-def test_removed_and_missing_classes_on_the_way_to_the_card(small_set, tmp_path):
+def test_removed_and_missing_classes_on_the_way_to_the_card(small_set, tmp_path, capsys):
     classes = ["anger", "bored", "happy", "neutral", "sad"]
     path = write_folder(tmp_path / "five", drawn_logits(outputs=5))
     stored = open_logits(path, small_set, classes=classes)
     dropped = score(stored, small_set, tmp_path / "runs")
     kept = score(stored, small_set, tmp_path / "runs", classes=ClassOptions("keep"))
     assert dropped != kept and read_model(kept).missing_classes == "keep"
+    capsys.readouterr()
+    score(stored, small_set, tmp_path / "runs", classes=ClassOptions("keep"), limit=4)
+    printed = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in printed if line.startswith(("  clean", "  corrupted"))]
+    assert [row[-1] for row in rows] == ["-", "-"]  # a preview of a model without NLL
     origin = json.loads((dropped / "predictions/Demo-C/set.json").read_text())
     assert origin["order"] == [3, 2, 4, 0, 1] and origin["known"] == [0, 1, 2, 6]
     assert origin["classes"] == ["Neutral", "Happy", "Sad", "Anger", "bored"]

@@ -32,6 +32,7 @@ from reporting import page, page_data, page_samples
 from support.errors import UserError
 from support.files import write_rows
 from support.random_streams import keyed_rng
+from cases import mostly_slow
 from sealing import reseal
 from test_figures import of_another
 from test_report import NoFigures
@@ -53,7 +54,7 @@ def make_run(runs, built, script, loss, seed, noise=0.0, **others):
     labels = built.frame["expression"].to_numpy(np.int64)
     write_array(out / "labels.npy", labels)
     truth = np.eye(len(built.classes))[labels]
-    for cell in (None, *CELLS):
+    for cell in (None, *built.cells):
         rng = keyed_rng("test_page", script, loss, seed, *(cell or ()))
         path = predictions_file(out, cell)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -230,7 +231,8 @@ def test_pictures_of_others_only_on_request(copy, monkeypatch):
     assert text.count("data:image/webp") == 2 * 86 and not data["missing"]
 
 
-@pytest.mark.parametrize("damage", ["no set", "another version", "picture", "predictions", "classes", "not evaluated"])
+@pytest.mark.parametrize("damage", mostly_slow(
+    ["no set", "another version", "picture", "predictions", "classes", "not evaluated"], fast=[1, 3, 5]))
 def test_what_is_missing_is_named_and_the_page_is_written(copy, built, damage):
     folder = move_set(copy, built, copy.parent / "damaged" / "Demo-C")
     if damage == "no set":
@@ -357,6 +359,9 @@ class Page:
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {
             "features": [{"name": "prefers-color-scheme", "value": scheme}]})
         self.driver.get(f"file://{self.path}")
+        # Tabulator draws its rows after the page is loaded.
+        self.wait(lambda: self.run("""return [...document.querySelectorAll(".tabulator")]
+            .every(x => x.querySelector(".tabulator-row, .tabulator-placeholder"))"""))
 
     def run(self, script, *values):
         return self.driver.execute_script(script, *values)
@@ -409,6 +414,7 @@ def opened(browser, example):
     view.check_quiet()
 
 
+@pytest.mark.slow
 def test_sorting_by_mouse_and_keyboard(opened, example):
     shown = [f"{100 * row['ece_corrupted'][0]:.1f}" for row in example[2]["rows"] if row["ece_corrupted"]]
     up, down = sorted(shown, key=float), sorted(shown, key=float, reverse=True)
@@ -497,6 +503,7 @@ def test_the_explorer_by_mouse_and_keyboard(opened, example):
     assert opened.texts("#grid button") == [f"{value:.2f}" for value in nll["values"]["nll"][:86]]
 
 
+@pytest.mark.slow
 def test_reliability_by_pointing_and_keyboard(opened, example):
     opened.hover(opened.find("#eces tr:nth-child(2) td:nth-child(2) button"))
     assert opened.texts("#diagram-title") == ["SCN, clean images, Demo-C (demo)"]
@@ -519,6 +526,7 @@ def test_reliability_by_pointing_and_keyboard(opened, example):
     np.testing.assert_allclose(drawn, wanted, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_settings_and_downloads(opened, example, browser):
     runs, _, data = example
     opened.find("#run-list details:nth-child(1) summary").click()
@@ -541,7 +549,7 @@ def test_settings_and_downloads(opened, example, browser):
     assert got == wanted and len(rows) == len(got)
 
 
-@pytest.mark.parametrize("width, scheme", [(390, "light"), (390, "dark"), (1400, "dark")])
+@pytest.mark.parametrize("width, scheme", mostly_slow([(390, "light"), (390, "dark"), (1400, "dark")], fast=[1]))
 def test_a_phones_width_and_the_dark(opened, width, scheme):
     opened.look(width, 844, scheme)
     assert opened.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0

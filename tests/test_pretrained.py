@@ -21,6 +21,7 @@ from models.dmue import DMUE
 from models.resnet import ResNet18
 from models.swinv2 import TimmModel
 from support.errors import UserError
+from cases import mostly_slow
 
 SEQUENTIAL = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
 
@@ -55,7 +56,7 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", mostly_slow(FORMS, fast=[1, 3]))
 def test_forms_of_files(model, source, tmp_path, form):
     torch.save(FORMS[form](source), tmp_path / "w.pth")
     report = pretrained.load(model, str(tmp_path / "w.pth"))
@@ -135,7 +136,7 @@ def refusal(model, path):
     return text
 
 
-@pytest.mark.parametrize("build, prefix, message", [
+@pytest.mark.parametrize("build, prefix, message", mostly_slow([
     # BatchNorms of equal width made 97 of 120 tensors of this network fit
     (torchvision.models.resnet50, "", r"only 9 of the backbone's 20 .*'layer1.0.conv1.weight' has shape \(64, 64, 1"),
     (torchvision.models.resnet34, "", "network: it has 'layer1.2.conv1.weight', the backbone has no such layer"),
@@ -144,7 +145,7 @@ def refusal(model, path):
     (lambda: timm.create_model("resnet18d"), "", "another network: 'layer2.0.downsample.1.weight' has shape"),
     (lambda: timm.create_model("seresnet18"), "", "another network: it has 'layer1.0.se.fc1.weight'"),
     (lambda: timm.create_model("test_vit"), "module.", "only 0 of the backbone's 20"),
-])
+], fast=[0, 5, 6]))
 def test_another_network_is_refused(model, tmp_path, build, prefix, message):
     torch.save({prefix + key: value for key, value in build().state_dict().items()}, tmp_path / "w.pth")
     with pytest.raises(UserError, match=message):

@@ -1,5 +1,6 @@
 """RAF-DB and RAF-ML: layouts, options, label rules, MIVIA's vote filter, errors, and the layouts it writes itself."""
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import datasets
-from datasets import rafdb
+from datasets import rafdb, rafdb_originals
 from datasets.drawn import rafdb as drawn_rafdb
 from datasets.drawn.layouts import LAYOUTS
 from datasets.drawn.faces import CLASS_MEANS, CLASSES as DEMO_CLASSES, Face
@@ -503,7 +504,8 @@ def test_written_names_and_forms_are_the_official_ones(written):
     assert {line.split()[1] for line in lines} == set("1234567")
     with Image.open(basic / "Image/aligned/aligned/test_0084_aligned.jpg") as image:
         assert (image.size, image.format) == ((100, 100), "JPEG")
-    assert len(list((basic / "Image/original").iterdir())) == 10
+    assert len(list((basic / "Image/original").iterdir())) == 287
+    assert len(list((basic / "Annotation/manual").iterdir())) == 287
     assert sorted(path.name for path in (written / "RAF-ML/EmoLabel").iterdir()) == [
         "distribution.txt", "multilabel.txt", "partition_label.txt"]
     assert (written / "RAF-ML/EmoLabel/distribution.txt").read_text().count("\n") == 90
@@ -517,8 +519,55 @@ def test_one_written_test_image_is_also_in_raf_ml(written):
     assert "0001.jpg 0\n" in (written / "RAF-ML/EmoLabel/partition_label.txt").read_text()
 
 
+@pytest.mark.slow
 def test_written_layouts_are_the_same_every_time(written, tmp_path):
     for write in (drawn_rafdb.write_basic, drawn_rafdb.write_ml):
         write(tmp_path, stub_faces)
     for path in written.rglob("*.*"):
         assert path.read_bytes() == (tmp_path / path.relative_to(written)).read_bytes()
+
+
+# --- original pictures, for RAF-DB-P
+
+def test_landmarks_come_to_lie_on_the_published_points():
+    """Eyes at (.286, .4) and (.714, .4), the middle of the mouth at (.5, .714), whatever the face's pose."""
+    landmarks = np.array([(40, 60), (90, 50), (70, 90), (55, 120), (95, 110)], float)
+    transform = rafdb_originals.alignment(landmarks, Path("x"))
+    points = np.array([landmarks[0], landmarks[1], (landmarks[3] + landmarks[4]) / 2])
+    np.testing.assert_allclose(points @ transform[:, :2].T + transform[:, 2],
+                               [(.286, .4), (.714, .4), (.5, .714)], atol=1e-6)
+    image = np.zeros((150, 150, 3), np.uint8)
+    image[58:63, 38:43] = 255  # the left eye
+    aligned = rafdb_originals.aligned_picture(image, transform, 130)
+    y, x = np.argwhere(aligned[..., 0] > 100).mean(0)
+    assert abs(x - .286 * 130) < 1 and abs(y - .4 * 130) < 1
+
+
+def test_original_pictures_of_a_split(written):
+    frame = load(written, "test", classes="7").frame
+    paths, maps = rafdb_originals.original_pictures(written, frame["path"].tolist())
+    assert paths[0] == "basic/Image/original/test_0001.jpg" and maps.shape == (84, 2, 3)
+
+
+@pytest.mark.parametrize("text,message", [
+    ("1 2\n3 4\n", "its first 5 lines are not two numbers each"), ("a b\n" * 5, "its first 5 lines are not two"),
+    ("1 nan\n" * 5, "its first 5 lines"), ("1e9 1\n" * 5, "its first 5 lines"), ("1 2 3\n" * 5, "its first 5 lines"),
+    ("5 5\n" * 5, "test_0001_manu_attri.txt: its eyes and mouth lie on a line"),
+    (None, "is missing: --from original needs the landmarks"),
+])
+def test_damaged_landmarks(written, tmp_path, text, message):
+    shutil.copytree(written / "basic", tmp_path / "basic")
+    file = tmp_path / "basic/Annotation/manual/test_0001_manu_attri.txt"
+    file.unlink()
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=message):
+        rafdb_originals.original_pictures(tmp_path, ["basic/Image/aligned/aligned/test_0001_aligned.jpg"])
+
+
+def test_raf_ml_has_no_original_pictures(written, tmp_path):
+    with pytest.raises(UserError, match="RAF-ML has no landmarks. Take --data parts=basic or --data classes=7"):
+        rafdb_originals.original_pictures(written, ["RAF-ML/Image/aligned/0001_aligned.jpg"])
+    shutil.copytree(written / "basic/Image/aligned", tmp_path / "basic/Image/aligned")
+    with pytest.raises(UserError, match="1 of 1 original pictures are missing, for example basic/Image/original/test_"):
+        rafdb_originals.original_pictures(tmp_path, ["basic/Image/aligned/aligned/test_0001_aligned.jpg"])

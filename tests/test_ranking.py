@@ -33,6 +33,7 @@ from reporting.stored_images import SetImages
 from support.errors import UserError
 from support.files import write_rows
 from evaluation.scores import score
+from cases import copy_runs
 from test_cards import Alarm, card_of
 from test_report import NoFigures
 from test_page import Page, browser, elements, make_run  # noqa: F401 (browser is a fixture)
@@ -81,13 +82,23 @@ def test_runs_and_cards_are_ranked_together_and_references_have_no_rank():
     ({"group": MAIN._replace(missing=("contempt",), rule="drop", images=14)},
      "apart: scored on other classes (without contempt); ranked among themselves"),
     ({"group": MAIN._replace(missing=("contempt",), rule="keep")},
-     "apart, no rank: scored on other classes (without contempt); NLL undefined: it has no class contempt"),
+     "apart, no rank: knows other classes (without contempt); NLL undefined: it has no class contempt"),
 ])
 def test_what_stands_apart_says_why(changes, heading):
     one = rank([candidate("a", 2.0), candidate("b", 2.1), candidate("other", 1.0, **changes)])
     assert one.sections[0].heading == "ranked by NLL" and len(one.sections[0].candidates) == 2
     assert one.sections[1].heading == heading and one.sections[1].candidates[0].name == "other"
     assert len(ranking.arrange([one])[0].sections) == 2
+
+
+def test_references_stand_once_where_nobody_is_ranked():
+    uniform = candidate("reference: uniform", 2.0, kind="reference")
+    one = rank([candidate("a", 1.0, overlap="all"), candidate("b", 3.0, overlap="unknown")],
+               of_references={MAIN: [uniform]})
+    names = [name for _, _, name in lines(one)]
+    assert len(one.sections) == 2 and not one.ranked(MAIN)
+    assert sorted(names) == ["a", "b", "reference: uniform"]
+    assert "reference: uniform" in [one.names[each] for each in one.sections[0].candidates]
 
 
 def test_a_group_is_called_by_its_own_reason():
@@ -426,7 +437,7 @@ def scored_card(example):
 @pytest.fixture
 def copy(example, tmp_path):
     """The runs and models of the example, to report on again."""
-    shutil.copytree(example[0], tmp_path / "runs", ignore=shutil.ignore_patterns("report"))
+    copy_runs(example[0], tmp_path / "runs")
     return tmp_path / "runs"
 
 

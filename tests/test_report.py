@@ -281,7 +281,7 @@ def texts_of(figure):
     return boxes
 
 
-@pytest.mark.parametrize("count", mostly_slow([1, 2, 3, 6], fast=[0, 3]))
+@pytest.mark.parametrize("count", mostly_slow([1, 2, 3, 6], fast=[3]))
 def test_figures_hold_any_number_of_algorithms_with_long_names(count):
     rng = np.random.default_rng(0)
     names = [f"{i}_an_algorithm_with_a_long_$name$_{i}" for i in range(count)]
@@ -318,7 +318,7 @@ def test_readme_figures_are_of_the_demo_only(example, copy, tmp_path, monkeypatc
     assert f"figures: {tmp_path / 'figures'}" in text
 
 
-@pytest.mark.parametrize("what", ["set_version", "protocol", "image_size", "n"])
+@pytest.mark.parametrize("what", mostly_slow(["set_version", "protocol", "image_size", "n"], fast=[1]))
 def test_unlike_runs_are_never_averaged(copy, what):
     folder = find(copy, "baseline", "ce", 1)
     if what in ("set_version", "n"):
@@ -381,7 +381,7 @@ def test_a_noise_rate_that_is_none_is_damage(tmp_path, noise):
         read_args(folder / "args.json")
 
 
-@pytest.mark.parametrize("damage", ["set.json", "clean.npy", "snow/3.npy", "version"])
+@pytest.mark.parametrize("damage", mostly_slow(["set.json", "clean.npy", "snow/3.npy", "version"], fast=[2]))
 def test_damaged_predictions_are_named_and_the_tables_stay(example, copy, damage):
     folder = find(copy, "baseline", "ce", 0)
     predictions = own(folder) / "FERPlus-C"
@@ -464,6 +464,7 @@ def test_text_of_others_cannot_break_a_table(copy):
     assert "\x1b" not in text
 
 
+@pytest.mark.slow
 def test_tables_of_runs_that_are_gone_go_too(copy):
     run_report(copy, resamples=10)
     assert all((copy / "report" / f"table{n}.{kind}").exists() for n in (2, 3, 6) for kind in ("md", "csv", "tex"))

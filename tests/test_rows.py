@@ -24,6 +24,7 @@ from reporting.settings import LOSS_CONSTANTS, loss_has_constant
 from reporting.survey import read_survey
 from support.errors import UserError
 from training.options import LossOptions
+from cases import copy_runs, mostly_slow
 from test_report import read_table, whole_text
 
 
@@ -53,8 +54,7 @@ def made(built, tmp_path_factory):
 
 @pytest.fixture
 def copy(made, tmp_path):
-    shutil.copytree(made, tmp_path / "runs", ignore=shutil.ignore_patterns("report"))
-    return tmp_path / "runs"
+    return copy_runs(made, tmp_path / "runs")
 
 
 def args_of(folder):
@@ -100,11 +100,12 @@ def test_a_pair_differs_in_the_loss_only(made):
         assert members["maxent+mbls"].constants == variant.constants
 
 
-@pytest.mark.parametrize("name, value, words", [
+@pytest.mark.parametrize("name, value, words", mostly_slow([
     ("epochs", 9, "epochs 9"), ("weights", "none", "weights none"), ("augment", "basic", "augment basic"),
     ("targets", "fused", "targets fused"), ("precision", "bf16-mixed", "precision bf16"),
     ("lr_decay", 0.9, "lr decay 0.9"), ("skip_first_epoch", True, "skip first epoch yes"),
-    ("data", ["classes=7"], "data classes=7"), ("data_sha256", "ab" * 32, "training data abababab")])
+    ("data", ["classes=7"], "data classes=7"), ("data_sha256", "ab" * 32, "training data abababab")
+], fast=[0, 4, 7, 8]))
 def test_everything_that_changes_the_result_separates_rows(copy, name, value, words):
     for path in sorted(copy.rglob("args.json")):
         args = args_of(path.parent)
@@ -120,7 +121,8 @@ def test_everything_that_changes_the_result_separates_rows(copy, name, value, wo
     assert words in rows[one].settings and not any(words in settings for settings in others)
 
 
-@pytest.mark.parametrize("name, value", [("seed", 5), ("workers", 7), ("cache", "/x"), ("runs", "/y"), ("root", "/z")])
+@pytest.mark.parametrize("name, value", mostly_slow(
+    [("seed", 5), ("workers", 7), ("cache", "/x"), ("runs", "/y"), ("root", "/z")], fast=[0, 1]))
 def test_what_does_not_change_the_result_separates_nothing(copy, name, value):
     before = {run.row for run in read_runs(copy)[0]}
     change(find(copy, loss="ce", seed=1), **{name: value})
@@ -173,7 +175,7 @@ def test_missing_runs_are_named_with_every_option(copy):
 # --- precision and notes of scoring
 
 def test_bf16_scores_stand_apart(made, built, tmp_path):
-    shutil.copytree(made, tmp_path / "runs", ignore=shutil.ignore_patterns("report"))
+    copy_runs(made, tmp_path / "runs")
     one = find(tmp_path / "runs", loss="ce", seed=1)
     scores = pd.read_csv(one / "scores.csv", dtype=str, keep_default_na=False)
     other = scores.assign(precision="bf16")
@@ -189,6 +191,7 @@ def test_bf16_scores_stand_apart(made, built, tmp_path):
     assert set(frame["precision"]) == {"32", "bf16"}
 
 
+@pytest.mark.slow
 def test_notes_of_scoring_are_marked_and_said_below(copy):
     one = find(copy, loss="ce", backbone="mobilenetv3_small_100")
     scores = pd.read_csv(one / "scores.csv", dtype=str, keep_default_na=False)
@@ -257,7 +260,7 @@ def rewrite(path, old, new):
     path.write_text(text.replace(old, new, 1) if "#" not in new else text.replace(old, new.replace("#", ""), 1))
 
 
-FAST = ("NaN in one cell", "args.json a FIFO", "set.json a list")
+FAST = ("NaN in one cell", "args.json a FIFO")
 
 
 @pytest.mark.parametrize("damage", [
@@ -330,7 +333,7 @@ def test_figures_that_are_up_to_date_are_not_drawn_again(copy, monkeypatch):
     assert not list(folder.glob("*/*.*g")) and (folder / "my notes.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("asked", ["", "figures", "fog,severity", "paper,none"])
+@pytest.mark.parametrize("asked", mostly_slow(["", "figures", "fog,severity", "paper,none"], fast=[0, 2]))
 def test_figures_that_are_none_are_refused(copy, asked):
     with pytest.raises(UserError, match="--figures"):
         report.main(report.Args(copy, figures=asked))

@@ -284,7 +284,8 @@ def test_a_checkpoint_with_wrong_fields_is_refused(run_args, damage):
         train_baseline.main(run_args())
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00\xff" * 50, b"[1]", b'{"seed": NaN}', b"[" * 100_000])
+@pytest.mark.parametrize("content", mostly_slow(
+    [b"", b"\x00\xff" * 50, b"[1]", b'{"seed": NaN}', b"[" * 100_000], fast=[1, 3]))
 def test_damaged_files_of_a_run_are_named(run_args, content):
     folder = train(run_args())
     (folder / "args.json").write_bytes(content)
@@ -307,7 +308,7 @@ def test_a_damaged_table_is_written_again_or_refused(run_args, capsys):
         train_baseline.main(run_args())
 
 
-@pytest.mark.parametrize("room", [100, 5_000, 100_000])
+@pytest.mark.parametrize("room", mostly_slow([100, 5_000, 100_000], fast=[1]))
 def test_a_full_disk_is_one_line(run_args, room, capsys):  # capsys: what is printed goes to no file
     """As a limit on the size of files: of args.json, of a checkpoint in its middle. torch.save turns what the system
     says into a RuntimeError; nothing half-written may be left."""

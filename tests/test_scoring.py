@@ -342,6 +342,7 @@ def test_a_damaged_scores_file_is_kept_and_written_anew(run, small_set, damage, 
     assert (run / "scores.csv.damaged").read_text() == "an earlier one"
 
 
+@pytest.mark.slow
 def test_scores_of_earlier_weights_are_left_out(run, small_set, tmp_path, capsys):
     """A run that went on training: the rows of a set that is not scored again are of weights that are gone."""
     shutil.copytree(small_set, tmp_path / "Second-C")
@@ -614,14 +615,16 @@ def test_predictions_of_unknown_origin_are_made_again(run, small_set, text, caps
     assert f"{note} is " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("key, value", [("verified", "x"), ("verified", 1), ("digests", []), ("order", "x"),
-                                        ("precision", ["32-true"]), ("weights", None), ("classes", 3)])
+@pytest.mark.parametrize("key, value", mostly_slow(
+    [("verified", "x"), ("verified", 1), ("digests", []), ("order", "x"), ("precision", ["32-true"]),
+     ("weights", None), ("classes", 3)], fast=[0, 5]))
 def test_predictions_with_a_senseless_note_are_made_again(run, small_set, key, value, predicted):
     first, note = read_rows(run), run / "predictions/Demo-C/set.json"
     note.write_text(json.dumps(json.loads(note.read_text()) | {key: value}))
     assert values(score(run, small_set)) == values(first) and len(predicted) == 1 + len(CELLS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["predictions", "predictions/Demo-C", "predictions/Demo-C/snow"])
 def test_a_file_where_a_folder_belongs_is_kept(run, small_set, place, capsys):
     first = read_rows(run)
@@ -642,7 +645,7 @@ def test_files_of_others_among_the_predictions_stay(run, small_set):
     assert (folder / "notes.txt").read_text() == (folder / "snow/mine.npy").read_text() == "mine"
 
 
-@pytest.mark.parametrize("at, predicted_again", [(1, 86), (5, 0), (89, 0), (90, 0)])
+@pytest.mark.parametrize("at, predicted_again", mostly_slow([(1, 86), (5, 0), (89, 0), (90, 0)], fast=[0, 2]))
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(run, small_set, at, predicted_again, monkeypatch,
                                                               predicted):
     """At the first file, at a cell, at set.json and at scores.csv; nothing half-written looks finished, and no stored
@@ -667,9 +670,10 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(run, small_set, at
     assert [path.name for path in (run / "predictions").iterdir()] == ["Demo-C"]
 
 
-@pytest.mark.parametrize("each", [1, pytest.param(12, marks=pytest.mark.slow)])
-def test_damaged_runs_are_scored_rightly_or_refused(each, tmp_path):
+@pytest.mark.slow
+def test_damaged_runs_are_scored_rightly_or_refused(tmp_path):
     """A few of the cases of tests/fuzz_runs.py."""
+    each = 12
     cases = each * len(fuzz_runs.FILES)
     counts = fuzz_runs.fuzz(tmp_path, cases, 0)
     past = sum(number for (_, outcome), number in counts.items() if outcome == "past header")

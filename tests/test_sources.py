@@ -308,6 +308,20 @@ def test_a_folder_of_transformers_says_everything(demo, vit):
     assert (model.name, model.facts.source) == ("vit", "hf:vit")
 
 
+@pytest.mark.slow  # transformers is imported
+def test_a_classifier_that_is_not_stored_is_not_drawn_at_random(demo, vit, tmp_path):
+    """A network without a classifier may have as many tensors that a network with one lacks."""
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(vit[0], tmp_path / "vit")
+    tensors = load_file(folder / "model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        tensors[name.replace("classifier", "pooler.dense")] = tensors.pop(name)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    assert "2 tensors of the network are not in its files, for example classifier.bias" in message_of(
+        demo, f"hf:{folder}")
+
+
 @pytest.mark.parametrize("entries", [
     {"image_processor_type": "EfficientNetImageProcessor"}, {"include_top": True}, {"rescale_offset": True},
     {"do_flip_channel_order": True}, {"do_pad": True}])

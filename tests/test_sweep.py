@@ -20,7 +20,8 @@ from sweeping.jobs import read_jobs
 from cases import mostly_slow
 
 ROOT = Path(__file__).parent.parent
-ALGORITHMS = sorted(path.stem.removeprefix("train_") for path in ROOT.glob("train_*.py"))
+ALGORITHMS = sorted(path.stem.removeprefix("train_") for path in ROOT.glob("train_*.py")
+                    if path.name != "train_openset.py")  # which is in no grid of the paper
 
 # Stands in for Python: `sweep.py` and `support/data_set_tables.py` run as they are. Every other start adds a line to
 # $CALLED, and what it would have made appears. $FAIL: a pattern of commands that fail. $HANG: of those that wait to be
@@ -272,6 +273,7 @@ def test_data_sets_come_from_the_tables():
     assert tables == {"DATASETS": datasets.DATASETS, "TITLES": datasets.TITLES, "GMM_FROM": datasets.GMM_FROM}
 
 
+@pytest.mark.slow
 def test_a_new_data_set_needs_no_edit_in_bash(place):
     """In a copy with one more row in each table; the copy and the folder it is called from have a space in their
     names."""
@@ -340,6 +342,7 @@ def test_refusals_and_help_need_no_packages(tmp_path):
         assert not (tmp_path / ".venv").exists() and "installing" not in done.stderr
 
 
+@pytest.mark.slow
 def test_too_little_disk_is_refused_before_anything_is_installed_or_drawn(tmp_path, place):
     """`df` says how much is free; with the packages there the demo needs less."""
     for name in ("run.sh", "sweep.py", "requirements.txt"):
@@ -424,6 +427,22 @@ def test_grid_of_run(place):
     # The set is not built, so a trained run cannot count as scored: what is left is its scoring.
     rest = listed("--only", "SCN/ce", "--seeds", "0")
     assert len(rest) == 1 and "train_" not in rest[0] and shlex.quote(folders[0]) in rest[0]
+
+
+def test_open_set_runs_are_listed(place):
+    """One run for each class, and with --open-pairs one for each pair; only chosen ones with --only."""
+    def listed(*options):
+        done = place.bash("--list", *options)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    lines = listed("--open-set", "ferplus", "--seeds", "0")
+    assert len(lines) == 2 * 8 and all("train_openset.py" in line and "--open " in line for line in lines)
+    assert len(listed("--open-pairs", "rafdb", "--only", "/ce/", "--seeds", "0 1")) == 2 * (7 + 21)
+    line, = listed("--open-set", "demo", "--only", "ce/open-fear/", "--seeds", "0", "--", "--pools", "test", "paper")
+    assert line.endswith("--pools test paper") and "--open fear " in line
+    assert "goes with neither" in place.bash("--open-set", "--noise", "demo").stderr
+    assert "classes of folders are not known" in place.bash("--open-set", "folders", "--list").stderr
 
 
 @pytest.mark.slow

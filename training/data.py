@@ -3,8 +3,9 @@
 Given the options of a run, it reads the data set through `datasets.load_splits`; it never opens the test split. Used by
 training/run.py.
 """
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from support.errors import UserError
 from support.random_streams import keyed_rng
 from training.options import TrainingOptions
 from training.processes import Processes
+
+if TYPE_CHECKING:
+    from datasets.split import Split
 
 
 @dataclass(frozen=True)
@@ -52,15 +56,19 @@ class TrainingData:
     """what args.json says about the data"""
 
 
-def load_data(options: TrainingOptions, processes: Processes) -> TrainingData:
+def load_data(options: TrainingOptions, processes: Processes,
+              part: "Callable[[Split], Split] | None" = None) -> TrainingData:
     """Read both splits, and print where they are and how many images they have. Their images have no cache so far.
 
-    Raises UserError where the data set cannot be read, or does not have what class weights or fused targets need.
+    part: gives the part of a split that is trained or validated on; None: all of it. Raises UserError
+    where the data set cannot be read, or does not have what class weights or fused targets need.
     """
     from datasets.split import fingerprint  # with pandas, for which `--help` need not wait
 
     root, data_options = options.root or default_root(options.dataset), parse_options(options.data)
     train, val = load_splits(options.dataset, root, ("train", "val"), **data_options)
+    if part is not None:
+        train, val = part(train), part(val)
     layout = train.notes.get("layout", options.dataset)
     processes.print_once(f"{root}: {layout}; {len(train.frame)} training images")
 
@@ -106,7 +114,8 @@ def class_counts(labels: np.ndarray, classes: int) -> list[int]:
     return np.bincount(labels, minlength=classes).tolist()
 
 
-def plan_batches(count: int, batch_size: int, seed: int, epoch: int, rank: int, processes: int) -> list[list[int]]:
+def plan_batches(count: int, batch_size: int, seed: int | str, epoch: int, rank: int,
+                 processes: int) -> list[list[int]]:
     """The batches of one process in one epoch, as lists of indices of images.
 
     The order of the `count` images is keyed by (seed, epoch), so an epoch that is resumed has the same batches.

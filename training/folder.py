@@ -76,8 +76,8 @@ def folder_of_run(options: TrainingOptions, settings: dict[str, Any]) -> Path:
     """The folder of the run with these settings. A run of the first release of this project keeps its folder,
     whose name has the seed but no hash of the settings."""
     identity = (options.runs, options.dataset, settings["script"], options.loss, options.noise, options.seed)
-    folder = run_folder.place(*identity, settings["differs"])
-    plain = run_folder.place(*identity, {})
+    folder = run_folder.place(*identity, settings["differs"], settings.get("open"))
+    plain = run_folder.place(*identity, {}, settings.get("open"))
     if not (folder / run_folder.ARGS_FILE).exists() and (plain / run_folder.ARGS_FILE).exists():
         if run_folder.same_settings(read_earlier(plain), settings):
             return plain

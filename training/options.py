@@ -1,8 +1,8 @@
 """The options that all training scripts have in common, and the values that a data set and a protocol give them.
 
 A script's `Args` has four groups of options: `options` (`TrainingOptions`), `algorithm` (declared in the script),
-`constants` (`LossOptions`: the constants of the losses) and `machine` (`MachineOptions`). The value of an option comes,
-first match first, from
+`constants` (`LossOptions`: the constants of the losses) and `machine` (`MachineOptions`). The value of an option is
+the first of these that is given:
 
   1. the command line;
   2. with `--protocol released`: the data set's released values (`datasets.RECIPES[dataset]["released"]`), the script's
@@ -222,16 +222,18 @@ class MachineOptions:
 # --- the recipe ---
 
 
-def recipe_filler(released: Mapping[str, Any],
-                  released_on: Mapping[str, Mapping[str, Any]] | None = None) -> Callable[[Any], Any]:
+def recipe_filler(released: Mapping[str, Any], released_on: Mapping[str, Mapping[str, Any]] | None = None,
+                  usual_on: Mapping[str, Mapping[str, Any]] | None = None) -> Callable[[Any], Any]:
     """The function that `cli.run` takes as `fill_defaults`: it fills in the recipe for the data set and protocol of
     an `Args`.
 
     released: the script's values with `--protocol released`. released_on: data set -> its values for that data set.
+    usual_on: data set -> the script's values for that data set under both protocols, for options of its own.
     """
     def fill_defaults(args: Any) -> Any:
         options = dataclasses.replace(args.options, data=())  # options that are given several times would add up
         values = recipe_values(options.dataset, options.protocol, released, released_on or {})
+        values.update((usual_on or {}).get(options.dataset, {}))
         return with_values(dataclasses.replace(args, options=options), values)
     return fill_defaults
 
@@ -268,15 +270,15 @@ def with_values(args: Any, values: Mapping[str, Any]) -> Any:
     return dataclasses.replace(args, **groups)
 
 
-def usual_values(args: Any, released: Mapping[str, Any],
-                 released_on: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+def usual_values(args: Any, released: Mapping[str, Any], released_on: Mapping[str, Mapping[str, Any]] | None = None,
+                 usual_on: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
     """The recipe's value of every option that changes the result, for the data set and the protocol of `args`.
 
     The recipe's protocol is `paper`, so that a run with the other protocol differs from it. Options that the path of
-    the run's folder states are left out. released, released_on: as in `recipe_filler`.
+    the run's folder states are left out. released, released_on, usual_on: as in `recipe_filler`.
     """
     options = type(args.options)(dataset=args.options.dataset, protocol=args.options.protocol)
-    usual = recipe_filler(released, released_on)(type(args)(options=options))
+    usual = recipe_filler(released, released_on, usual_on)(type(args)(options=options))
     usual.options.loss = args.options.loss
     name_loss(usual.options, usual.constants)  # a multiplier that the loss's name states is no setting of its own
     values = flat(usual) | {"protocol": TrainingOptions.protocol}

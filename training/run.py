@@ -56,22 +56,25 @@ CHECK_EVERY = 50  # steps between checks of the terms of the loss (a check waits
 
 @contextmanager
 def start_training(args: Any, script: str, released: Mapping[str, Any],
-                   released_on: Mapping[str, Mapping[str, Any]] | None = None) -> Iterator["Training"]:
+                   released_on: Mapping[str, Mapping[str, Any]] | None = None, kind: "type[Training] | None" = None,
+                   usual_on: Mapping[str, Mapping[str, Any]] | None = None) -> Iterator["Training"]:
     """Check the options, open the folder of the run and read the data. Gives the `Training` for the script's loop.
 
     args: the script's `Args`. script: its file. released, released_on: its values with `--protocol released`, for all
-    data sets and for single ones. If the run is finished already, `training.finished` is true and no data are read.
-    At the end of the block the folder is unlocked. If the last epoch was trained in the block, last.pt is removed
-    (unless --keep-last). A training that is killed between its last epoch and this removal leaves its last.pt.
+    data sets and for single ones. kind: `Training`, or a class built on it. usual_on: as for `recipe_filler`. If the
+    run is finished already, `training.finished` is true and no data are read. At the end of the block the folder is
+    unlocked. If the last epoch was trained in the block, last.pt is removed (unless --keep-last). A training that is
+    killed between its last epoch and this removal leaves its last.pt.
     """
     check(args)
     with ExitStack() as resources:
         resources.enter_context(deterministic_algorithms(args.machine.deterministic))
         processes = Processes(connect(precision_name(args.machine.precision)))
-        settings = all_settings(args, Path(script).stem.removeprefix("train_"), released, released_on or {})
+        settings = all_settings(args, Path(script).stem.removeprefix("train_"), released, released_on or {},
+                                usual_on or {})
         run = open_run(processes, args.options, settings)
         resources.callback(run.close)
-        training = Training(args, processes, run, settings, Requests(processes))
+        training = (kind or Training)(args, processes, run, settings, Requests(processes))
         resources.callback(training.log.close)
         resources.callback(training.stop_loading)
         if run.finished:
@@ -87,10 +90,11 @@ def start_training(args: Any, script: str, released: Mapping[str, Any],
 
 
 def all_settings(args: Any, script: str, released: Mapping[str, Any],
-                 released_on: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+                 released_on: Mapping[str, Mapping[str, Any]],
+                 usual_on: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
     """What args.json says of the options: their values, and what support/run_folder.py needs to tell runs apart."""
     precision = precision_name(args.machine.precision)
-    usual = usual_values(args, released, released_on)
+    usual = usual_values(args, released, released_on, usual_on)
     usual["precision"] = precision_name(MachineOptions.precision)
     digests = contents(args)
     settings = {"script": script}
@@ -168,7 +172,7 @@ class Training:
     def read_data(self) -> None:
         """Read the data, set the state of a training that begins, and open the cache of decoded images. Raises
         UserError where ids, labels or targets of the data have changed since the run began."""
-        self.data = load_data(self.options, self.processes)
+        self.data = self.load_data()
         self.settings |= self.data.facts
         labels = torch.from_numpy(self.data.labels).to(self.fabric.device)
         self.state = State(labels=labels, next_labels=labels.clone())
@@ -176,6 +180,14 @@ class Training:
         seed_torch("initialisation", self.options.seed)
         training_folder.refuse_other_data(self.folder, self.run.earlier, self.settings)
         attach_caches((self.data.images, self.data.val_images), self.args.machine, self.options.runs, self.processes)
+
+    def load_data(self) -> TrainingData:
+        """The data that this training is about."""
+        return load_data(self.options, self.processes)
+
+    def load_weights(self, model: Any) -> dict[str, Any]:
+        """Give a network the weights of --weights. Returns the report of `pretrained.load`."""
+        return pretrained.load(model, self.options.weights)
 
     def criterion(self) -> torch.nn.Module:
         """The chosen loss, with the constants of `LossOptions` and the class weights, on the device."""
@@ -195,7 +207,7 @@ class Training:
         self.network, self.optimizer = model, optimizer
         last = self.folder / run_folder.LAST_CHECKPOINT
         resumes = last.exists() and not self.options.fresh
-        weights = None if resumes else pretrained.load(model, self.options.weights)
+        weights = None if resumes else self.load_weights(model)
         wrapped = self.fabric.setup(optimised(model, self.args.machine), optimizer)
         machine = machine_facts(self.fabric, self.args.machine)
         plural = "es" if machine["processes"] > 1 else ""

@@ -2,8 +2,8 @@
 
 affectnet.py, affwild.py, ferplus.py, folders.py and rafdb.py each write one or two layouts, in exactly the form of the
 release, with the irregular rows, names and files that it is known for. `write_layout` is the one way in;
-`python -m datasets.demo --layout` and the tests of the parsers use it. The writers do not need `support.files`:
-`write_layout` gives them a temporary folder, whose content it moves when everything is written.
+`python -m datasets.demo --layout` and the tests of the parsers use it. Pictures are written without `write_whole` of
+`support.files`: `write_layout` gives the writers a temporary folder, whose content it moves when everything is written.
 """
 import tempfile
 from collections.abc import Callable

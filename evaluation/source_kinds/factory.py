@@ -3,8 +3,8 @@
 It runs in a process of its own (benchmark.py), with the user's folder first on the path and this project absent: most
 projects have modules named models, datasets or metrics. The function is called without arguments, or with
 checkpoint=PATH. The model gets uint8 images (N, 3, S, S), RGB, of the set's size, or with --input what that describes.
---classes names the classes. The model is identified by the file of the module, --checkpoint, a module's tensors, and
-its outputs for a few pictures: other files of the user decide them, too.
+--classes names the classes. The model is identified by the file of the module, --checkpoint, the tensors of a torch
+module, and its outputs for a few pictures: other files of the user decide them, too.
 """
 import json
 import os

@@ -1,7 +1,8 @@
 """timm:NAME, a network of timm with the weights of --checkpoint.
 
 Size, mean, standard deviation, crop and interpolation are those of timm's configuration of NAME (its tag included:
-timm:vit_base_patch16_224.augreg_in1k). `--input size=N` builds networks of a fixed size for another one. The classes
+timm:vit_base_patch16_224.augreg_in1k). A network of a fixed size is
+built for N pixels where `--input size=N` is given. The classes
 are those of --classes. The checkpoint is read as models/pretrained.py reads weights: a state dict or safetensors, bare
 or wrapped, with or without prefixes. Every tensor has to fit. timm's own weights are for the classes of ImageNet, so
 none are fetched.

@@ -7,6 +7,7 @@ memory is taken, the names and shapes in the safetensors files are compared with
 import json
 import re
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ LARGEST_JSON = 20_000_000  # bytes
 LARGEST_NUMBER = 1_000_000  # in config.json, where an honest one has widths, heads and layers
 LARGEST_DEPTH = 1000  # layers
 NOT_DESCRIBED = ("rescale_offset", "do_flip_channel_order", "do_pad")  # what InputFormat has no words for
+OPTIONAL_TENSORS = ("num_batches_tracked", "position_ids")  # which files of older versions may lack
 RESIZES = {0: "nearest", 1: "bicubic", 2: "bilinear", 3: "bicubic", 4: "area", 5: "bilinear"}  # of Pillow
 
 
@@ -138,8 +140,10 @@ def load_network(folder: Path, files: list[Path]) -> torch.nn.Module:
             with torch.device("meta"):
                 outline = auto_model.from_config(config, trust_remote_code=False)
             check_shapes(outline, stored, folder)
-            network = auto_model.from_pretrained(folder, local_files_only=True, use_safetensors=True,
-                                                 dtype=torch.float32, trust_remote_code=False)
+            network, report = auto_model.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, trust_remote_code=False,
+                output_loading_info=True)
+        refuse_missing(report["missing_keys"], folder)
     except UserError:
         raise
     except Exception as error:  # of many kinds
@@ -150,20 +154,28 @@ def load_network(folder: Path, files: list[Path]) -> torch.nn.Module:
     return network.eval()
 
 
+def refuse_missing(names: Iterable[str], folder: Path) -> None:
+    """Raises UserError where tensors of a network are not in its files. transformers would leave them as they were
+    drawn at random: a classifier, for example, where the folder holds a network without one."""
+    missing = sorted(name for name in names if not name.endswith(OPTIONAL_TENSORS))
+    if missing:
+        raise UserError(f"hf:{folder}: {len(missing)} tensors of the network are not in its files, for example "
+                        f"{missing[0]}; fetch the folder again")
+
+
 def check_shapes(outline: torch.nn.Module, stored: dict[str, tuple[int, ...]], folder: Path) -> None:
-    """Raises UserError where a parameter of the network is not stored, or with another shape. Names that a newer
-    version of transformers has changed are left to it."""
+    """Raises UserError where a parameter of the network is not stored, or with another shape, before memory is taken
+    for it. Where as many unknown tensors are stored as are missing, a newer version of transformers may have changed
+    their names: it knows which, and `refuse_missing` asks it."""
     own = {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}
     wrong = [name for name, shape in own.items() if name in stored and stored[name] != shape]
-    optional = ("num_batches_tracked", "position_ids")
-    missing = [name for name in own if name not in stored and not name.endswith(optional)]
+    missing = [name for name in own if name not in stored and not name.endswith(OPTIONAL_TENSORS)]
     unknown = [name for name in stored if name not in own]
     if wrong:
         raise UserError(f"hf:{folder}: {wrong[0]} has shape {stored[wrong[0]]} in the file and {own[wrong[0]]} in the "
                         f"network of {CONFIG}; the two belong to different models")
-    if missing and len(unknown) < len(missing):
-        raise UserError(f"hf:{folder}: {len(missing)} tensors of the network are not in its files, for example "
-                        f"{missing[0]}; fetch the folder again")
+    if len(unknown) < len(missing):
+        refuse_missing(missing, folder)
     sizes = sum(int(torch.Size(shape).numel()) for shape in own.values())
     in_files = sum(int(torch.Size(shape).numel()) for shape in stored.values())
     if sizes > 2 * in_files:

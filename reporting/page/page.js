@@ -3,6 +3,7 @@
    attributes, never HTML. What a reader chooses is kept in the address of the page. */
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const METRICS = Object.values(DATA.metrics);  // {name, label, percent, higher_is_better}
+const SEQUENCES = DATA.sequences ?? [];  // sets of perturbation sequences, where there are some
 const SHOWN = 4;  // metrics that are shown until others are chosen
 const DOMAINS = ["clean", "corrupted"], SEVERITIES = [1, 2, 3, 4, 5];
 const NARROW = innerWidth < 600;  // a phone
@@ -24,6 +25,7 @@ const sentence = text => text.charAt(0).toUpperCase() + text.slice(1);
 const count = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
 const lossName = loss => Object.hasOwn(DATA.losses, loss) ? `${loss} (${DATA.losses[loss]})` : loss;
 const noiseName = noise => `${+(100 * noise).toFixed(2)} %`;
+const setName = entry => entry.set + (entry.demo ? " (demo)" : "");
 const blockName = block => block.name + (block.demo ? " (demo)" : "");
 const runName = ({algorithm, separating_settings: settings, loss, noise, seed}) =>
   [algorithm, ...(settings ? [settings] : []), loss, ...(noise ? [`noise ${noiseName(noise)}`] : []),
@@ -99,21 +101,24 @@ function save(name, text) {
 
 /* ---- heading, and what is missing */
 function drawHeading() {
-  const ofRuns = DATA.blocks.map(blockName), ofCards = DATA.rankings.map(({set}) => set);
+  const ofRuns = [...DATA.blocks.map(blockName), ...SEQUENCES.map(setName)], ofCards = DATA.rankings.map(({set}) => set);
   const sets = (ofRuns.length ? ofRuns : ofCards).join(" · ") || "nothing evaluated yet";
-  const cards = DATA.rankings.flatMap(({lines}) => lines).filter(({kind}) => kind === "card").length;
+  const cards = [...DATA.rankings, ...SEQUENCES].flatMap(({lines}) => lines).filter(({kind}) => kind === "card").length;
   $("summary").textContent = [count(DATA.runs.length, "run"), ...(cards ? [count(cards, "card")] : []), sets].join(" · ");
-  const demo = DATA.blocks.filter(block => block.demo).map(block => block.name);
+  const demo = [...DATA.blocks.filter(block => block.demo).map(block => block.name),
+    ...SEQUENCES.filter(entry => entry.demo).map(entry => entry.set)];
   $("demo").hidden = !demo.length;
-  $("demo").textContent = demo.length === DATA.blocks.length ? sentence(DATA.demo) : `${demo.join(", ")}: ${DATA.demo}`;
+  $("demo").textContent = demo.length === DATA.blocks.length + SEQUENCES.length ? sentence(DATA.demo) : `${demo.join(", ")}: ${DATA.demo}`;
   const gaps = DATA.missing.length ? DATA.missing : ["Nothing."];
   $("gaps").append(...gaps.map(line => make("li", {}, line)));
 }
 
 /* ---- ranking */
+/* Cells and words of the set without the corruptions whose soft labels contradict what can be seen; FER-C's by default */
+const leftOf = ranking => ranking.left ?? [70, "brightness, contrast and snow"];
 const RANKED_COLUMNS = [
   ["nll", "NLL", "nll"], ["change", "change", null], ["accuracy", "accuracy", "accuracy"],
-  ["ece", "ECE soft labels", "ece"], ["ece_hard", "ECE hard labels", "ece"], ["ece_without", "ECE 70 cells", "ece"],
+  ["ece", "ECE soft labels", "ece"], ["ece_hard", "ECE hard labels", "ece"], ["ece_without", "ECE left cells", "ece"],
   ["brier", "Brier score", "brier"]];
 
 function drawRanking() {
@@ -133,6 +138,8 @@ function drawRanking() {
     const ranking = DATA.rankings[set.value];
     $("ranking-title").textContent = `Ranking: ${ranking.label} on corrupted images`;
     $("ranking-sentences").replaceChildren(...ranking.sentences.map(text => make("li", {}, text)));
+    const [cells, changed] = leftOf(ranking);
+    $("left-cells").textContent = `${cells} cells: without ${changed}`;
     $("stability-sentences").replaceChildren(...ranking.stability.map(text => make("li", {}, text)));
     drawRanks(ranking);
     table?.destroy();
@@ -181,7 +188,7 @@ function rankingTable(ranking) {
     columns: [
       {title: "model", field: "model", frozen: true, formatter: modelCell, width: NARROW ? 172 : 290, headerWordWrap: true},
       ...columns.map(([key, title, metric]) => ({
-        title: metric ? `${title}\u00a0${arrow(DATA.metrics[metric])}` : title, field: key, hozAlign: "right",
+        title: metric ? `${title.replace("left", leftOf(ranking)[0])}\u00a0${arrow(DATA.metrics[metric])}` : title, field: key, hozAlign: "right",
         headerHozAlign: "right", headerWordWrap: true, sorter: missingLast, formatter: scoreCell(key, metric),
         headerSortStartingDir: metric === "accuracy" ? "desc" : "asc", width: 106, minWidth: 90})),
       {title: "seeds", field: "seeds", hozAlign: "right", headerHozAlign: "right", sorter: "number",
@@ -206,7 +213,7 @@ function bestOfSections(ranking) {
 
 /* Ranks under other labels, with their intervals, and errors */
 function drawRanks(ranking) {
-  const columns = [["rank_soft", "soft"], ["rank_hard", "hard"], ["rank_votes", "votes"], ["rank_without", "70 cells"]]
+  const columns = [["rank_soft", "soft"], ["rank_hard", "hard"], ["rank_votes", "votes"], ["rank_without", `${leftOf(ranking)[0]} cells`]]
     .filter(([key]) => ranking.lines.some(line => (line[key] ?? null) !== null));
   const errors = [["mean_ce", "mCE, %"], ["mean_relative_ce", "relative mCE, %"], ["mean_error", "mean error, %"],
     ["self_relative", "self-relative, %"]].filter(([key]) => ranking.lines.some(line => line[key] !== null));
@@ -310,6 +317,9 @@ function drawScores() {
       return box;
     });
   }
+  const suites = [...new Set(DATA.blocks.map(block => corruptionsOf(block).length))];
+  $("all-cells").textContent = suites.length > 1 ? "all cells, each corruption at 5 severities" :
+    `the ${5 * (suites[0] ?? 17)} cells, ${suites[0] ?? 17} corruptions at 5 severities`;
   drawFloors();
 }
 
@@ -369,19 +379,22 @@ function drawFloors() {
       `images, in percent (corrupted: an upper bound, because the labels are soft): ${floors.join("; ")}.`;
 }
 
-/* ---- corruption explorer: a place is 0 (clean) or 1 + 5 * corruption + severity - 1, as in DATA.places */
-const placeName = place => place === 0 ? "Clean" :
-  `${sentence(words(DATA.places[place][0]))}, severity ${DATA.places[place][1]}`;
+/* ---- corruption explorer: a place is 0 (clean) or 1 + 5 * corruption + severity - 1, as in placesOf(block) */
+const corruptionsOf = block => block.corruptions ?? DATA.corruptions;
+const placesOf = block => block.places ?? DATA.places;
 
 function drawExplorer() {
   if (!DATA.blocks.length) {
     $("explorer").querySelector(".explorer").replaceChildren("No evaluated run yet.");
     return;
   }
-  let place = DATA.places.findIndex(([name, severity]) => name === "glass_blur" && severity === 3), buttons = [];
+  let chosen = ["glass_blur", 3], place = 0, buttons = [];
   const set = choice($("choices"), "Set", DATA.blocks.map((block, i) => [i, blockName(block)]), changeSet);
   const models = ["Model A", "Model B"].map(text => choice($("choices"), text, [], draw));
   const metric = choice($("choices"), "Grid shows", METRICS.map(({name, label}) => [name, label]), drawGrid);
+  const block = () => DATA.blocks[set.value];
+  const placeName = at => at === 0 ? "Clean" :
+    `${sentence(words(placesOf(block())[at][0]))}, severity ${placesOf(block())[at][1]}`;
   const scoresOf = run => DATA.scores.find(entry => entry.block === +set.value && entry.run === run)?.values ?? {};
 
   function changeSet() {
@@ -392,14 +405,17 @@ function drawExplorer() {
     models[1].value = runs.find(run => run !== first && ["algorithm", "pairs_with", "noise", "seed"].every(key =>
       DATA.runs[run][key] === DATA.runs[first][key])) ?? "";
     models.forEach(restore);
+    place = placesOf(block()).findIndex(([name, severity]) => name === chosen[0] && severity === chosen[1]);
+    if (place < 0) place = 3;  // another set has another corruption first
     draw();
   }
 
   function draw() { drawGrid(); drawSamples(); }
 
   function drawGrid() {
-    const {label, percent} = METRICS[metric.selectedIndex], last = 5 * DATA.corruptions.length;
+    const {label, percent} = METRICS[metric.selectedIndex], last = 5 * corruptionsOf(block()).length;
     const values = scoresOf(+models[0].value)[metric.value] ?? [];
+    buttons = [];
     const known = values.slice(0, last + 1).filter(value => value !== null);
     const low = Math.min(...known), high = Math.max(...known);
     const cell = (at, attributes = {}) => {
@@ -415,7 +431,7 @@ function drawExplorer() {
     };
     $("grid").replaceChildren(...rows([th("severity"), ...SEVERITIES.map(severity => th(severity))], [
       row(rowHead("clean"), cell(0, {colspan: 5})),
-      ...DATA.corruptions.map((name, i) => row(rowHead(words(name)), ...SEVERITIES.map(s => cell(5 * i + s))))]));
+      ...corruptionsOf(block()).map((name, i) => row(rowHead(words(name)), ...SEVERITIES.map(s => cell(5 * i + s))))]));
   }
 
   function choose(at) {
@@ -424,6 +440,7 @@ function drawExplorer() {
       button.tabIndex = i === at ? 0 : -1;
     }
     place = at;
+    chosen = placesOf(block())[at];
     drawSamples();
   }
 
@@ -434,7 +451,7 @@ function drawExplorer() {
       Home: [line, 1], End: [line, 5]}[event.key];
     if (!to || event.ctrlKey || event.altKey || event.metaKey) return;
     event.preventDefault();
-    if (to[0] < 0 || to[0] > DATA.corruptions.length || to[1] < 1 || to[1] > 5) return;
+    if (to[0] < 0 || to[0] > corruptionsOf(block()).length || to[1] < 1 || to[1] > 5) return;
     choose(to[0] ? 5 * (to[0] - 1) + to[1] : 0);
     buttons[place].focus();
   }
@@ -471,6 +488,107 @@ function drawExplorer() {
   changeSet();
 }
 
+/* ---- stability over perturbation sequences */
+function drawStability() {
+  if (!SEQUENCES.length) {
+    $("stability").remove();
+    document.querySelector('nav a[href="#stability"]').remove();
+    return;
+  }
+  const parent = $("sequence-choices");
+  const set = choice(parent, "Sequences of", SEQUENCES.map((entry, i) => [i, setName(entry)]), changeSet);
+  const place = choice(parent, "Perturbation", [], draw), method = choice(parent, "Probabilities", [], draw);
+  const search = make("input", {type: "search", oninput: () => { remember("sequence-model", search.value || null); filter(); }});
+  search.value = ADDRESS.get("sequence-model") ?? "";
+  parent.append(make("label", {}, "Search models and notes", search));
+  let table;
+
+  function changeSet() {
+    const entry = SEQUENCES[set.value], option = ([value, name]) => make("option", {value}, name);
+    place.replaceChildren(...entry.perturbations.map(name => option([name, name === "mean" ? "mean of all" : words(name)])));
+    method.replaceChildren(...Object.entries({softmax: "raw", temperature: "after a temperature"}).map(option));
+    [place, method].forEach(restore);
+    $("sequence-sentences").replaceChildren(...entry.sentences.map(text => make("li", {}, text)));
+    drawDifferences(entry);
+    draw();
+  }
+
+  function draw() {
+    const entry = SEQUENCES[set.value];
+    table?.destroy();
+    table = stabilityTable(entry, place.value, method.value);
+    table.on("tableBuilt", () => { reachableTable("sequence-table"); filter(); });
+    table.on("dataFiltered", (_, rows) => {
+      $("sequence-count").textContent = `${rows.length} of ${count(entry.lines.length, "model")}`;
+    });
+  }
+
+  function filter() {
+    const wanted = search.value.trim().toLowerCase();
+    table.setFilter(line => `${line.model} ${line.notes}`.toLowerCase().includes(wanted));
+  }
+  changeSet();
+}
+
+/* A number of sequences: [mean, deviation]; the rate is in percent of the baseline's */
+const RATE = {key: "flip_rate", label: "flip rate", percent: true, higher_is_better: false};
+const showMeasure = (measure, value) => fixed(measure.percent ? 100 * value : value, measure.percent ? 1 : 2);
+const showPair = (measure, pair) => pair === null || pair === undefined ? "—" :
+  showMeasure(measure, pair[0]) + (pair[1] === null ? "" : ` ± ${showMeasure(measure, pair[1])}`);
+
+/* The models on a set of sequences, in groups by section. A constant model is never the best. */
+function stabilityTable(entry, place, method) {
+  const measures = entry.measures.filter(measure => !measure.by_temperature || measure.method === method);
+  if (entry.has_rates) measures.splice(2, 0, RATE);
+  const data = entry.lines.map(line => ({...line, ...line.values[place]}));
+  const best = new Map();
+  entry.sections.forEach((_, section) => {
+    const lines = data.filter(line => line.section === section && !line.constant);
+    for (const {key, ...measure} of measures) {
+      const values = lines.map(line => line[key]).filter(pair => pair).map(([mean]) => mean);
+      if (values.length > 1)
+        best.set(`${section} ${key}`, showMeasure(measure, measure.higher_is_better ? Math.max(...values) : Math.min(...values)));
+    }
+  });
+  const numberCell = measure => cell => {
+    const pair = cell.getValue(), text = showPair(measure, pair), {section, constant} = cell.getData();
+    return pair && !constant && best.get(`${section} ${measure.key}`) === showMeasure(measure, pair[0]) ?
+      make("strong", {class: "best", title: "best of its section"}, text) : document.createTextNode(text);
+  };
+  const textCell = cell => make("span", {class: "two-lines", title: cell.getValue()}, cell.getValue());
+  const missingLast = (a, b, rowA, rowB, column, direction) => byMean(a ?? null, b ?? null, rowA, rowB, column, direction);
+  return new Tabulator("#sequence-table", {
+    data, layout: "fitDataStretch", renderVertical: "basic", columnHeaderSortMulti: false,
+    placeholder: "No model fits this search.", groupBy: "section", groupToggleElement: false,
+    groupHeader: value => document.createTextNode(entry.sections[value]),
+    columns: [
+      {title: "model", field: "model", frozen: true, formatter: textCell, width: NARROW ? 172 : 290, headerWordWrap: true},
+      ...measures.map(measure => ({
+        title: `${measure.label}\u00a0${arrow(measure)}`, field: measure.key, hozAlign: "right", headerHozAlign: "right",
+        headerWordWrap: true, sorter: missingLast, formatter: numberCell(measure),
+        headerSortStartingDir: measure.higher_is_better ? "desc" : "asc", width: 122, minWidth: 90})),
+      {title: "seeds", field: "seeds", hozAlign: "right", headerHozAlign: "right", sorter: "number",
+        formatter: cell => document.createTextNode(cell.getValue() || "—")},
+      {title: "notes", field: "notes", formatter: textCell, minWidth: NARROW ? 300 : 260, variableHeight: true}]});
+}
+
+/* Calibrated minus uncalibrated, with intervals; bold where these leave 0 out */
+function drawDifferences(entry) {
+  $("flicker").hidden = !entry.differences.length;
+  const signed = (measure, value) => (value > 0 ? "+" : "") + showMeasure(measure, value).replace("-", "−");
+  const name = measure => measure.label + (measure.by_temperature ? `, ${entry.methods[measure.method]}` : "");
+  const cell = (measure, values) => {
+    if (!values) return number("—");
+    const [difference, low, high] = values, ends = `[${signed(measure, low)}, ${signed(measure, high)}]`;
+    const text = `${signed(measure, difference)} ${ends}`;
+    return low > 0 || high < 0 ? make("td", {class: "number"}, make("strong", {}, text)) : number(text);
+  };
+  $("differences").replaceChildren(...rows(
+    [th("algorithm"), ...entry.measures.map(measure => th(name(measure), {class: "number"})), th("seeds", {class: "number"})],
+    entry.differences.map(one => row(rowHead(one.name + (one.block ? ` (${one.block})` : "")),
+      ...entry.measures.map(measure => cell(measure, one.numbers[measure.key])), number(one.seeds)))));
+}
+
 /* ---- reliability */
 function drawReliability() {
   const blocks = DATA.blocks.filter(block => block.reliability.length), losses = Object.entries(DATA.losses);
@@ -485,6 +603,7 @@ function drawReliability() {
 
   function changeSet() {
     const diagrams = blocks[set.value].reliability;
+    $("pooled-cells").textContent = `all ${5 * corruptionsOf(blocks[set.value]).length} cells`;
     const algorithms = [...new Set(diagrams.map(entry => entry.algorithm))];
     const button = (algorithm, domain) => {
       const text = find(algorithm, domain).map(entry => show("ece", entry?.ece)).join(" → ");
@@ -590,7 +709,7 @@ function allScores() {
   const lines = [[...ofBlock, ...heads, "corruption", "severity", "metric", "value"]];
   for (const {run, block, values} of DATA.scores) {
     const keys = [...ofBlock.map(key => DATA.blocks[block][key]), ...ofRun.map(key => DATA.runs[run][key])];
-    DATA.places.forEach(([corruption, severity], place) => {
+    placesOf(DATA.blocks[block]).forEach(([corruption, severity], place) => {
       for (const [metric, column] of Object.entries(values))
         if (column[place] !== null) lines.push([...keys, corruption, severity || "", metric, column[place]]);
     });
@@ -610,6 +729,7 @@ drawHeading();
 drawRanking();
 drawScores();
 drawExplorer();
+drawStability();
 drawReliability();
 drawRuns();
 drawDownloads();

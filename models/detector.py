@@ -1,0 +1,87 @@
+"""Networks of open-set FER: those of a detector, with attention maps, and what is asked of networks that are trained.
+
+Used by train_openset.py and training/open_set/.
+"""
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from losses import attention_maps
+from models.resnet import ResNetModel
+
+
+class AttentionResNet(ResNetModel):
+    """ResNet-18 with a linear classifier, whose attention maps can be had in training."""
+
+    def __init__(self, num_classes: int, image_size: int) -> None:
+        super().__init__(num_classes, image_size)
+        self.classifier = nn.Linear(512, num_classes)
+
+    def forward(self, image: torch.Tensor) -> Any:
+        """image: uint8 (N, 3, S, S). In training (logits (N, C), attention maps (N, C, S/32, S/32)); in eval mode the
+        logits alone."""
+        if not self.training:
+            return self.classifier(self.backbone(self.normalize(image)))
+        features = self.feature_map(image)
+        logits = self.classifier(features.mean((2, 3)))
+        return logits, attention_maps(features, self.classifier.weight)
+
+
+class DetectorNetworks(nn.Module):
+    """The networks of one detector, which teach each other, and the losses by which they choose images."""
+
+    losses: torch.Tensor
+
+    def __init__(self, num_classes: int, image_size: int, count: int, images: int) -> None:
+        """count: number M of networks. images: number N of images in the pool."""
+        super().__init__()
+        self.networks = nn.ModuleList(AttentionResNet(num_classes, image_size) for _ in range(count))
+        # The cross-entropy of every image under each network after the last epoch, float32 (M, N). It is a part of the
+        # state, so that a training that goes on in the middle of an epoch chooses the same images again.
+        self.register_buffer("losses", torch.zeros(count, images))
+        self.arguments = {"num_classes": num_classes, "image_size": image_size, "count": count, "images": images}
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What args.json stores about the networks."""
+        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", "arguments": self.arguments}
+
+    def forward(self, image: torch.Tensor, number: int = 0) -> Any:
+        """image: uint8 (N, 3, S, S). In training what network `number` gives; in eval mode the logits of all networks,
+        (N, M, C)."""
+        if self.training:
+            return self.networks[number](image)
+        return torch.stack([network(image) for network in self.networks], 1)
+
+
+class WithFeatures(nn.Module):
+    """A network whose classifier is a linear layer, for inference: logits and features in one tensor (N, C + D)."""
+
+    def __init__(self, network: Any) -> None:
+        """network: with the parts `backbone`, which gives features (N, D), and `classifier`."""
+        super().__init__()
+        self.network = network
+        self.given: list[torch.Tensor] = []
+        network.classifier.register_forward_pre_hook(lambda layer, inputs: self.given.append(inputs[0]))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.given.clear()
+        logits = self.network(image)
+        return torch.cat([logits.float(), self.given.pop().float()], 1)
+
+
+class Together(nn.Module):
+    """Several networks on the same images, for inference: what each gives, flattened, one after the other (N, sum).
+
+    mirrored: whether each also sees the mirror images; those results follow in the same order."""
+
+    def __init__(self, networks: Sequence[nn.Module], mirrored: bool = False) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        self.mirrored = mirrored
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        views = (image, image.flip(-1)) if self.mirrored else (image,)
+        return torch.cat([network(view).flatten(1).float() for view in views for network in self.networks], 1)

@@ -1,0 +1,95 @@
+"""The corruptions of a set, as far as a report has to know and name them.
+
+FER-C has 17 corruptions, preset mivia 18 others. A report takes them from the set: where its folder is there, from its
+manifest; where there are predictions, from their set.json; else from scores.csv or from a card, whose names tell
+(`corruptions.suite_of`). Here are the functions for that, and the words for the numbers of cells.
+"""
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from corruptions import CORRUPTIONS, OPERATIONS, PRESETS, SEVERITIES, cells_of, corruptions_of, suite_of
+from evaluation.predictions import stored_cells
+from evaluation.scores import CONTRADICTED, is_contradicted
+
+FER_C = tuple(CORRUPTIONS)
+
+
+def corruptions_of_names(names: Iterable[object]) -> tuple[str, ...]:
+    """The corruptions of the set that has these, in its order; FER-C's where there is no corruption among the names, or
+    where no set has all of them."""
+    try:
+        return suite_of(str(name) for name in names if name in OPERATIONS)
+    except ValueError:
+        return FER_C
+
+
+def corruptions_of_scores(scores: pd.DataFrame) -> tuple[str, ...]:
+    """The corruptions of the set that scores are of, as `corruptions_of_names` gives them. scores: columns of
+    scores.csv, all of one set."""
+    return corruptions_of_names(scores["corruption"].unique())
+
+
+def corruptions_of_manifest(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """The corruptions of a set by its manifest, unchecked; FER-C's where it does not say."""
+    made_with = manifest.get("made_with")
+    preset = made_with.get("preset") if isinstance(made_with, dict) else None
+    return corruptions_of(preset) if isinstance(preset, str) and preset in PRESETS else FER_C
+
+
+def corruptions_of_predictions(info: Mapping[str, Any]) -> tuple[str, ...]:
+    """The corruptions of the set that predictions are of. info: their set.json. Raises ValueError where it makes no
+    sense, or where the set has perturbation sequences."""
+    names = tuple(dict.fromkeys(name for name, _ in stored_cells(info)))
+    if "sequences" in info:
+        raise ValueError("predictions of perturbation sequences, and scores of corruptions")
+    return names
+
+
+# --- in words ---
+
+
+def all_cells(suites: Collection[tuple[str, ...]]) -> str:
+    """What a mean over all cells is over: "the 85 cells (17 corruptions at 5 severities)"; of sets with different
+    numbers of them, "all cells (each corruption at 5 severities)". suites: the corruptions of each set."""
+    counts = {len(corruptions) for corruptions in suites} or {len(FER_C)}
+    if len(counts) > 1:
+        return "all cells (each corruption at 5 severities)"
+    (count,) = counts
+    return f"the {len(SEVERITIES) * count} cells ({count} corruptions at 5 severities)"
+
+
+def for_sets(text: str, suites: Collection[tuple[str, ...]]) -> str:
+    """A text that speaks of FER-C's cells, with the numbers and corruptions of other sets. suites: the corruptions of
+    each set; where these are FER-C's, or none, the text stays as it is."""
+    if set(suites) <= {FER_C}:
+        return text
+    words = {"the 85 cells (17 corruptions at 5 severities)": all_cells(suites),
+             "the 70 cells without brightness, contrast and snow": left_in_words(suites)}
+    for of_fer_c, of_sets in words.items():
+        text = re.sub(r"\s+".join(map(re.escape, of_fer_c.split())), of_sets, text)
+    return text
+
+
+def left_in_words(suites: Collection[tuple[str, ...]]) -> str:
+    """What is left without the corruptions whose soft labels contradict what can be seen: "the 45 cells without
+    brightness and contrast"; of several sets without the number."""
+    counts = {cells_left(corruptions) for corruptions in suites}
+    names = {words_left_out(corruptions) for corruptions in suites}
+    if len(counts) > 1:
+        return f"the cells without {max(names, key=len)}"
+    return f"the {counts.pop()} cells without {max(names, key=len)}"
+
+
+def cells_left(corruptions: Iterable[str]) -> int:
+    """The number of cells without the corruptions whose soft labels contradict what can still be seen: 70 in FER-C."""
+    return len(cells_of([name for name in corruptions if not is_contradicted(name)]))
+
+
+def words_left_out(corruptions: Iterable[str]) -> str:
+    """What these corruptions change, in words: "brightness, contrast and snow" in FER-C."""
+    names = list(corruptions)
+    *first, last = [word for word in CONTRADICTED if any(word in name.split("_") for name in names)] or ["none"]
+    return f"{', '.join(first)} and {last}" if first else last

@@ -1,0 +1,221 @@
+"""The report's section about open-set runs, on runs whose scores are made up and known."""
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import open_set
+import report
+from reporting import open_set as section_of_report, open_set_figures
+from reporting.options import ReportOptions
+from support.errors import UserError
+from training.open_set import files, scores
+
+CLASSES = ("neutral", "happy", "surprise", "fear")
+
+
+def make_run(runs, opened="surprise", seed=0, dataset="rafdb", loss="ce", pools=("test",), better=1.0, cells=False):
+    """A run of 40 closed and 12 open test images (and 20 open training images in the pool paper); the trained detector
+    is shifted by `better`, the baselines by a half."""
+    folder = runs / dataset / "openset" / loss / f"open-{opened}" / "noise0" / f"seed{seed}"
+    rng = np.random.default_rng([seed, len(opened)])
+    (folder / "open_scores").mkdir(parents=True)
+    args = {"dataset": dataset, "script": "openset", "protocol": "paper", "image_size": 224, "loss": loss, "noise": 0.0,
+            "seed": seed, "open": opened, "differs": {}, "recipe": {}, "contents": {}, "epochs": 1,
+            "classes": list(CLASSES[:3])}
+    (folder / "args.json").write_text(json.dumps(args))
+    for pool in pools:
+        groups = np.repeat(["closed", "open-test", "open-train"], [40, 12, 20 if pool != "test" else 0])
+        is_open = groups != "closed"
+        count = len(groups)
+        images = {"split": np.where(groups == "open-train", "train", "test"), "id": [f"i{n:03d}" for n in range(count)],
+                  "expression": np.where(is_open, opened, np.array(CLASSES)[np.arange(count) % 2]), "group": groups,
+                  "is_open": is_open.astype(int), "half": np.array(["a", "b"])[np.arange(count) // 2 % 2],
+                  "predicted": ["neutral"] * count, "pseudo": ["neutral"] * count, "votes": [""] * count}
+        for column in ("trained_transductive", "trained_inductive"):
+            images[column] = rng.normal(size=count) + better * is_open
+        for name in open_set.BASELINES:
+            images[name] = rng.normal(size=count) + 0.5 * is_open
+        validation = {"id": [f"v{n}" for n in range(20)]}
+        for name in ("trained_transductive", "trained_inductive_a", "trained_inductive_b", *open_set.BASELINES):
+            validation[name] = rng.normal(size=20)
+        files.write_scores(files.scores_file(folder, pool), images)
+        files.write_scores(files.validation_file(folder, pool), validation)
+    if cells:
+        place = files.cells_folder(folder, "test", "RAF-DB-C")
+        names = [["clean", 0], ["contrast", 1], ["contrast", 5], ["snow", 2]]
+        for name, severity in names:
+            cell = rng.normal(size=(52, len(files.CELL_COLUMNS)))
+            cell[:, -1] = 0
+            files.write_array(files.cell_file(place, name, severity), cell)
+        files.write_set_facts(place, {"set_version": "ab" * 32, "images": 52, "cells": names,
+                                      "closed_classes": ["neutral", "happy", "fear"]})
+    scores.write_open_scores(folder, "")
+    return folder
+
+
+def section(runs, resamples=0):
+    read = section_of_report.read_open_set(runs)
+    (runs / "report").mkdir(exist_ok=True)
+    section_of_report.write_section(read, runs / "report", resamples)
+    return read
+
+
+def grid_of(read, title):
+    (grid,) = [grid for grid in read.grids if grid.title == title]
+    return grid
+
+
+def test_lines_of_a_table(tmp_path):
+    """A line for each open class, the mean over its seeds, each seed, and the mean of the one-class lines."""
+    folders = [make_run(tmp_path, "surprise", seed) for seed in (0, 1)]
+    folders += [make_run(tmp_path, "fear"), make_run(tmp_path, "fear+surprise")]
+    read = section(tmp_path)
+    grid = grid_of(read, "Open-set: AUROC, pool test, inductive, images: all")
+    lines = {line.title: line.entries for line in grid.sections[0].lines}
+    assert list(lines) == ["fear", "surprise", "  seed 0", "  seed 1", "fear+surprise", section_of_report.MEAN]
+    values = []
+    for folder in folders:
+        table = scores.read_open_scores(folder)
+        chosen = table[(table["scoring"] == "inductive") & (table["metric"] == "auroc") & (table["group"] == "all")]
+        values.append(chosen.set_index("detector")["value"])
+    for column, detector in enumerate(files.DETECTORS):
+        of_seeds = [100 * values[0][detector], 100 * values[1][detector]]
+        assert lines["surprise"][column].value == pytest.approx(np.mean(of_seeds))
+        assert lines["surprise"][column].sd == pytest.approx(np.std(of_seeds, ddof=1))
+        assert [lines[f"  seed {seed}"][column].value for seed in (0, 1)] == pytest.approx(of_seeds)
+        mean = (np.mean(of_seeds) + 100 * values[2][detector]) / 2
+        assert lines[section_of_report.MEAN][column].value == pytest.approx(mean)
+    assert lines["fear"][-1].value == pytest.approx(50)  # accuracy: every closed image is called neutral
+    written = pd.read_csv(tmp_path / "report/open_set.csv")
+    assert len(written) == sum(len(scores.read_open_scores(folder)) for folder in folders)
+    assert {"open", "seed", "dataset", "loss", "metric", "value"} <= set(written)
+
+
+@pytest.mark.slow
+def test_published_numbers_stand_below(tmp_path):
+    for opened in ("surprise", "fear"):
+        make_run(tmp_path, opened, pools=("test", "paper"))
+    read = section(tmp_path)
+    grid = grid_of(read, "Open-set: AUROC, pool paper, transductive, images: all")
+    lines = {line.title: line.entries for line in grid.sections[0].lines}
+    assert lines["surprise"][0].published == pytest.approx(91.8) and lines["fear"][0].published == pytest.approx(90.7)
+    assert lines["surprise"][2].published == pytest.approx(51.7)  # maximum logit: their baseline
+    assert lines[section_of_report.MEAN][0].published == pytest.approx((91.8 + 90.7) / 2)
+    assert any("could not be validated" in caption for caption in grid.captions)
+    inductive = grid_of(read, "Open-set: AUROC, pool paper, inductive, images: all")
+    assert all(np.isnan(entry.published) for entry in inductive.entries)
+    assert "could not be validated" in (tmp_path / "report/open_set.md").read_text()
+
+
+@pytest.mark.parametrize("dataset, metric, method, mean", [  # the means of the paper's table, in thousandths
+    ("rafdb", "auroc", "Ours", .909), ("rafdb", "auroc", "Baseline", .497), ("rafdb", "fpr95", "Ours", .547),
+    ("rafdb", "fpr95", "PROSER", .811), ("ferplus", "auroc", "Ours", .882), ("ferplus", "auroc", "DIAS", .709)])
+def test_published_means(dataset, metric, method, mean):
+    values = section_of_report.read_published()[dataset, metric]
+    assert round(np.mean([value for (_, name), value in values.items() if name == method]), 3) == mean
+
+
+@pytest.mark.slow
+def test_differences_and_their_intervals(tmp_path):
+    folders = [make_run(tmp_path, seed=seed, better=2.5) for seed in (0, 1)]
+    read = section(tmp_path, resamples=200)
+    table = pd.read_csv(tmp_path / "report/open_set_differences.csv")
+    assert len(table) == 2 * len(open_set.BASELINES) and (table["seeds"] == 2).all()
+    images = [files.read_scores(files.scores_file(folder, "test")) for folder in folders]
+    is_open = (images[0]["is_open"] == "1").to_numpy()
+    gaps = [open_set.auroc(one["trained_transductive"].to_numpy(), is_open)
+            - open_set.auroc(one["energy"].to_numpy(), is_open) for one in images]
+    row = table[(table["scoring"] == "transductive") & (table["baseline"] == "energy")].iloc[0]
+    assert row["value"] == pytest.approx(np.mean(gaps)) and row["low"] < row["value"] < row["high"] and row["low"] > 0
+    grid = grid_of(read, "Open-set: trained detector against baselines, pool test, transductive")
+    assert any(entry.best for entry in grid.entries)
+    before = (tmp_path / "report/open_set_differences.csv").read_bytes()
+    section(tmp_path, resamples=200)
+    assert (tmp_path / "report/open_set_differences.csv").read_bytes() == before  # the bootstrap is keyed
+
+
+@pytest.mark.slow
+def test_seeds_with_other_images_are_not_compared(tmp_path):
+    folder = make_run(tmp_path, seed=0)
+    make_run(tmp_path, seed=1)
+    path = files.scores_file(folder, "test")
+    path.write_text(path.read_text().replace("i001", "other"))
+    read = section(tmp_path, resamples=10)
+    assert any("other images" in str(note) for note in read.notes)
+
+
+def test_corrupted_images(tmp_path):
+    folder = make_run(tmp_path, cells=True)
+    read = section(tmp_path)
+    grid = grid_of(read, "Open-set under corruption: AUROC, RAF-DB-C")
+    lines = {line.title: line.entries for line in grid.sections[0].lines}
+    assert list(lines) == ["clean", "snow", "contrast", "mean"]
+    table = scores.read_open_scores(folder)
+    table = table[(table["metric"] == "auroc") & (table["detector"] == "trained")]
+    contrast = table[table["corruption"] == "contrast"]
+    assert len(contrast) == 2 and lines["contrast"][0].value == pytest.approx(100 * contrast["value"].mean())
+    assert grid_of(read, "Open-set under corruption: open images accepted, RAF-DB-C")
+
+
+@pytest.mark.slow
+def test_figures_and_page(tmp_path):
+    make_run(tmp_path, pools=("test", "paper"))
+    read = section(tmp_path)
+    open_set_figures.draw_all(read, tmp_path / "report/figures")
+    written = sorted((tmp_path / "report/figures/open-set").iterdir())
+    assert len(written) == 6 and {path.suffix for path in written} == {".png", ".svg", ".pdf"}
+    first = {path.name: path.read_bytes() for path in written}
+    page = section_of_report.page_section(read, open_set_figures.as_data(read.figures))
+    assert page.count("data:image/png;base64,") == 2 and "<b>" in page
+    again = section(tmp_path)
+    open_set_figures.draw_all(again, tmp_path / "report/figures")
+    assert {path.name: path.read_bytes() for path in written} == first
+
+
+@pytest.mark.slow
+def test_a_report_of_open_set_runs_alone(tmp_path, capsys):
+    make_run(tmp_path)
+    report.main(ReportOptions(tmp_path, html=tmp_path / "report.html", resamples=20))
+    printed = capsys.readouterr().out
+    assert "Open-set: AUROC, pool test, inductive" in printed
+    html = (tmp_path / "report.html").read_text()
+    assert 'id="open-set"' in html and 'href="#open-set"' in html
+    report.main(ReportOptions(tmp_path, brief=True, figures="none", resamples=0))
+    printed = capsys.readouterr().out
+    assert "inductive AUROC" in printed and "open_set.md" in printed and "No evaluated run" not in printed
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match="no run in"):
+        report.main(ReportOptions(tmp_path / "none"))
+
+
+def test_hostile_runs(tmp_path):
+    """Names of others are escaped, and damaged files are named and left out."""
+    folder = make_run(tmp_path)
+    args = json.loads((folder / "args.json").read_text())
+    hostile = args | {"open": "<script>alert(1)</script>", "differs": {"x": "\x1b[31m$\\input{x}"}}
+    (folder / "args.json").write_text(json.dumps(hostile))
+    page = section_of_report.page_section(section(tmp_path), {})
+    assert "<script" not in page and "&lt;script&gt;" in page and "\x1b" not in page
+    text = (tmp_path / "report/open_set.tex").read_text()
+    assert "\\input{x}" not in text and "\x1b" not in text
+    for damage in ("", "pool\nx\n", (folder / "open_scores.csv").read_text().replace("auroc", "<b>", 1),
+                   (folder / "open_scores.csv").read_text().replace("0.", "nan", 1)):
+        (folder / "open_scores.csv").write_text(damage)
+        read = section_of_report.read_open_set(tmp_path)
+        assert not read.runs and len(read.notes) == 1
+    (folder / "args.json").write_text(json.dumps(args | {"open": 3}))
+    assert section_of_report.read_open_set(tmp_path).notes
+    (folder / "args.json").write_text("{")
+    assert not section_of_report.read_open_set(tmp_path).runs
+
+
+@pytest.mark.slow
+def test_old_files_are_removed(tmp_path):
+    make_run(tmp_path)
+    section(tmp_path)
+    assert len(list((tmp_path / "report").glob("open_set*"))) == 4
+    empty = section_of_report.OpenSetSection()
+    section_of_report.write_section(empty, tmp_path / "report", 0)
+    assert not list((tmp_path / "report").glob("open_set*")) and section_of_report.page_section(empty, {}) == ""

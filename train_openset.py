@@ -1,0 +1,308 @@
+"""Open-set FER: a face whose expression fits none of the trained classes is to be told from the others.
+
+Paper: Zhang et al., Open-Set Facial Expression Recognition, AAAI 2024, arXiv:2401.12507. Some classes are open: no
+model is trained on them. The paper's idea: let a closed model predict classes for all images, and train a new model on
+these pseudo labels with a loss that resists wrong labels. Open images, whose pseudo label is always wrong, keep a high
+loss. docs/openset.md describes the protocol, what the released code does differently, and the findings.
+
+Four stages in one run folder, each of which goes on after an interruption:
+- the closed model is trained without the open classes; its last epoch counts;
+- it predicts a pseudo label for every image of a pool;
+- detectors are trained on the pool with pseudo labels: attention maps of an image and of its mirror image have to
+  agree, and two networks choose images for each other;
+- open scores: -log of the detector's probability of the pseudo label, and six baselines from the closed model alone.
+
+Cost: a run of the demo takes two to three minutes on one core (2.5 GHz, shared), measured.
+
+  python train_openset.py --dataset demo --open surprise              needs no data
+  python train_openset.py --dataset rafdb --root DIR --open surprise,fear --pools test paper
+"""
+from support import start
+
+if __name__ == "__main__":  # before the imports that may be interrupted, or fail outside the environment
+    start.explain_failed_imports()
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+import losses
+import metrics
+import open_set
+from models.augment import noise_and_erase
+from models.detector import DetectorNetworks
+from models.resnet import ResNet18
+from support import cli, run_folder
+from support.cli import Between, Fraction, Rare
+from support.errors import UserError
+from support.files import lock
+from training.options import PLACE, LossOptions, MachineOptions, TrainingOptions, recipe_filler
+from training.run import start_training
+
+RELEASED: dict[str, Any] = {}  # --protocol released changes the closed training only, as training/options.py says
+RELEASED_ON: dict[str, dict[str, Any]] = {}
+# Values for one data set: the demo is small, and has to be fast.
+USUAL_ON: dict[str, dict[str, Any]] = {
+    "demo": {"detector_epochs": 4, "cycles": 2, "detector_batch_size": 16, "warm_up": 1, "ramp": 2, "neighbours": 10}}
+
+
+@dataclass
+class Protocol:
+    """Open classes and scoring."""
+
+    open: str = ""
+    """names of the open classes, as in surprise or surprise,fear"""
+    pools: Annotated[tuple[str, ...], PLACE] = ("test",)
+    """images that are scored: test, paper, paper-permuted, paper-random (default: test). test: all test images. paper:
+    also all images of the open classes in the other splits, as in the paper. The last two show what wrong pseudo labels
+    make: see docs/openset.md"""
+    scorings: Annotated[tuple[str, ...], PLACE, Rare] = ("transductive", "inductive")
+    """ways of scoring: transductive (the detector is trained on the images that it scores), inductive (it is trained on
+    the other half of them) (default: both)"""
+    set: Annotated[tuple[Path, ...], PLACE] = ()
+    """built sets of the test split: their corrupted images are scored too, by detectors that are trained on clean
+    images of the other half of the pool test"""
+    backbone: Annotated[str, Rare] = "resnet18"
+    """network of the closed model: resnet18, or any name that timm.list_models() gives (paper: resnet18)"""
+    neighbours: Annotated[int, Between(1), Rare] = open_set.NEIGHBOURS
+    """k of the baseline nearest_neighbours (Sun et al.: 50 on CIFAR-10)"""
+    mirror: Annotated[bool, Rare] = False
+    """whether a detector's score is the mean over an image and its mirror image (released code: no)"""
+    keep_snapshots: Annotated[bool, PLACE, Rare] = False
+    """keep the weights of detectors (45 MB for each network and cycle), so that other sets can be scored later without
+    a new training"""
+
+
+@dataclass
+class Detector:
+    """Training of detectors. Released code: one network, nothing left out, one cycle, exponential schedule; the values
+    of the cyclic training are not in the paper's abstract or code and are this project's."""
+
+    networks: Annotated[int, Between(1, 2)] = 2
+    """networks that teach each other (paper: 2; released code: 1)"""
+    detector_epochs: Annotated[int, Between(1)] = 30
+    """number of epochs (released code: 30)"""
+    detector_batch_size: Annotated[int, Between(2)] = 128
+    """images in a batch (released code: 128)"""
+    detector_lr: Annotated[float, Between(0, above=True), Rare] = 2e-4
+    """learning rate of Adam (released code: 1e-4 with ResNet-50; its parent method EAC advises 2e-4 with ResNet-18)"""
+    detector_weight_decay: Annotated[float, Between(0), Rare] = 1e-4
+    """weight decay of Adam, added to the gradient (released code: 1e-4)"""
+    detector_weights: Annotated[str, Rare] = ""
+    """weights that each network starts from, as for --weights (default: those of --weights)"""
+    consistency: Annotated[float, Between(0)] = 6.0
+    """weight of the consistency of attention maps (released code: 6)"""
+    schedule: Annotated[Literal["cosine", "exponential"], Rare] = "cosine"
+    """learning rate over the epochs; cosine: falls along half a cosine in every cycle (paper: cyclical); exponential:
+    times 0.9 after every epoch (released code)"""
+    cycles: Annotated[int, Between(1)] = 3
+    """cycles of the learning rate, each with a snapshot; the score is the mean over snapshots (this project's: 3)"""
+    lowest_lr: Annotated[float, Between(0), Rare] = 1e-6
+    """learning rate towards the end of a cosine cycle (this project's: 1e-6)"""
+    warm_up: Annotated[int, Between(1), Rare] = 5
+    """epochs on all images before networks choose (this project's: 5)"""
+    left_out: Fraction = 0.3
+    """fraction of images of every pseudo class, those with the largest losses, that a network leaves out of the other
+    one's training (this project's: 0.3; 0: both train on all images)"""
+    ramp: Annotated[int, Between(1), Rare] = 10
+    """epochs in which this fraction rises from 0 (this project's: 10)"""
+    selection: Annotated[Literal["fraction", "mixture"], Rare] = "fraction"
+    """how images are chosen; fraction: by --left-out; mixture: two Gaussians fitted to the losses (DivideMix)"""
+    view_noise: Annotated[Fraction, Rare] = 0.5
+    """probability that an image gets Gaussian noise (released code: 0.5)"""
+    view_variance: Annotated[float, Between(0), Rare] = 30.0
+    """variance of that noise (grey levels squared; released code: 30)"""
+    view_erase: Annotated[Fraction, Rare] = 0.5
+    """probability that a box of an image is erased (released code: 0.5)"""
+
+
+@dataclass
+class Args:
+    options: TrainingOptions
+    open_set: Protocol = field(default_factory=Protocol)
+    detector: Detector = field(default_factory=Detector)
+    constants: Annotated[LossOptions, cli.Rare] = field(default_factory=LossOptions)
+    machine: MachineOptions = field(default_factory=MachineOptions)
+
+
+def main(args: Args) -> None:
+    from compute.devices import deterministic_algorithms
+
+    args = checked(args)
+    sets = open_sets(args)
+    with deterministic_algorithms(args.machine.deterministic):
+        folder = train_closed_model(args)
+        with lock(folder, "working in"):
+            if has_all_scores(args, folder, sets):
+                print(f"{folder} is scored; --fresh starts over", flush=True)
+            else:
+                detect(args, folder, sets)
+            print_scores(folder)
+
+
+def checked(args: Args) -> Args:
+    """The options with the names of open classes as folders have them. Raises UserError where one makes no sense."""
+    from datasets.open_classes import POOLS, open_name  # with pandas, for which --help need not wait
+    from training.open_set.files import PARTS
+
+    if not args.open_set.open:
+        raise UserError("--open names the classes that are open, as in --open surprise or --open surprise,fear")
+    for option, values, known in (("--pools", args.open_set.pools, list(POOLS)),
+                                  ("--scorings", args.open_set.scorings, list(PARTS))):
+        unknown = [value for value in values if value not in known]
+        if unknown or not values:
+            raise UserError(f"{option} {' '.join(unknown)}: known are {', '.join(known)}")
+    if args.open_set.set and ("test" not in args.open_set.pools or "inductive" not in args.open_set.scorings):
+        raise UserError("--set needs the pool test and the scoring inductive")
+    if args.options.targets != "onehot":
+        raise UserError("--targets fused is not for open-set training: fused targets know the open classes")
+    if args.detector.detector_epochs % args.detector.cycles:
+        raise UserError(f"--detector-epochs {args.detector.detector_epochs} cannot be divided into --cycles "
+                        f"{args.detector.cycles}")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError("open-set training uses one device; start one process for each run (bash run.sh --open-set)")
+    cli.check_values(args)
+    protocol = dataclasses.replace(args.open_set, open=open_name(args.open_set.open))
+    return dataclasses.replace(args, open_set=protocol)
+
+
+def open_sets(args: Args) -> dict[str, Any]:
+    """{name: `BuiltSet`} of --set. Raises UserError where a folder holds no built set, or two have one name."""
+    from building.built_set import open_set as open_built_set
+
+    sets = {path.resolve().name: open_built_set(path) for path in args.open_set.set}
+    if len(sets) < len(args.open_set.set):
+        raise UserError("--set names two folders of one name; rename one of them")
+    return sets
+
+
+# --- stage 1: the closed model ---
+
+
+def train_closed_model(args: Args) -> Path:
+    """Train the closed model, if it is not yet. Returns the folder of the run."""
+    from training.open_set.stages import ClosedTraining
+
+    with start_training(args, __file__, RELEASED, RELEASED_ON, ClosedTraining, USUAL_ON) as training:
+        if training.finished:
+            return training.folder
+        criterion = training.criterion()
+        if args.open_set.backbone == "resnet18":
+            model = ResNet18(training.num_classes, args.options.image_size)
+        else:
+            from models.swinv2 import TimmModel  # timm takes seconds to import
+            model = TimmModel(training.num_classes, args.options.image_size, args.open_set.backbone)
+        optimizer = torch.optim.Adam(model.parameters(), lr=args.options.lr, weight_decay=args.options.weight_decay,
+                                     fused=True)
+        model, optimizer = training.setup(model, optimizer)
+        for epoch in training.epochs():
+            model.train()
+            for image, index in training.batches(epoch):
+                terms = criterion.terms(model(image), training.target(index))
+                optimizer.zero_grad()
+                training.fabric.backward(sum(terms.values()))
+                optimizer.step()
+                training.end_step(terms)
+            logits, labels = training.predict(model)
+            training.end_epoch(metrics.summary(metrics.softmax(logits), labels, logits=logits))
+        return training.folder
+
+
+# --- stages 2 to 4: pseudo labels, detectors, scores ---
+
+
+def detect(args: Args, folder: Path, sets: dict[str, Any]) -> None:
+    """Everything after the closed training. folder: of the run. sets: of `open_sets`."""
+    from training.open_set.run import open_set_run
+
+    run = open_set_run(args, folder, sets)  # the data, and what the closed model computes for them
+    for name in args.open_set.pools:
+        pool = run.pool(name)  # with its pseudo labels
+        for part in run.missing_parts(pool):
+            train_detector(args, run.detector_folder(pool, part), pool, part)
+            run.score_detector(pool, part)
+        run.score_sets(pool)
+        run.write_scores(pool)
+    run.finish()
+
+
+def train_detector(args: Args, folder: Path, pool: Any, part: str) -> None:
+    """Train a detector, if it is not yet. folder: of the detector. pool: `training.open_set.run.Pool`. part: all, or a
+    half of the pool."""
+    from training.open_set.stages import start_detector, trained_detector
+
+    detector = args.detector
+    if trained_detector(folder, detector):
+        return
+    print(f"detector on {pool.name} ({part})", flush=True)
+    with start_detector(args, folder, pool.images, pool.labels, pool.rows(part), pool.classes) as training:
+        networks = DetectorNetworks(len(pool.classes), args.options.image_size, detector.networks, len(pool.labels))
+        optimizer = torch.optim.Adam(networks.parameters(), lr=detector.detector_lr,
+                                     weight_decay=detector.detector_weight_decay, fused=True)
+        networks, optimizer = training.setup(networks, optimizer)
+        for epoch in training.epochs():
+            training.set_learning_rate(learning_rate(detector, epoch))
+            kept = images_of_epoch(detector, epoch, training.losses(), training.pseudo_labels)
+            training.choose(kept)
+            networks.train()
+            for number, image, index in training.batches_of_networks(epoch):
+                view = noise_and_erase(image, detector.view_noise, detector.view_variance, detector.view_erase)
+                logits, maps = networks(view, number)
+                _, mirrored = networks(view.flip(-1), number)  # of the same view: erased first, then mirrored
+                terms = {"ce": cross_entropy(logits.float(), training.target(index)),
+                         "consistency": detector.consistency * losses.attention_consistency(maps, mirrored)}
+                optimizer.zero_grad()  # the other network has no gradients, and its step is left out
+                training.fabric.backward(sum(terms.values()))
+                optimizer.step()
+                training.end_step(terms)
+            training.measure(networks)  # the losses on clean views; a snapshot at the end of a cycle
+            training.end_detector_epoch(kept)
+
+
+def learning_rate(detector: Detector, epoch: int) -> float:
+    """The learning rate of an epoch, from 0."""
+    if detector.schedule == "cosine":
+        return open_set.cyclical_rate(epoch, detector.detector_epochs, detector.cycles, detector.detector_lr,
+                                      detector.lowest_lr)
+    return detector.detector_lr * 0.9 ** (epoch % (detector.detector_epochs // detector.cycles))
+
+
+def images_of_epoch(detector: Detector, epoch: int, losses_by_network: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The images that each network is trained on in an epoch, bool (M, n). losses_by_network: float (M, n), after the
+    last epoch. labels: int (n,), pseudo labels. A network is trained on what the other one has chosen; a single one on
+    its own choice."""
+    if epoch < detector.warm_up:
+        return np.ones(losses_by_network.shape, bool)
+    choices = losses_by_network[::-1]
+    if detector.selection == "mixture":
+        return np.stack([open_set.kept_by_mixture(values, labels) for values in choices])
+    left_out = open_set.left_out_fraction(epoch, detector.warm_up, detector.ramp, detector.left_out)
+    return np.stack([open_set.kept_images(values, labels, left_out) for values in choices])
+
+
+# --- what is printed ---
+
+
+def has_all_scores(args: Args, folder: Path, sets: dict[str, Any]) -> bool:
+    """Whether the run has all scores that the options ask for."""
+    from training.open_set.scores import holds
+
+    versions = {name: built.manifest["set_version"] for name, built in sets.items()}
+    return holds(folder, args.open_set.pools, args.open_set.scorings, versions)
+
+
+def print_scores(folder: Path) -> None:
+    """Print AUROC and FPR@TPR95 of every detector for every pool, on clean images."""
+    from training.open_set.scores import summary_lines
+
+    print("\n".join([*summary_lines(folder), f"scores: {folder / run_folder.OPEN_SCORES_FILE}"]), flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main, Args, recipe_filler(RELEASED, RELEASED_ON, USUAL_ON))
