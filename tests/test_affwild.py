@@ -656,6 +656,7 @@ def test_every_draw_of_the_layout_trains_on_all_classes(layout, tmp_path, seed):
     assert (np.bincount(frame["expression"], minlength=7) > 0).all()
 
 
+@pytest.mark.slow
 def test_the_layout_is_the_same_every_time(tmp_path):
     picture = np.random.default_rng(0).integers(0, 255, (224, 224, 3), np.uint8)
 

@@ -490,6 +490,7 @@ def test_normalisation_in_one_operation(dtype, tolerance):
         torch.testing.assert_close(out.float(), normalize(image), rtol=tolerance, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", mostly_slow([32, 48, 64, 128], fast=[0]))
 def test_small_maps_take_another_way_to_the_same_numbers(whole, size):
     image = torch.randint(256, (4, 3, size, size), dtype=torch.uint8, generator=torch.manual_seed(0))

@@ -378,6 +378,7 @@ def test_shards_of_the_first_release_merge(build_args, few, few_whole, tmp_path)
     assert sums(folder / "Demo-C") == sums(few_whole)
 
 
+@pytest.mark.slow
 def test_a_build_of_the_first_release_goes_on(build_args, few_whole, tmp_path, monkeypatch):
     """Its images are measured again, not made again."""
     monkeypatch.setattr(build, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -541,6 +542,7 @@ def test_a_mount_point_as_out(build_args, tmp_path, monkeypatch):
             make_fer_c.main(build_args(out=disk))
 
 
+@pytest.mark.slow
 def test_a_link_as_out_is_followed(build_args, few_whole, tmp_path, capsys):
     (tmp_path / "big").mkdir()
     for target in ("big/Demo-C", "big/empty"):  # dangling, and an empty folder
@@ -612,6 +614,7 @@ def test_damaged_files_of_a_set(tmp_path):
     assert sum(counts[kind, "past the header"] for kind in FILES) >= count / 4
 
 
+@pytest.mark.slow
 def test_fuzz_sets_is_a_script():
     done = subprocess.run([sys.executable, "tests/fuzz_sets.py", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "--count" in done.stdout

@@ -260,6 +260,7 @@ values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | 
                                                                                   max_size=3), max_leaves=5)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(value=values, data=st.data())
 def test_a_mutated_card_is_read_whole_or_refused(whole, value, data, tmp_path_factory):

@@ -141,6 +141,7 @@ def test_check_runs_as_a_script(tmp_path, where):
     assert done.returncode == 2 and "not usable: 1 problem" in done.stdout and not done.stderr
 
 
+@pytest.mark.slow
 def test_layouts_go_to_new_folders_only(folder, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="not empty"):
         main(Args("ferplus", folder))

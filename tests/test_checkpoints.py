@@ -129,6 +129,7 @@ def test_other_failures_of_saving_stay_what_they_are(path):
     assert not isinstance(caught.value, OSError) and list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_damaged_and_hostile_files_are_read_or_refused(small, tmp_path):
     counts, failures = fuzz_checkpoints.run(200, 0, tmp_path)
     assert not failures, "\n".join(failures)

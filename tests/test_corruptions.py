@@ -263,6 +263,7 @@ def test_released_glass_parity():
         assert_close(corrupt(image, "glass_blur", severity, stream(8), "fer-c-released"), exact)
 
 
+@pytest.mark.slow
 def test_motion_blur_is_imagemagicks():
     try:
         from wand.image import Image as WandImage

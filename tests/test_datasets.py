@@ -405,6 +405,7 @@ def test_a_label_file_cannot_leave_the_root(tmp_path):
         load_split("ferplus", root, "test")
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=400))
 def test_ferplus_never_breaks_on_any_bytes(tmp_path_factory, data):

@@ -500,6 +500,7 @@ def test_images_of_others_are_not_shown_unasked(copy, monkeypatch):
     assert saved == PLOTS | SET_FIGURES
 
 
+@pytest.mark.slow
 def test_a_set_without_images_makes_them(copy):
     folder, saved = copy
     wanted = open_set(folder / "Demo-C").pixels(2, "spatter", 4)
@@ -521,6 +522,7 @@ def test_a_set_that_lies_elsewhere(copy):
     assert "not drawn: figure1" in run_report(folder / "runs", set=(folder / "moved",))
 
 
+@pytest.mark.slow
 def test_what_fails_is_named_and_the_rest_goes_on(copy, monkeypatch):
     folder, saved = copy
     for name, draw in REAL.items():
@@ -544,6 +546,7 @@ def test_of_a_damaged_set_nothing_is_drawn(copy):
     assert saved == PLOTS
 
 
+@pytest.mark.slow
 def test_the_readme_shows_some(copy, monkeypatch):
     folder, saved = copy
     monkeypatch.setattr(figures, "save", lambda figure, stem, formats: saved.add((stem, *formats)))

@@ -112,6 +112,7 @@ def test_arrays_are_scored_like_logits_that_were_computed_here(small_set, tmp_pa
     assert find_runs(tmp_path / "runs") == ([], []) and model_folders(tmp_path / "runs") == [folder]
 
 
+@pytest.mark.slow
 def test_every_form_gives_the_same_scores(small_set, tmp_path):
     logits, ids = drawn_logits(), small_set.frame["id"].tolist()
     runs = tmp_path / "runs"

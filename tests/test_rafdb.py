@@ -441,6 +441,7 @@ ROWS = {LIST: "train_00001.jpg 5\n", SHARES: "0002.jpg 0 0 0 0 .5 .5\n", PARTITI
         VOTES: "0,0,0,0,0,0,1\n" * 10}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ROWS)
 @settings(max_examples=40, deadline=None)
 @given(data=st.one_of(st.binary(max_size=200), st.text("train_0123456789.jpg e+-,\n\t", max_size=200).map(str.encode)),

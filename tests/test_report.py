@@ -340,6 +340,7 @@ def test_unlike_runs_are_never_averaged(copy, what):
         assert f"{folder}: no scores on FERPlus-C aaaa1111 with N = 40: {command}" in text
 
 
+@pytest.mark.slow
 def test_one_damaged_run_never_stops_the_report(copy):
     good = read_table(run_report(copy))
     broken_args, broken_scores = find(copy, "SCN", "focal"), find(copy, "SCN", "ce", 1)
@@ -396,6 +397,7 @@ def test_damaged_predictions_are_named_and_the_tables_stay(example, copy, damage
     assert (example[0] / folder.name / "predictions" / "FERPlus-C" / "clean.npy").stat().st_size > 100
 
 
+@pytest.mark.slow
 def test_copies_of_a_set_with_other_pictures_are_noted(copy):
     """Their set version is the same; only the hash of all files tells them apart."""
     for folder, content in ((find(copy, "baseline", "ce", 0), "a" * 64), (find(copy, "baseline", "ce", 1), "b" * 64)):
@@ -501,6 +503,7 @@ def test_errors_for_people(tmp_path):
         report.main(report.Args(tmp_path))
 
 
+@pytest.mark.slow
 def test_command_line_exits_2_without_runs_and_import_is_light(tmp_path):
     command = [sys.executable, "report.py", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -304,6 +304,7 @@ def test_an_older_file_gets_new_rows_without_predicting(run, small_set, predicte
     assert len(read) == len(rows) and not problems
 
 
+@pytest.mark.slow
 def test_scores_of_another_version_of_a_set_stay(run, small_set, build_args, tmp_path):
     first = read_rows(run)
     make_fer_c.main(build_args(out=tmp_path / "Demo-C", limit=2))

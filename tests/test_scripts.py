@@ -201,6 +201,7 @@ def test_learning_rates_fall_after_every_epoch(start):
     assert [group["lr"] for group in groups] == pytest.approx([2.5e-4 / 4, 2.5e-3 / 4])
 
 
+@pytest.mark.slow
 def test_prior_of_maxent_is_of_the_labels_trained_on(start, monkeypatch):
     built, build = [], losses.build
     monkeypatch.setattr(losses, "build", lambda *given, **more: built.append(more) or build(*given, **more))
@@ -214,6 +215,7 @@ def test_prior_of_maxent_is_of_the_labels_trained_on(start, monkeypatch):
         start("baseline", loss="maxent", fresh=True, constants={"maxent_prior": "data"})
 
 
+@pytest.mark.slow
 def test_confidence_stays_as_it_was_when_it_is_not_trained(start):
     for trained in (True, False):
         folder = start("DMUE", {"train_confidence": trained}, epochs=2, fresh=True)

@@ -401,6 +401,7 @@ def test_stored_validation_logits_are_used_and_damaged_ones_made_again(run, sequ
     assert asked and contents(run) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes,reason", [
     ({"root": "/nowhere"}, validation.NOT_READ), ({"data": ["train=128", "val=17", "test=16"]}, validation.NOT_READ),
     ({"dataset": "sculptures"}, validation.NOT_READ), ({"data_sha256": "0" * 64}, validation.OTHER_DATA),
