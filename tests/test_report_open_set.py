@@ -9,7 +9,7 @@ import open_set
 import report
 from reporting import open_set as section_of_report, open_set_figures
 from reporting.options import ReportOptions
-from support.errors import UserError
+from support.errors import DamagedFile, UserError
 from training.open_set import files, scores
 
 CLASSES = ("neutral", "happy", "surprise", "fear")
@@ -219,3 +219,29 @@ def test_old_files_are_removed(tmp_path):
     empty = section_of_report.OpenSetSection()
     section_of_report.write_section(empty, tmp_path / "report", 0)
     assert not list((tmp_path / "report").glob("open_set*")) and section_of_report.page_section(empty, {}) == ""
+
+
+@pytest.mark.parametrize("change", [
+    {"cells": [["../../../../../outside", 1]]}, {"cells": [["contrast", 9]]}, {"cells": [["contrast", True]]},
+    {"cells": ["contrast"]}, {"closed_classes": ["neutral"]}, {"closed_classes": None}, {"set_version": None}])
+def test_a_hostile_description_of_cells_is_refused(tmp_path, change):
+    """set.json names files and classes: nothing outside the folder is read, and no class that does not exist."""
+    folder = make_run(tmp_path, cells=True)
+    place = files.cells_folder(folder, "test", "RAF-DB-C")
+    cell = np.ones((52, len(files.CELL_COLUMNS)))  # the class 1, which a list of one class lacks
+    files.write_array(files.cell_file(place, "snow", 2), cell)
+    files.write_array(tmp_path / "outside-1.npy", cell)
+    files.write_set_facts(place, files.read_set_facts(place) | change)
+    with pytest.raises(DamagedFile, match="RAF-DB-C"):
+        scores.write_open_scores(folder, "")
+
+
+@pytest.mark.parametrize("column, value", [("is_open", "yes"), ("half", "c"), ("group", "x"), ("votes", "2"),
+                                           ("is_open", None), ("half", None), ("energy", None)])
+def test_open_scores_with_a_wrong_or_missing_column_are_refused(tmp_path, column, value):
+    path = files.scores_file(make_run(tmp_path), "test")
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table = table.drop(columns=column) if value is None else table.assign(**{column: value})
+    table.to_csv(path, index=False)
+    with pytest.raises(DamagedFile, match=column):
+        scores.read_pool(path.parents[1], "test")

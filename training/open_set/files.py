@@ -177,10 +177,10 @@ def write_scores(path: Path, columns: Mapping[str, Sequence[Any] | np.ndarray]) 
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
-def read_scores(path: Path) -> pd.DataFrame:
-    """What `write_scores` wrote: the columns of detectors as float64, the others as text. Raises FileNotFoundError, and
-    DamagedFile where a score is no finite number."""
-    table = read_table(path, ())
+def read_scores(path: Path, columns: Sequence[str] = ("id",)) -> pd.DataFrame:
+    """What `write_scores` wrote: the columns of detectors as float64, the others as text. columns: those that have to
+    be there. Raises FileNotFoundError, and DamagedFile where a column is missing or a score is no finite number."""
+    table = read_table(path, columns)
     for name in table.columns:
         if name not in IMAGE_COLUMNS:
             table[name] = pd.to_numeric(table[name], errors="coerce")

@@ -15,8 +15,9 @@ votes: closed images without a vote for an open class, and open images with more
 classes, where the data set has votes.
 
 `closed_accepted` and `open_accepted` are fractions of images that are accepted by the threshold that accepts 95 % of
-the closed validation images (clean ones, also for corrupted images), as the same detector scores them. For a detector
-of a half, that is the detector of this half.
+the closed validation images (clean ones, also for corrupted images), as the same detector scores them.
+Images of half a are scored by the detector trained on half b; their threshold comes from the same detector's scores of
+validation images.
 
 Nothing here imports torch. Used by train_openset.py and reporting/open_set.py.
 """
@@ -29,13 +30,16 @@ import numpy as np
 import pandas as pd
 
 import open_set
-from datasets.open_classes import HALVES, POOLS
+from corruptions import OPERATIONS
+from datasets.open_classes import GROUPS, HALVES, POOLS
+from open_set import BASELINES
 from support import run_folder
 from support.errors import DamagedFile
 from support.files import write_rows
 from training.open_set.files import (
     CELL_COLUMNS,
     DETECTORS,
+    IMAGE_COLUMNS,
     PARTS,
     TRAINED,
     cell_file,
@@ -53,6 +57,7 @@ COLUMNS = ("pool", "scoring", "detector", "group", "set", "set_version", "corrup
            "notes")
 COUNTS = ("n_closed", "n_open")  # added up over halves; of other metrics the mean is taken
 ALL = "all"
+LAST_SEVERITY = 5
 GROUPS_OF_SCORES = (ALL, "open-test", "open-train", "votes")
 
 
@@ -105,7 +110,22 @@ def has_both(is_open: np.ndarray) -> bool:
 
 def read_pool(folder: Path, pool: str) -> PoolScores:
     """The open scores of a pool. folder: of the run. Raises FileNotFoundError and DamagedFile."""
-    return PoolScores(read_scores(scores_file(folder, pool)), read_scores(validation_file(folder, pool)))
+    path, validation_path = scores_file(folder, pool), validation_file(folder, pool)
+    scores = PoolScores(read_scores(path, IMAGE_COLUMNS), read_scores(validation_path))
+    for name, known in (("is_open", ("0", "1")), ("half", HALVES), ("group", GROUPS), ("votes", ("", "0", "1"))):
+        if not set(scores.images[name]) <= {*known}:
+            raise DamagedFile(f"{path}: its column {name} holds something else than {', '.join(filter(None, known))}; "
+                              f"start the same training command again with --fresh")
+    for scoring in scores.scorings():
+        of_validation = [column_of(TRAINED, scoring) + half for half in
+                         (("_a", "_b") if scoring == "inductive" else ("",))]
+        for of_file, table, columns in ((path, scores.images, BASELINES),
+                                        (validation_path, scores.validation, (*of_validation, *BASELINES))):
+            missing = [name for name in columns if name not in table]
+            if missing or not len(table):
+                raise DamagedFile(f"{of_file} has no open scores ({', '.join(missing) or 'no image'}); start the same "
+                                  f"training command again with --fresh")
+    return scores
 
 
 def pool_rows(pool: str, scores: PoolScores, notes: str) -> Iterator[dict[str, Any]]:
@@ -153,6 +173,7 @@ def cell_rows(folder: Path, pool: str, set_name: str, scores: PoolScores, notes:
     facts = read_set_facts(place)
     if facts is None:
         return
+    check_facts(place, facts)
     means: dict[str, list[dict[str, float]]] = {detector: [] for detector in DETECTORS}
     expression = scores.images["expression"].to_numpy()
     everything = np.ones(len(expression), bool)
@@ -160,7 +181,7 @@ def cell_rows(folder: Path, pool: str, set_name: str, scores: PoolScores, notes:
                    notes=notes)
     for corruption, severity in facts["cells"]:
         cell = read_array(cell_file(place, corruption, severity), (len(expression), len(CELL_COLUMNS)), np.float64)
-        names = np.array(facts["closed_classes"])[cell[:, -1].astype(int)]
+        names = np.array(facts["closed_classes"])[predicted_numbers(cell[:, -1], len(facts["closed_classes"]), place)]
         for number, detector in enumerate(DETECTORS):
             values = measured(scores, detector, "inductive", everything, cell[:, number], names == expression)
             if corruption != "clean":
@@ -171,6 +192,33 @@ def cell_rows(folder: Path, pool: str, set_name: str, scores: PoolScores, notes:
         if cells:
             mean = {name: float(np.mean([values[name] for values in cells])) for name in cells[0]}
             yield from rows_of(mean, **entries, detector=detector, corruption="mean")
+
+
+def check_facts(place: Path, facts: Mapping[str, Any]) -> None:
+    """Check what set.json says, since the names of cells become names of files. place: its folder. Raises DamagedFile
+    where it names something else than clean images and corruptions at severities, or lacks an entry."""
+    names, cells = facts.get("closed_classes"), facts.get("cells")
+    is_right = isinstance(facts.get("set_version"), str) and isinstance(names, list) and isinstance(cells, list)
+    is_right = is_right and bool(names) and all(isinstance(name, str) for name in names) and all(map(is_cell, cells))
+    if not is_right:
+        raise DamagedFile(f"{place / 'set.json'} is damaged; remove it, and start the same training command with --set "
+                          f"again")
+
+
+def is_cell(cell: Any) -> bool:
+    """Whether an entry of set.json is ["clean", 0], or a corruption with a severity from 1 to 5."""
+    if not isinstance(cell, list) or len(cell) != 2 or type(cell[1]) is not int or not isinstance(cell[0], str):
+        return False
+    return cell == ["clean", 0] or cell[0] in OPERATIONS and 1 <= cell[1] <= LAST_SEVERITY
+
+
+def predicted_numbers(values: np.ndarray, classes: int, place: Path) -> np.ndarray:
+    """The column `predicted` of a cell as int (N,). classes: number C of closed classes. place: folder of the cell.
+    Raises DamagedFile where a value is no number of a class."""
+    if ((values < 0) | (values >= classes) | (values != np.floor(values))).any():
+        raise DamagedFile(f"{place}: a cell holds a class that does not exist; remove this folder, and start the same "
+                          f"training command with --set again")
+    return values.astype(int)
 
 
 # ---- the file
