@@ -173,12 +173,16 @@ def checked(args: Args) -> Args:
 
 
 def open_sets(args: Args) -> dict[str, Any]:
-    """{name: `BuiltSet`} of --set. Raises UserError where a folder holds no built set, or two have one name."""
+    """{name: `BuiltSet`} of --set. Raises UserError where a folder holds no built set, two have one name, or one has
+    sequences or images of another size."""
     from building.built_set import open_set as open_built_set
+    from training.open_set.inference import check_kind_and_size
 
     sets = {path.resolve().name: open_built_set(path) for path in args.open_set.set}
     if len(sets) < len(args.open_set.set):
         raise UserError("--set names two folders of one name; rename one of them")
+    for built in sets.values():  # before hours of training; check_set compares the images later
+        check_kind_and_size(built, args.options.image_size)
     return sets
 
 

@@ -402,6 +402,50 @@ def test_pools_are_explained_in_the_help():
     assert all(name in text for name in POOLS) and "--open" in text
 
 
+def test_a_new_training_of_a_half_removes_the_old_scores(tmp_path):
+    """Scores of one detector do not stand beside cells of another one."""
+    place, cells = tmp_path / "detectors/test/a", tmp_path / "open_scores/test/Demo-C"
+    for folder in (place, cells):
+        folder.mkdir(parents=True)
+    for path in (place / "pool_scores.npy", place / "validation_scores.npy", cells / "set.json", cells / "snow-1.npy"):
+        path.write_text("{}")
+    (cells / "mine.txt").write_text("stays")
+    stages.prepare_folder(place, train_openset.Detector())
+    assert not list(place.iterdir()) and [path.name for path in cells.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.slow
+def test_a_set_of_another_size_is_refused_before_any_training(built, demo_root, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_openset, "train_closed_model", lambda *given: pytest.fail("trains"))
+    with pytest.raises(UserError, match="images of 32 pixels, this run of 64"):
+        train_openset.main(arguments(demo_root, tmp_path, protocol={"set": (built,)}, image_size=64))
+
+
+def test_outputs_of_a_detector_that_are_not_finite_end_the_training(demo_root, tmp_path, finished, monkeypatch):
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/detectors")
+    monkeypatch.setattr(stages, "predict", lambda *given: np.full((32, 2, 7), np.nan, np.float32))
+    args = train_openset.checked(arguments(demo_root, finished.parents[5]))
+    run = openset_run.open_set_run(args, tmp_path / "run", {})
+    pool = run.pool("test")
+    with pytest.raises(UserError, match="not finite"):
+        train_openset.train_detector(args, tmp_path / "run/detectors/test/all", pool, "all")
+
+
+@pytest.mark.parametrize("name", ["detectors/test/a/validation_scores.npy", "closed_model/val_features.npy",
+                                  "closed_model/train.csv"])
+def test_a_removed_file_is_computed_again(finished, tmp_path, name):
+    """As the messages about damaged files say."""
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    split = Path(name).stem.partition("_")[0]
+    frame = pd.read_csv(folder / "closed_model" / f"{split}.csv", dtype=str) if "closed" in name else None
+    (folder / name).unlink()
+    if frame is None:
+        assert not files.has_detector_scores((folder / name).parent)
+    else:
+        assert files.read_closed_model(folder, split, frame, 7) is None
+
+
 @pytest.mark.slow
 def test_a_detector_whose_snapshots_are_gone_is_trained_again(finished, demo_root, tmp_path):
     """With the last checkpoint of a finished training, and without open scores."""

@@ -34,6 +34,7 @@ WHOLE = "all"  # the part that is the whole pool
 PARTS = {"transductive": (WHOLE,), "inductive": HALVES}  # a way of scoring -> the parts that detectors are trained on
 TRAINED = "trained"  # the detector that is trained with pseudo labels
 DETECTORS = (TRAINED, *BASELINES)
+DETECTOR_SCORES = ("validation_scores.npy", "pool_scores.npy")  # in a detector's folder
 CELL_COLUMNS = (*DETECTORS, "predicted")  # predicted: the closed model's class, a new number
 LARGEST_ARRAY = 2**33  # bytes; no array of a run comes near
 LARGEST_TABLE = 2**28  # bytes; the same for tables
@@ -79,10 +80,10 @@ def write_closed_model(folder: Path, split: str, frame: pd.DataFrame, model: Clo
 
 
 def read_closed_model(folder: Path, split: str, frame: pd.DataFrame, classes: int) -> ClosedModel | None:
-    """What `write_closed_model` stored, None where there is nothing. classes: number C of closed classes. Raises
+    """What `write_closed_model` stored, None where one of the files is missing. classes: number C of closed classes. Raises
     UserError where the split has other images or classes now, DamagedFile where a file is damaged."""
     place = folder / run_folder.CLOSED_FOLDER
-    if not (place / f"{split}_logits.npy").exists():
+    if not all((place / f"{split}{ending}").exists() for ending in (".csv", "_features.npy", "_logits.npy")):
         return None
     stored = read_table(place / f"{split}.csv", ("id", "expression"))
     if stored["id"].tolist() != frame["id"].tolist() or (
@@ -151,6 +152,11 @@ def detector_folder(folder: Path, pool: str, part: str) -> Path:
     return folder / run_folder.DETECTORS_FOLDER / pool / part
 
 
+def has_detector_scores(folder: Path) -> bool:
+    """Whether a detector has scored its pool and the validation images. folder: as `detector_folder` gives it."""
+    return all((folder / name).exists() for name in DETECTOR_SCORES)
+
+
 def scores_file(folder: Path, pool: str) -> Path:
     """The open scores of the images of a pool. folder: of the run."""
     return folder / run_folder.OPEN_SCORES_FOLDER / f"{pool}.csv"
@@ -169,6 +175,14 @@ def cells_folder(folder: Path, pool: str, set_name: str) -> Path:
 def cell_file(folder: Path, corruption: str, severity: int) -> Path:
     """folder: as `cells_folder` gives it."""
     return folder / f"{corruption}-{severity}.npy"
+
+
+def remove_cells(folder: Path, pool: str) -> None:
+    """Remove the open scores of a pool in the cells of all built sets. folder: of the run."""
+    for place in (folder / run_folder.OPEN_SCORES_FOLDER / pool).glob("*"):
+        if place.is_dir() and not place.is_symlink():
+            for path in (place / "set.json", *place.glob("*.npy")):  # set.json first: it says that all cells are there
+                path.unlink(missing_ok=True)
 
 
 def write_scores(path: Path, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:

@@ -56,7 +56,8 @@ def load_protocol(options: Any, open_classes: str) -> Protocol:
     splits = dict(zip(names, load_splits(options.dataset, root, names, **parse_options(options.data)), strict=True))
     for split in names[1:]:
         if splits[split].classes != splits["train"].classes:
-            raise UserError(f"{root}: the splits have other classes")
+            raise UserError(f"{root}: its splits have different classes (train {', '.join(splits['train'].classes)}; "
+                            f"{split} {', '.join(splits[split].classes)}); correct the label files")
     return Protocol(root, splits, ClosedAndOpen.of(open_classes, splits["train"].classes))
 
 
@@ -177,16 +178,23 @@ class CellImages(Dataset):
         return torch.from_numpy(pixels).permute(2, 0, 1), i
 
 
-def check_set(built: BuiltSet, protocol: Protocol, pool: pd.DataFrame, image_size: int) -> list[int]:
-    """The rows of a built set that hold the images of the pool `test`, in its order. Raises UserError where the set
-    has other images, classes or another size."""
+def check_kind_and_size(built: BuiltSet, image_size: int) -> None:
+    """The part of `check_set` that needs no data of the run: raises UserError for a set of sequences or another size.
+    """
     if built.has_sequences:
         raise UserError(f"{built.folder} is a set of sequences; --set takes a set of corrupted images")
     if built.made_with["size"] != image_size:
         raise UserError(f"{built.folder} has images of {built.made_with['size']} pixels, this run of {image_size}; "
                         f"give --image-size {built.made_with['size']}, or another set")
+
+
+def check_set(built: BuiltSet, protocol: Protocol, pool: pd.DataFrame, image_size: int) -> list[int]:
+    """The rows of a built set that hold the images of the pool `test`, in its order. Raises UserError where the set
+    has other images, classes or another size."""
+    check_kind_and_size(built, image_size)
     if built.classes != protocol.division.classes:
-        raise UserError(f"{built.folder} has other classes ({', '.join(built.classes)}) than the data set of this run")
+        raise UserError(f"{built.folder} has other classes ({', '.join(built.classes)}) than the data set of this run; rebuild it "
+                        f"from this data set")
     row_of_id = {name: row for row, name in enumerate(built.frame["id"])}
     missing = [name for name in pool["id"] if name not in row_of_id]
     if missing:
@@ -194,7 +202,7 @@ def check_set(built: BuiltSet, protocol: Protocol, pool: pd.DataFrame, image_siz
                         f"was built from other data")
     rows = [row_of_id[name] for name in pool["id"]]
     if built.frame["expression"].to_numpy()[rows].tolist() != pool["expression"].tolist():
-        raise UserError(f"{built.folder} has other labels than the data set of this run")
+        raise UserError(f"{built.folder} has other labels than the data set of this run; rebuild it from this data set")
     return rows
 
 

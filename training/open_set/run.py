@@ -90,6 +90,9 @@ class OpenSetRun:
         """A pool with its pseudo labels, which are written if they are not yet."""
         frame = make_pool(name, self.data.division, self.data.splits)
         self.check_halves(name, frame)
+        if name == CORRUPTED_POOL:
+            for built in self.sets.values():  # before hours of training, which a wrong set would waste
+                check_set(built, self.data, frame, self.args.options.image_size)
         labels = files.read_pseudo_labels(self.folder, name, frame, self.data.division)
         if labels is None:
             predictions = {split: model.logits.argmax(1) for split, model in self.outputs.items()}
@@ -120,10 +123,10 @@ class OpenSetRun:
                 place = self.detector_folder(pool, part)
                 is_needed_for_sets = scoring == "inductive" and self.unscored_sets(pool)
                 is_trained = bool(trained_detector(place, self.args.detector))
-                is_scored = (place / "pool_scores.npy").exists()
+                is_scored = files.has_detector_scores(place)
                 if is_scored and is_needed_for_sets and not is_trained:
                     print(f"{place}: trained again for --set, since its weights were removed (--keep-snapshots keeps "
-                          f"them)", flush=True)
+                          f"them). Scores of other built sets are removed: give them with --set, too", flush=True)
                 if not is_scored or is_needed_for_sets and not is_trained:
                     missing.append(part)
         if missing:
@@ -142,7 +145,7 @@ class OpenSetRun:
     def score_detector(self, pool: Pool, part: str) -> None:
         """Compute and store a detector's open scores of all images of its pool and of the closed validation images."""
         place = self.detector_folder(pool, part)
-        if (place / "pool_scores.npy").exists():
+        if files.has_detector_scores(place):
             return
         together = Together(self.load_detector(pool, part), self.args.open_set.mirror)
         rows = self.data.closed_rows("val")
@@ -159,8 +162,13 @@ class OpenSetRun:
         """The built sets that have no scores yet in all of their cells."""
         if pool.name != CORRUPTED_POOL:
             return {}
-        return {name: built for name, built in self.sets.items()
-                if files.read_set_facts(self.cells_folder(name)) != self.set_facts(built, pool)}
+        return {name: built for name, built in self.sets.items() if not self.is_scored(pool, name, built)}
+
+    def is_scored(self, pool: Pool, name: str, built: BuiltSet) -> bool:
+        """Whether all cells of a built set have scores."""
+        place, facts = self.cells_folder(name), self.set_facts(built, pool)
+        return files.read_set_facts(place) == facts and all(
+            files.cell_file(place, corruption, severity).is_file() for corruption, severity in facts["cells"])
 
     def cells_folder(self, set_name: str) -> Path:
         return files.cells_folder(self.folder, CORRUPTED_POOL, set_name)
@@ -183,8 +191,8 @@ class OpenSetRun:
         place, facts = self.cells_folder(name), self.set_facts(built, pool)
         begun = place / "begun.txt"
         if not begun.exists() or begun.read_text() != facts["set_version"]:
-            for old in place.glob("*.npy"):
-                old.unlink()
+            for old in (place / "set.json", *place.glob("*.npy")):  # set.json first: it says that all cells are there
+                old.unlink(missing_ok=True)
             write_text(begun, facts["set_version"])
         mirror = self.args.open_set.mirror
         detectors = [network for half in HALVES for network in self.load_detector(pool, half)]
@@ -236,7 +244,7 @@ class OpenSetRun:
         None where a detector is not scored. Half a is scored by the detector that was trained on half b, and the other
         way round. validation: number of closed validation images."""
         places = [self.detector_folder(pool, part) for part in PARTS[scoring]]
-        if not all((place / "pool_scores.npy").exists() for place in places):
+        if not all(files.has_detector_scores(place) for place in places):
             return None
         of_pool = [files.read_array(place / "pool_scores.npy", (len(pool.frame),), np.float64) for place in places]
         of_val = [files.read_array(place / "validation_scores.npy", (validation,), np.float64) for place in places]

@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 
 import open_set
-from corruptions import OPERATIONS
+from corruptions import OPERATIONS, SEVERITIES
 from datasets.open_classes import GROUPS, HALVES, POOLS
 from open_set import BASELINES
 from support import run_folder
@@ -57,7 +57,6 @@ COLUMNS = ("pool", "scoring", "detector", "group", "set", "set_version", "corrup
            "notes")
 COUNTS = ("n_closed", "n_open")  # added up over halves; of other metrics the mean is taken
 ALL = "all"
-LAST_SEVERITY = 5
 GROUPS_OF_SCORES = (ALL, "open-test", "open-train", "votes")
 
 
@@ -209,7 +208,7 @@ def is_cell(cell: Any) -> bool:
     """Whether an entry of set.json is ["clean", 0], or a corruption with a severity from 1 to 5."""
     if not isinstance(cell, list) or len(cell) != 2 or type(cell[1]) is not int or not isinstance(cell[0], str):
         return False
-    return cell == ["clean", 0] or cell[0] in OPERATIONS and 1 <= cell[1] <= LAST_SEVERITY
+    return cell == ["clean", 0] or cell[0] in OPERATIONS and cell[1] in SEVERITIES
 
 
 def predicted_numbers(values: np.ndarray, classes: int, place: Path) -> np.ndarray:

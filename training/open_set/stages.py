@@ -26,7 +26,7 @@ import torch
 from compute.batches import Images
 from compute.devices import connect, fast_arithmetic, precision_name, seed_torch
 from compute.predict import predict
-from datasets.open_classes import ClosedAndOpen
+from datasets.open_classes import HALVES, ClosedAndOpen
 from models import checkpoints, pretrained
 from models.detector import DetectorNetworks
 from open_set import cross_entropies
@@ -36,6 +36,8 @@ from support.files import write_rows
 from training import folder as training_folder
 from training.data import TrainingData, load_data, plan_batches
 from training.folder import OpenRun
+from training.open_set import files
+from training.log import divergence
 from training.processes import Processes
 from training.requests import Requests
 from training.run import Training
@@ -137,6 +139,8 @@ class DetectorTraining(Training):
         rows, machine = self.rows, self.args.machine
         logits = predict(self.fabric, networks, self.data.images, self.options.batch_size, machine.workers,
                          rows.tolist())
+        if not np.isfinite(logits).all():
+            raise divergence(self.folder, f"the outputs of a network after epoch {self.state.epoch + 1} are not finite")
         labels = self.pseudo_labels
         losses = np.stack([cross_entropies(logits[:, number], labels) for number in range(logits.shape[1])])
         place = torch.from_numpy(rows).to(self.networks.losses.device)
@@ -174,8 +178,8 @@ def snapshot_file(folder: Path, cycle: int) -> Path:
 
 def snapshots(folder: Path, cycles: int) -> list[Path]:
     """The snapshots of a detector that is trained, [] where one is missing or the training is not finished."""
-    files = [snapshot_file(folder, cycle) for cycle in range(1, cycles + 1)]
-    return files if all(file.is_file() for file in files) else []
+    paths = [snapshot_file(folder, cycle) for cycle in range(1, cycles + 1)]
+    return paths if all(path.is_file() for path in paths) else []
 
 
 def load_snapshot(file: Path, num_classes: int, image_size: int, count: int) -> DetectorNetworks:
@@ -228,14 +232,17 @@ def start_detector(args: Any, folder: Path, images: Images, labels: np.ndarray, 
 
 def prepare_folder(folder: Path, options: Any) -> None:
     """Empty the folder of a detector that cannot go on: last.pt is missing, or all epochs are trained but a snapshot is
-    missing. It starts again."""
+    missing. It starts again. Its scores are removed, too, and those of built sets for its pool: the new detector may
+    differ in the last bits (on a GPU, or with another number of threads), and all scores have to be of one detector."""
     is_complete = run_folder.trained_epochs(folder) >= options.detector_epochs
     if (folder / run_folder.LAST_CHECKPOINT).is_file() and not is_complete:
         return
-    for pattern in (*run_folder.WRITTEN, "snapshot*.pt"):
+    for pattern in (*run_folder.WRITTEN, "snapshot*.pt", *files.DETECTOR_SCORES):
         for path in folder.glob(pattern):
             if path.is_file():
                 path.unlink()
+    if folder.name in HALVES:  # cells are scored by the detectors of halves
+        files.remove_cells(folder.parents[2], folder.parent.name)
 
 
 def trained_detector(folder: Path, options: Any) -> list[Path]:
