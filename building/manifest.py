@@ -24,6 +24,7 @@ from support.files import read_json
 from support.image_sizes import SIZES
 
 FORMAT = 1  # of the files of a set; a set of another format is not read
+LARGEST_CONSTANT, MOST_IN_A_LIST = 1000, 10  # of the constants of perturbations
 
 # The settings of which the set version is a hash.
 IDENTITY = ("format", "dataset", "size", "seed", "image_format", "quality", "constants", "softening", "ids", "labels")
@@ -136,9 +137,17 @@ def check_sequences(made_with: Mapping[str, Any], file: Path, where: str) -> Non
     for name, arguments in constants.items():
         require(isinstance(arguments, dict) and arguments.keys() == constants_of_sequences(preset)[name].keys(), file,
                 f"{where}constants.{name} has unknown arguments")
-        require_types(arguments, dict.fromkeys(arguments, (int, float, list)), file, f"{where}constants.{name}.")
+        for argument, usual in constants_of_sequences(preset)[name].items():
+            require(is_like(arguments[argument], usual), file, f"{where}constants.{name}.{argument}")
         count = arguments["count"]
         require(isinstance(count, int) and 2 <= count <= MOST_FRAMES, file, f"{where}constants.{name}.count")
+
+
+def is_like(value: Any, usual: Any) -> bool:
+    """Whether a constant of a foreign set is a number or a list of numbers as the usual one is, of a sensible size."""
+    if isinstance(usual, list | tuple):
+        return isinstance(value, list) and 1 <= len(value) <= MOST_IN_A_LIST and all(is_like(one, 1) for one in value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_CONSTANT
 
 
 def check_constants(constants: Mapping[str, Any], preset: str, file: Path, where: str) -> None:

@@ -120,7 +120,8 @@ class SequenceOptions(SourceOptions):
     """size of the source pictures in pixels, by which the constants of imagenet-p are chosen: those for 224, 64 or 32,
     whichever is nearest (default: --image-size)"""
     difficulty: Annotated[int, Between(1, 3)] = 1
-    """strength of the noise of imagenet-p, 1 to 3; 1 is the usual one"""
+    """of imagenet-p, 1 to 3: strength of the noise, and for the other perturbations how many frames apart predictions
+    are compared; 1 is the usual one"""
     border: Literal["reflect", "zero", "margin"] = "reflect"
     """what moves into a frame from outside. reflect: the face, mirrored. zero: black, which by itself changes
     predictions. margin: the frame is cut out of a larger picture, as published: 256 pixels for 224, 130 for 100"""

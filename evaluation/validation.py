@@ -28,7 +28,7 @@ import metrics
 from compute.batches import Images
 from compute.predict import predict
 from datasets import DATASETS, check_read_only, default_root, load_splits, parse_options
-from datasets.split import Split, expression_name, fingerprint
+from datasets.split import Split, expression_name, fingerprint, printable
 from evaluation.inference import InferenceOptions, open_network
 from evaluation.predictions import digest, read_array, write_array
 from evaluation.sequence_scores import Temperature
@@ -101,7 +101,8 @@ def logits_and_labels(run: TrainedRun, network: torch.nn.Module, device: torch.d
         images = Images(root, split.frame, run.image_size)
         logits = predict(OneProcess(device), network, images, options.batch_size, options.workers)
     except (UserError, OSError, ValueError) as error:  # a ValueError comes from options that no command wrote
-        print(f"{run.folder}: {NOT_READ} ({first_line(error)}); so there are no scores after temperature scaling")
+        print(f"{run.folder}: {NOT_READ} ({printable(first_line(error))}); so there are no scores after temperature "
+              f"scaling")
         raise NoValidation(NOT_READ) from None
     if not np.isfinite(logits).all():
         raise NoValidation(NOT_FINITE)
@@ -126,7 +127,7 @@ def validation_split(run: TrainedRun) -> tuple[Path, Split]:
     # Runs of the first release of this project do not record the data.
     same_data = settings.get("data_sha256") in (None, fingerprint(train.frame, val.frame))
     if not same_data or list(map(expression_name, val.classes)) != list(map(expression_name, run.classes)):
-        print(f"{run.folder}: {root}: {OTHER_DATA}; so there are no scores after temperature scaling")
+        print(f"{run.folder}: {printable(str(root))}: {OTHER_DATA}; so there are no scores after temperature scaling")
         raise NoValidation(OTHER_DATA)
     return root, val
 

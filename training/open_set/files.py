@@ -80,8 +80,8 @@ def write_closed_model(folder: Path, split: str, frame: pd.DataFrame, model: Clo
 
 
 def read_closed_model(folder: Path, split: str, frame: pd.DataFrame, classes: int) -> ClosedModel | None:
-    """What `write_closed_model` stored, None where one of the files is missing. classes: number C of closed classes. Raises
-    UserError where the split has other images or classes now, DamagedFile where a file is damaged."""
+    """What `write_closed_model` stored, None where one of the files is missing. classes: number C of closed classes.
+    Raises UserError where the split has other images or classes now, DamagedFile where a file is damaged."""
     place = folder / run_folder.CLOSED_FOLDER
     if not all((place / f"{split}{ending}").exists() for ending in (".csv", "_features.npy", "_logits.npy")):
         return None

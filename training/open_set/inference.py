@@ -193,8 +193,8 @@ def check_set(built: BuiltSet, protocol: Protocol, pool: pd.DataFrame, image_siz
     has other images, classes or another size."""
     check_kind_and_size(built, image_size)
     if built.classes != protocol.division.classes:
-        raise UserError(f"{built.folder} has other classes ({', '.join(built.classes)}) than the data set of this run; rebuild it "
-                        f"from this data set")
+        raise UserError(f"{built.folder} has other classes ({', '.join(built.classes)}) than the data set of this run; "
+                        f"rebuild it from this data set")
     row_of_id = {name: row for row, name in enumerate(built.frame["id"])}
     missing = [name for name in pool["id"] if name not in row_of_id]
     if missing:
