@@ -14,7 +14,7 @@ import csv
 import html
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import nan
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,14 +58,15 @@ They are no target."""
 
 
 class Setup(NamedTuple):
-    """What runs of one table have in common."""
+    """What runs of one table have in common. `comparable_runs` says how it is made."""
 
     dataset: str
     loss: str
     noise: float
     image_size: int
     settings: str
-    """those that differ from the recipe, as text; "" for none"""
+    """those that differ from the recipe, and those that differ between runs which are otherwise alike, as text; "" for
+    none"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,12 +113,13 @@ class OpenSetSection:
 def read_open_set(folder: Path) -> OpenSetSection:
     """The open-set runs in a folder, with what could not be read. Links are not followed."""
     section = OpenSetSection()
+    args_of: dict[Path, Mapping[str, Any]] = {}
     for path in open_set_folders(folder):
         try:
             args = read_args(path / run_folder.ARGS_FILE)
             opened = plain(args["open"])
-            differs = {name: value for name, value in args.get("differs", {}).items()}
-            settings = ", ".join(f"{name} {value}" for name, value in sorted(differs.items()))
+            args_of[path] = args
+            settings = ", ".join(f"{name} {value}" for name, value in sorted(args.get("differs", {}).items()))
             setup = Setup(plain(args["dataset"]), plain(args["loss"]), float(args["noise"]), int(args["image_size"]),
                           plain(settings))
             section.runs.append(OpenSetRun(path, setup, opened, int(args["seed"]), read_open_scores(path)))
@@ -125,8 +127,39 @@ def read_open_set(folder: Path) -> OpenSetSection:
             section.notes.append(Note(str(path), "its open scores are missing: start its training command again"))
         except READ_ERRORS as error:
             section.notes.append(Note(str(path), "left out", str(error)))
+    section.runs = comparable_runs(section.runs, args_of)
     section.runs.sort(key=lambda run: (run.setup, run.opened.count("+"), run.opened, run.seed))
+    leave_out_copies(section)
     return section
+
+
+def comparable_runs(runs: Sequence[OpenSetRun], args_of: Mapping[Path, Mapping[str, Any]]) -> list[OpenSetRun]:
+    """The runs with setups that say every setting in which runs of one setup differ, so that only runs with equal
+    settings are averaged. Training data are compared between runs with the same open classes: other ones are trained on
+    other images. args_of: {folder of a run: its args.json}."""
+    divided = []
+    for by_open in by_setup(runs).values():
+        of_setup = [args_of[run.folder] for of_class in by_open.values() for run in of_class]
+        varying = [name for name in run_folder.varying_settings(of_setup) if name != run_folder.DATA]
+        for of_class in by_open.values():
+            data = [run_folder.DATA] if run_folder.DATA in run_folder.varying_settings(
+                [args_of[run.folder] for run in of_class]) else []
+            for run in of_class:
+                values = run_folder.comparable_settings(args_of[run.folder])
+                texts = [f"{name} {str(values.get(name, 'usual'))[:16]}" for name in (*varying, *data)]
+                settings = ", ".join(filter(None, (run.setup.settings, plain(", ".join(texts)))))
+                divided.append(replace(run, setup=run.setup._replace(settings=settings)))
+    return divided
+
+
+def leave_out_copies(section: OpenSetSection) -> None:
+    """Keep one run of each setup, set of open classes and seed, the first by folder, and note the others."""
+    kept: dict[tuple[Setup, str, int], OpenSetRun] = {}
+    for run in section.runs:
+        first = kept.setdefault((run.setup, run.opened, run.seed), run)
+        if first is not run:
+            section.notes.append(Note(str(run.folder), "left out", f"it has the settings and the seed of {first.folder}"))
+    section.runs = list(kept.values())
 
 
 def open_set_folders(folder: Path) -> list[Path]:
@@ -170,15 +203,18 @@ def arrange(section: OpenSetSection, differences: Sequence[Difference]) -> list[
         clean = scores[scores["set"] == ""]
         for (pool, scoring, group), part in clean.groupby(["pool", "scoring", "group"], sort=False):
             for metric in SHOWN if group == "all" else SHOWN[:1]:
-                is_comparable = (scoring, group) == ("transductive", "all")
+                is_comparable = (pool, scoring, group) == ("paper", "transductive", "all")
                 values = published.get((setup.dataset, metric), {}) if is_comparable else {}
                 grids.append(class_grid(setup, f"pool {pool}, {scoring}, images: {group}", part, metric, values))
         of_setup = [one for one in differences if one.setup == setup]
         for pool, scoring in dict.fromkeys((one.pool, one.scoring) for one in of_setup):
             chosen = [one for one in of_setup if (one.pool, one.scoring) == (pool, scoring)]
             grids.append(difference_grid(setup, pool, scoring, chosen))
-        for set_name, part in scores[scores["set"] != ""].groupby("set", sort=False):
-            grids += corruption_grids(setup, plain(set_name), part)
+        corrupted = scores[scores["set"] != ""]
+        versions = corrupted.groupby("set")["set_version"].nunique()
+        for (set_name, version), part in corrupted.groupby(["set", "set_version"], sort=False):
+            name = plain(set_name) if versions[set_name] == 1 else f"{plain(set_name)} {plain(version)[:8]}"
+            grids += corruption_grids(setup, name, part)
     return grids
 
 
@@ -221,7 +257,7 @@ def class_grid(setup: Setup, place: str, part: pd.DataFrame, metric: str,
     if published:
         captions.append(" ".join(NOTE_ON_PUBLISHED.split()))
     title = f"Open-set: {described.label}, {place}"
-    return Grid(NAME, title, columns, [Section("open class", lines)], [], captions, {})
+    return Grid(NAME, title, columns, [Section("open class", lines)], [], captions, {}, published_is_unsure=True)
 
 
 def columns_of(detectors: Iterable[str]) -> list[tuple[str, ...]]:

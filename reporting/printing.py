@@ -43,7 +43,8 @@ def printed_sections(grid: Grid, mark: Mark) -> list[tuple[str, list[tuple[str, 
                 texts.append(mark(spell_entry(entry), entry.best, fewer) + footnotes.get(entry.notes, ""))
             lines.append((line.title, texts))
             if not all(isnan(entry.published) for entry in line.entries):
-                lines += published_lines(line, mark)
+                printed = published_lines(line, mark)
+                lines += printed[:1] if grid.published_is_unsure else printed
         sections.append((section.heading, lines))
     return sections
 

@@ -100,6 +100,8 @@ class Grid(NamedTuple):
     """what the numbers stand for: a sentence on the whole grid, then one for every block"""
     published: dict[Key, float]
     """the paper's values that are printed below the numbers, in percent or nats"""
+    published_is_unsure: bool = False
+    """whether these values could not be validated, so that no difference to them is printed"""
 
     @property
     def entries(self) -> list[Entry]:

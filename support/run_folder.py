@@ -35,6 +35,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ ENVIRONMENT_FILE = "environment.json"  # versions of the software, the device
 METRICS_FILE = "metrics.csv"  # one row for each epoch
 TIMING_FILE = "timing.csv"  # seconds of each epoch
 LAST_CHECKPOINT = "last.pt"  # the state that training goes on from
-BEST_CHECKPOINT = "best.pt"  # the weights of the best epoch
+BEST_CHECKPOINT = "best.pt"  # the weights of the best epoch; of train_openset.py those of the last one
 SCORES_FILE = "scores.csv"  # the scores that evaluate.py computed
 PREDICTIONS_FOLDER = "predictions"  # the folder of the logits
 ORIGIN_FILES = ("set.json", "validation.json", "validation.bf16.json")  # below it: what the logits were made from
@@ -65,6 +66,15 @@ TRACKER_FOLDER = "wandb"  # the folder of Weights & Biases
 WRITTEN = (ARGS_FILE, ENVIRONMENT_FILE, METRICS_FILE, TIMING_FILE, LAST_CHECKPOINT, BEST_CHECKPOINT, SCORES_FILE,
            PREDICTIONS_FOLDER, OPEN_SCORES_FILE, OPEN_SCORES_FOLDER, PSEUDO_LABELS_FOLDER, CLOSED_FOLDER,
            DETECTORS_FOLDER, EVENT_FILES, TRACKER_FOLDER, ".*.tmp")
+# Names of the files inside folders in which a user may have put other files; folders that are not listed are removed whole.
+WRITTEN_INSIDE = {
+    PREDICTIONS_FOLDER: ("*.npy", *ORIGIN_FILES, "*.tmp"),
+    OPEN_SCORES_FOLDER: (*(f"{pool}{ending}.csv" for pool in ("test", "paper", "paper-permuted", "paper-random")
+                           for ending in ("", "-validation")), "set.json", "begun.txt", "*.npy", "*.tmp"),
+    PSEUDO_LABELS_FOLDER: ("test.csv", "paper.csv", "paper-permuted.csv", "paper-random.csv", "*.tmp"),
+    CLOSED_FOLDER: ("train.csv", "val.csv", "test.csv", "*.npy", "*.tmp"),
+    DETECTORS_FOLDER: (ARGS_FILE, ENVIRONMENT_FILE, METRICS_FILE, TIMING_FILE, "*.pt", "*.npy", EVENT_FILES, "*.tmp"),
+}
 
 JOBS_ON_A_DEVICE = "FERC_JOBS_ON_A_DEVICE"  # in the environment: how many jobs of a sweep use the same device at once
 
@@ -252,22 +262,22 @@ def clear(folder: Path) -> None:
     """Delete what the project wrote into a run's folder, and no other file."""
     for pattern in WRITTEN:
         for path in folder.glob(pattern):
-            if path.name == PREDICTIONS_FOLDER:
-                _clear_predictions(path)
+            if path.name in WRITTEN_INSIDE and path.is_dir() and not path.is_symlink():
+                _clear_inside(path, WRITTEN_INSIDE[path.name])
             elif path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()
 
 
-def _clear_predictions(folder: Path) -> None:
-    """Delete logits, labels, what they were made from, and temporary files, and then the folders that are empty."""
+def _clear_inside(folder: Path, patterns: tuple[str, ...]) -> None:
+    """Delete files whose names fit one of the patterns, at any depth, and then the folders that are empty."""
     inner = sorted(folder.rglob("*"), key=lambda path: len(path.parts), reverse=True)  # the content before its folder
     for path in [*inner, folder]:
         if path.is_dir() and not path.is_symlink():
             if not any(path.iterdir()):
                 path.rmdir()
-        elif path.suffix == ".npy" or path.name in ORIGIN_FILES or path.name.endswith(".tmp"):
+        elif any(fnmatchcase(path.name, pattern) for pattern in patterns):
             path.unlink()
 
 

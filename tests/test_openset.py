@@ -343,7 +343,8 @@ def run_with_set(built, demo_root, tmp_path_factory, small):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inference.BuiltSet, "cells", property(lambda self: CELLS))
         args = arguments(demo_root, runs, {"networks": 1, "detector_epochs": 2, "cycles": 2},
-                         {"set": (built,), "mirror": True}, data=("train=128", "val=16", "test=16"))
+                         {"set": (built,), "mirror": True, "keep_snapshots": True},
+                         data=("train=128", "val=16", "test=16"))
         return start(args)
 
 
@@ -370,7 +371,8 @@ def test_scores_under_corruption(run_with_set, built):
 
 @pytest.mark.slow
 def test_cells_of_an_interrupted_scoring_stay(run_with_set, built, demo_root, tmp_path, monkeypatch):
-    """set.json is removed, and one cell: only that one is computed again, with the same bytes."""
+    """set.json is removed, and one cell: only that one is computed again, with the same bytes. Detectors are there, as
+    they are after an interruption."""
     runs = tmp_path / "runs"
     shutil.copytree(run_with_set.parents[5], runs)
     (folder,) = (path.parent for path in runs.rglob("open_scores.csv"))

@@ -1,5 +1,6 @@
 """The report's section about open-set runs, on runs whose scores are made up and known."""
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import open_set
 import report
 from reporting import open_set as section_of_report, open_set_figures
 from reporting.options import ReportOptions
+from support import run_folder
 from support.errors import DamagedFile, UserError
 from training.open_set import files, scores
 
@@ -245,3 +247,59 @@ def test_open_scores_with_a_wrong_or_missing_column_are_refused(tmp_path, column
     table.to_csv(path, index=False)
     with pytest.raises(DamagedFile, match=column):
         scores.read_pool(path.parents[1], "test")
+
+
+def change_args(folder, **changes):
+    args = json.loads((folder / "args.json").read_text())
+    (folder / "args.json").write_text(json.dumps(args | changes))
+
+
+@pytest.mark.parametrize("changes", [
+    {"recipe": {"precision": "bf16-mixed"}, "precision": "bf16-mixed"}, {"data_sha256": "b" * 64}])
+def test_runs_of_other_precision_or_data_are_no_seeds_of_one_line(tmp_path, changes):
+    usual = {"recipe": {"precision": "32-true"}, "precision": "32-true", "data_sha256": "a" * 64}
+    folders = [make_run(tmp_path, seed=seed) for seed in (0, 1, 2)]
+    for folder in folders:
+        change_args(folder, **usual)
+    change_args(folders[2], **changes)
+    change_args(make_run(tmp_path, "fear"), **usual | {"data_sha256": "c" * 64})  # trained on other classes
+    read = section_of_report.read_open_set(tmp_path)
+    of_surprise = [run.setup for run in read.runs if run.opened == "surprise"]
+    assert of_surprise[0] == of_surprise[1] != of_surprise[2] if len(set(of_surprise[:2])) == 1 else (
+        of_surprise[1] == of_surprise[2] != of_surprise[0])
+
+
+def test_a_copy_of_a_run_is_left_out(tmp_path):
+    folder = make_run(tmp_path, seed=0)
+    shutil.copytree(folder, folder.with_name("seed0-copy"))
+    read = section_of_report.read_open_set(tmp_path)
+    assert [run.folder for run in read.runs] == [folder] and "the seed of" in str(read.notes[0])
+
+
+def test_versions_of_a_set_have_tables_of_their_own(tmp_path):
+    folders = [make_run(tmp_path, seed=seed, cells=True) for seed in (0, 1)]
+    place = files.cells_folder(folders[1], "test", "RAF-DB-C")
+    files.write_set_facts(place, files.read_set_facts(place) | {"set_version": "cd" * 32})
+    scores.write_open_scores(folders[1], "")
+    read = section(tmp_path)
+    for version in ("abababab", "cdcdcdcd"):
+        assert grid_of(read, f"Open-set under corruption: AUROC, RAF-DB-C {version}")
+
+
+@pytest.mark.slow
+def test_published_numbers_stand_below_the_pool_paper_only_and_without_a_difference(tmp_path):
+    for opened in ("surprise", "fear"):
+        make_run(tmp_path, opened, pools=("test", "paper", "paper-random"))
+    read = section(tmp_path)
+    with_published = [grid.title for grid in read.grids if not all(np.isnan(entry.published) for entry in grid.entries)]
+    assert with_published and all("pool paper, transductive, images: all" in title for title in with_published)
+    text = (tmp_path / "report/open_set.md").read_text()
+    assert "| published" in text.replace("&nbsp;", "").replace("  ", " ") and "difference |" not in text
+
+
+def test_fresh_leaves_files_of_the_user_in_the_folders_of_a_run(tmp_path):
+    folder = make_run(tmp_path, cells=True)
+    mine = folder / "open_scores/test/mine.txt"
+    mine.write_text("stays")
+    run_folder.clear(folder)
+    assert [path for path in folder.rglob("*") if path.is_file()] == [mine]
