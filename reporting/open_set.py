@@ -158,7 +158,8 @@ def leave_out_copies(section: OpenSetSection) -> None:
     for run in section.runs:
         first = kept.setdefault((run.setup, run.opened, run.seed), run)
         if first is not run:
-            section.notes.append(Note(str(run.folder), "left out", f"it has the settings and the seed of {first.folder}"))
+            reason = f"it has the settings and the seed of {first.folder}"
+            section.notes.append(Note(str(run.folder), "left out", reason))
     section.runs = list(kept.values())
 
 

@@ -66,7 +66,8 @@ TRACKER_FOLDER = "wandb"  # the folder of Weights & Biases
 WRITTEN = (ARGS_FILE, ENVIRONMENT_FILE, METRICS_FILE, TIMING_FILE, LAST_CHECKPOINT, BEST_CHECKPOINT, SCORES_FILE,
            PREDICTIONS_FOLDER, OPEN_SCORES_FILE, OPEN_SCORES_FOLDER, PSEUDO_LABELS_FOLDER, CLOSED_FOLDER,
            DETECTORS_FOLDER, EVENT_FILES, TRACKER_FOLDER, ".*.tmp")
-# Names of the files inside folders in which a user may have put other files; folders that are not listed are removed whole.
+# Names of the files inside folders in which a user may have put other files. Folders that are not listed are removed
+# whole.
 WRITTEN_INSIDE = {
     PREDICTIONS_FOLDER: ("*.npy", *ORIGIN_FILES, "*.tmp"),
     OPEN_SCORES_FOLDER: (*(f"{pool}{ending}.csv" for pool in ("test", "paper", "paper-permuted", "paper-random")
