@@ -6,7 +6,7 @@
 #     --ablation            also the losses focal and maxent (published for rafdb), and the other multipliers of MaxEnt
 #     --open-set            instead of the grid: open-set runs, one for each class that is open (docs/openset.md); with
 #                           --demo only without calibration
-#     --open-pairs          with --open-set: also one for each pair of open classes
+#     --open-pairs          as --open-set, and one for each pair of open classes
 #     --only REGEX          only runs whose dataset/algorithm/loss/noise<percent>/seed<n> matches (missing sets of all the
 #                           data sets are built all the same)
 #     --seeds "0 1 2"       these seeds (--demo: 0)

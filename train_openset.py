@@ -81,8 +81,8 @@ class Protocol:
 
 @dataclass
 class Detector:
-    """Training of detectors. Released code: one network, nothing left out, one cycle, exponential schedule; the values
-    of the cyclic training are not in the paper's abstract or code and are this project's."""
+    """Training of detectors. The released code trains one network on all images, in one cycle with an exponential
+    schedule. The paper does not state the values of its cyclic training; those here are this project's."""
 
     networks: Annotated[int, Between(1, 2)] = 2
     """networks that teach each other (paper: 2; released code: 1)"""

@@ -146,7 +146,8 @@ def check_sequences(made_with: Mapping[str, Any], file: Path, where: str) -> Non
 def is_like(value: Any, usual: Any) -> bool:
     """Whether a constant of a foreign set is a number or a list of numbers as the usual one is, of a sensible size."""
     if isinstance(usual, list | tuple):
-        return isinstance(value, list) and 1 <= len(value) <= MOST_IN_A_LIST and all(is_like(one, 1) for one in value)
+        has_length = isinstance(value, list) and 1 <= len(value) <= MOST_IN_A_LIST
+        return has_length and all(is_like(number, 1) for number in value)
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_CONSTANT
 
 

@@ -134,7 +134,8 @@ def make_pool(name: str, division: ClosedAndOpen, splits: Mapping[str, Split]) -
 
 def halves(pool: pd.DataFrame) -> np.ndarray:
     """The half of every image of a pool, "a" or "b", (N,). Images of a class and split are divided equally; of an odd
-    number the last one is drawn. The halves depend on ids, splits and classes only: every seed has the same ones."""
+    number one half gets one image more; a draw decides which. The halves depend on ids, splits and classes only: every
+    seed has the same ones."""
     half = np.full(len(pool), "", object)
     for (split, label), part in pool.groupby(["split", "expression"], sort=True):
         rng = keyed_rng("open-set halves", split, label)
