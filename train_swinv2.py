@@ -1,7 +1,8 @@
 """SwinV2-T (Liu et al., CVPR 2022, arXiv:2111.09883), or any other network of timm with --backbone NAME.
 
-Network: SwinV2-T from ImageNet weights, and a linear classifier. All images are read at 224 pixels, and the network
-itself resizes them to 256 pixels. In this way clean and corrupted images are treated alike.
+Network: SwinV2-T from ImageNet weights, and a linear classifier. Images have the side that --image-size
+gives (224 pixels), as for the other algorithms, and the network itself resizes them (224 to 256 pixels). In this way
+clean and corrupted images are treated alike.
 
 Loss: the chosen loss, as in the baseline.
 

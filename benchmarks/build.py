@@ -80,19 +80,26 @@ def main(args: Args) -> None:
 def show_bound(folder: Path, args: Args) -> None:
     """Print speed and memory of builds, and the lower bound."""
     print("corrupted images a second, and ms of CPU time an image; memory: the largest worker process and the builder")
-    count, forms = args.images, forms_of(folder, FEW)
+    forms = forms_of(folder, FEW)
     for kind in args.formats:
         for workers in (1, 2):
-            turns = [(build(folder, FEW, workers, kind), build(folder, count, workers, kind),
-                      lower_bound(folder, forms, max(workers, count // FEW), workers, kind))
-                     for _ in range(args.repeat)]
-            small, large, (bound_wall, bound_cpu) = (np.min([side[:2] for side in sides], 0)
-                                                     for sides in zip(*turns, strict=True))
-            wall, cpu = (large - small) / (count - FEW) / len(CELLS)
-            memory = np.max([[side[2:4] for side in turn[:2]] for turn in turns], (0, 1))
+            small: list[Build] = []
+            large: list[Build] = []
+            bounds: list[tuple[float, float]] = []
+            for _ in range(args.repeat):
+                small.append(build(folder, FEW, workers, kind))
+                large.append(build(folder, args.images, workers, kind))
+                bounds.append(lower_bound(folder, forms, max(workers, args.images // FEW), workers, kind))
+            more_images = (args.images - FEW) * len(CELLS)
+            small_wall = min(measured.wall for measured in small)
+            wall = (min(measured.wall for measured in large) - small_wall) / more_images
+            cpu = (min(measured.cpu for measured in large) - min(measured.cpu for measured in small)) / more_images
+            bound_wall, bound_cpu = np.min(bounds, 0)
+            worker = max(measured.worker_memory for measured in small + large)
+            builder = max(measured.builder_memory for measured in small + large)
             print(f"  {kind}, {workers} workers: {1 / wall:4.0f}/s {1e3 * cpu:5.2f} ms   bound {1 / bound_wall:5.0f}/s "
                   f"{1e3 * bound_cpu:5.2f} ms   ratio {bound_cpu / cpu:.2f} (wall {bound_wall / wall:.2f})   start-up "
-                  f"{small[0] - FEW * len(CELLS) * wall:4.1f} s   memory {memory[0]:.0f} and {memory[1]:.0f} MiB",
+                  f"{small_wall - FEW * len(CELLS) * wall:4.1f} s   memory {worker:.0f} and {builder:.0f} MiB",
                   flush=True)
 
 
@@ -103,10 +110,10 @@ def show_growth(folder: Path, counts: tuple[int, ...]) -> None:
     print(f"cost by source images, {workers} workers, png")
     rows = []
     for count in counts:
-        wall, cpu, worker, builder, size = build(folder, count, workers, "png")
-        rows.append((count, wall, cpu, size))
-        print(f"  {count:5} images: {wall:6.1f} s, CPU {cpu:6.1f} s, {size / 1e6:6.0f} MB, memory {worker:.0f} and "
-              f"{builder:.0f} MiB", flush=True)
+        measured = build(folder, count, workers, "png")
+        rows.append((count, measured.wall, measured.cpu, measured.size))
+        print(f"  {count:5} images: {measured.wall:6.1f} s, CPU {measured.cpu:6.1f} s, {measured.size / 1e6:6.0f} MB, "
+              f"memory {measured.worker_memory:.0f} and {measured.builder_memory:.0f} MiB", flush=True)
     count, wall, cpu, size = np.array(rows).T
     slope, start = np.polyfit(count, cpu, 1)
     off = np.abs(cpu - start - slope * count).max() / cpu.max()
@@ -116,9 +123,24 @@ def show_growth(folder: Path, counts: tuple[int, ...]) -> None:
           f"minutes on {workers} cores, {million * size[-1] / count[-1] / 1e9:.0f} GB")
 
 
-def build(folder: Path, count: int, workers: int, kind: str) -> tuple[float, float, float, float, int]:
-    """Build a set of `count` source images from nothing. Returns wall seconds, CPU seconds, memory of the largest
-    worker and of the builder (MiB), and the size of the set (bytes)."""
+@dataclass
+class Build:
+    """What a build cost."""
+
+    wall: float
+    """seconds by the clock"""
+    cpu: float
+    """seconds of CPU time of all processes"""
+    worker_memory: float
+    """memory of the largest worker process (MiB)"""
+    builder_memory: float
+    """memory of the process that starts them (MiB)"""
+    size: int
+    """bytes of the set"""
+
+
+def build(folder: Path, count: int, workers: int, kind: str) -> Build:
+    """Build a set of `count` source images from nothing."""
     out = folder / "Demo-C"
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "make_fer_c.py", "--dataset", "demo", "--root", folder / "demo", "--out", out,
@@ -142,7 +164,7 @@ def build(folder: Path, count: int, workers: int, kind: str) -> tuple[float, flo
     seconds = time.perf_counter() - began
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     others = [most for pid, most in memory.items() if pid != builder]
-    return seconds, sum(cpu.values()), max(others or [memory[builder]]), memory[builder], size
+    return Build(seconds, sum(cpu.values()), max(others or [memory[builder]]), memory[builder], size)
 
 
 def descendants(pid: int) -> list[int]:

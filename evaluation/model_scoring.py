@@ -162,7 +162,8 @@ def check_of_logits(model: StoredLogits, matched: MatchedSet) -> CheckResult:
     """The check of predictions made elsewhere: what they are, and the order of classes, on the set's clean images."""
     rows, labels = rows_of_set(matched.built, matched.classes)
     images = CheckedImages(np.zeros((0, 1, 1, 3), np.uint8), labels, "clean test images of the set")
-    result = check_outputs(checked_model(model, matched), model.logits[None][rows].astype(np.float64), list, images)
+    clean_logits = model.logits[None]  # of the cell None, the clean images
+    result = check_outputs(checked_model(model, matched), clean_logits[rows].astype(np.float64), list, images)
     return replace(result, remarks=("predictions made elsewhere: colours, range and size cannot be checked",))
 
 
