@@ -61,8 +61,8 @@ class Accepted(NamedTuple):
 
 
 def accepted_images(scores: np.ndarray, is_open: np.ndarray, counted: np.ndarray | None = None) -> Accepted:
-    """The accepted images at every threshold. scores, is_open: as `check` gives them. counted: bool (N,), the closed images that
-    count; None: all."""
+    """The accepted images at every threshold. scores, is_open: as `check` gives them. counted: bool (N,), the closed
+    images that count; None: all."""
     order = np.argsort(scores, kind="stable")
     is_last_of_equals = np.append(np.diff(scores[order]) > 0, True)
     closed = ~is_open if counted is None else ~is_open & counted

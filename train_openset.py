@@ -115,8 +115,8 @@ class Detector:
     warm_up: Annotated[int, Between(1), Rare] = 5
     """epochs on all images before networks choose (this project's: 5)"""
     left_out: Fraction = 0.3
-    """with --selection fraction: fraction of images of every pseudo class, those with the largest losses, that a network
-    leaves out of the other one's training (this project's: 0.3; 0: both train on all images)"""
+    """with --selection fraction: fraction of images of every pseudo class, those with the largest losses, that a
+    network leaves out of the other one's training (this project's: 0.3; 0: both train on all images)"""
     ramp: Annotated[int, Between(1), Rare] = 10
     """with --selection fraction: epochs in which this fraction rises from 0 (this project's: 10)"""
     selection: Annotated[Literal["fraction", "mixture"], Rare] = "fraction"
@@ -188,8 +188,8 @@ def refuse_options_without_effect(args: Args) -> None:
 
 
 def built_sets(args: Args) -> dict[str, Any]:
-    """{name: `BuiltSet`} of --set, opened. Raises UserError where a folder holds no built set, two have one name, or one has
-    sequences or images of another size."""
+    """{name: `BuiltSet`} of --set, opened. Raises UserError where a folder holds no built set, two have one name, or
+    one has sequences or images of another size."""
     from building.built_set import open_set as open_built_set
     from training.open_set.inference import check_kind_and_size
 

@@ -8,9 +8,9 @@ of the demo, published numbers, the settings of a paper (`train_SCN.py`, `run.sh
 To add a data set, write a module with `OPTIONS` ({option: what it is}) and `load(root, split, **options) -> Split`, and
 add its row to `DATASETS`, `TITLES` and `RECIPES`. A function `official(**options)` that returns the published image
 counts is optional; `python -m datasets.check` compares with them. So is `load_several(root, splits, **options)`, for
-splits that have files in common. Names of classes are its `CLASSES`; where they depend on options, a function
-`class_names(**options)` gives them, and a parser with neither finds them in its files. A parser that writes files has `would_write(root, split, **options) -> bool`, and one
-with options that are paths lists them in `FILE_OPTIONS`.
+splits that have files in common. The names of the classes are its `CLASSES`; where they depend on options, a function
+`class_names(**options)` gives them, and a parser with neither finds them in its files. A parser that writes files has
+`would_write(root, split, **options) -> bool`, and one with options that are paths lists them in `FILE_OPTIONS`.
 
 `support/data_set_tables.py` reads `DATASETS`, `TITLES` and `GMM_FROM` as text, so they stay plain literals.
 """

@@ -25,9 +25,9 @@ ROOT = Path(__file__).parent.parent
 ALGORITHMS = sorted(path.stem.removeprefix("train_") for path in ROOT.glob("train_*.py")
                     if path.name != "train_openset.py")  # which is in no grid of the paper
 
-# Stands in for Python: `sweep.py`, `support/data_set_tables.py` and `datasets.class_list` run as they are. Every other start adds a line to
-# $CALLED, and what it would have made appears. $FAIL: a pattern of commands that fail. $HANG: of those that wait to be
-# stopped.
+# Stands in for Python: `sweep.py`, `support/data_set_tables.py` and `datasets.class_list` run as they are. Every other
+# start adds a line to $CALLED, and what it would have made appears. $FAIL: a pattern of commands that fail. $HANG: of
+# those that wait to be stopped.
 STAND_IN = f"""#!{sys.executable} -IS
 import json, os, re, signal, sys, time
 words = sys.argv[1:]

@@ -129,7 +129,8 @@ def closed_outputs(folder: Path, data: OpenSetData, inference: Inference) -> dic
 
 
 def split_output(values: np.ndarray, classes: int) -> ClosedModel:
-    """The output of `LogitsAndFeatures`, (N, C + D), as logits and features. Raises UserError where it is not finite."""
+    """The output of `LogitsAndFeatures`, (N, C + D), as logits and features. Raises UserError where it is not
+    finite."""
     if not np.isfinite(values).all():
         raise UserError("the outputs of the closed model are not finite: its training has diverged. Try a lower --lr, "
                         "with --fresh.")
@@ -218,8 +219,8 @@ def cell_scores(values: np.ndarray, pool: pd.DataFrame, classes: int, features: 
     """What is stored of a cell, float64 (N, len(CELL_COLUMNS)).
 
     values: float32 (N, V * (C + D + 2 * S * C)), what `SideBySide` gives. For each of V views, one after the other, it
-    holds C logits and D features of the closed model, then S * C logits of the detector that was trained on half a, then
-    as many of that of half b; S is the number of a detector's snapshots times that of its networks.
+    holds C logits and D features of the closed model, then S * C logits of the detector that was trained on half a,
+    then as many of that of half b; S is the number of a detector's snapshots times that of its networks.
     pool: with the column `half`. classes: C. features: D. views: V, 2 with mirror images.
     """
     count, of_closed_model = len(values), slice(0, classes + features)

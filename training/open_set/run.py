@@ -72,7 +72,8 @@ def open_set_run(args: Any, folder: Path, sets: dict[str, BuiltSet]) -> "OpenSet
     """The run in `folder`, whose closed model is trained. args: of train_openset.py. sets: {name: built set} whose
     corrupted images are scored."""
     data = load_open_set_data(args.options, args.open_set.open)
-    inference = Inference(connect(run_folder.PRECISIONS["32"]), args.options.batch_size, args.machine, args.options.runs)
+    fabric = connect(run_folder.PRECISIONS["32"])
+    inference = Inference(fabric, args.options.batch_size, args.machine, args.options.runs)
     outputs = closed_outputs(folder, data, inference)
     fitted = fitted_baselines(data, outputs, args.open_set.neighbours)
     return OpenSetRun(args, folder, sets, data, inference, outputs, fitted)
@@ -254,8 +255,9 @@ class OpenSetRun:
         return dict(zip(IMAGE_COLUMNS, values, strict=True))
 
     def trained_columns(self, pool: Pool, scoring: str, validation: int) -> TrainedColumns | None:
-        """The open scores of the trained detector; None where a detector is not scored. Half a is scored by the detector
-        that was trained on half b, and the other way round. validation: number V of closed validation images."""
+        """The open scores of the trained detector; None where a detector is not scored. Half a is scored by the
+        detector that was trained on half b, and the other way round. validation: number V of closed validation images.
+        """
         places = [self.detector_folder(pool, subset) for subset in SUBSETS[scoring]]
         if not all(files.has_detector_scores(place) for place in places):
             return None
