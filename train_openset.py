@@ -72,7 +72,8 @@ class OpenSetOptions:
     """built sets of the test split: their corrupted images are scored too, by detectors that are trained on clean
     images of the other half of the pool test"""
     backbone: Annotated[str, Rare] = "resnet18"
-    """network of the closed model: resnet18, or any name that timm.list_models() gives (Zhang et al.: resnet18)"""
+    """network of the closed model: resnet18, or any name that timm.list_models() gives (released code:
+    ResNet-18)"""
     neighbours: Annotated[int, Between(1), Rare] = open_set.NEIGHBOURS
     """k of the baseline nearest_neighbours (Sun et al.: 50 on CIFAR-10)"""
     mirror: Annotated[bool, Rare] = False
@@ -90,8 +91,8 @@ class Detector:
     networks: Annotated[int, Between(1, 2)] = 2
     """networks that teach each other (Zhang et al.: 2; released code: 1)"""
     detector_backbone: Annotated[str, Rare] = "resnet18"
-    """their architecture: resnet18, or a name of timm.list_models() whose features are the mean of a map (Zhang et al.:
-    resnet18; released code: ResNet-50)"""
+    """their architecture: resnet18, or a name of timm.list_models() whose features are the mean of a map (this
+    project's: resnet18, as the closed model; released code: ResNet-50)"""
     detector_epochs: Annotated[int, Between(1)] = 30
     """number of epochs (released code: 30)"""
     detector_batch_size: Annotated[int, Between(2)] = 128
