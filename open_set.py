@@ -79,8 +79,8 @@ def auroc(scores: ArrayLike, is_open: ArrayLike) -> float:
 def roc_points(scores: ArrayLike, is_open: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """(false, true positive rates), both (T,), of the ROC curve with closed as the positive class: at every threshold
     the fraction of open and of closed images that are accepted, from none to all. Errors as in `check`."""
-    closed, opened = accepted_images(*check(scores, is_open))
-    return opened / opened[-1], closed / closed[-1]
+    accepted = accepted_images(*check(scores, is_open))
+    return accepted.open / accepted.open[-1], accepted.closed / accepted.closed[-1]
 
 
 def fpr_at_tpr(scores: ArrayLike, is_open: ArrayLike, tpr: float = TPR) -> float:
@@ -128,8 +128,8 @@ def oscr_points(scores: ArrayLike, is_open: ArrayLike, is_correct: ArrayLike) ->
     is_correct = np.asarray(is_correct)
     if is_correct.shape != is_open.shape or is_correct.dtype != bool:
         raise ValueError(f"is_correct must be bool {is_open.shape}, not {is_correct.dtype} {is_correct.shape}")
-    correct, opened = accepted_images(scores, is_open, is_correct)
-    return opened / is_open.sum(), correct / (~is_open).sum()
+    accepted = accepted_images(scores, is_open, is_correct)
+    return accepted.open / is_open.sum(), accepted.closed / (~is_open).sum()
 
 
 def oscr(scores: ArrayLike, is_open: ArrayLike, is_correct: ArrayLike) -> float:
@@ -375,7 +375,7 @@ def weighted_aurocs(scores: ArrayLike, is_open: ArrayLike, weights: np.ndarray) 
     order = np.argsort(scores, kind="stable")
     starts = np.flatnonzero(np.append(True, np.diff(scores[order]) > 0))
     ordered = weights[:, order]
-    closed = np.add.reduceat(np.where(is_open[order], 0, ordered), starts, axis=1).astype(np.float64)
-    opened = np.add.reduceat(np.where(is_open[order], ordered, 0), starts, axis=1).astype(np.float64)
-    below = np.cumsum(closed, 1) - closed
-    return (opened * (below + closed / 2)).sum(1) / (opened.sum(1) * closed.sum(1))
+    of_closed = np.add.reduceat(np.where(is_open[order], 0, ordered), starts, axis=1).astype(np.float64)
+    of_open = np.add.reduceat(np.where(is_open[order], ordered, 0), starts, axis=1).astype(np.float64)
+    below = np.cumsum(of_closed, 1) - of_closed
+    return (of_open * (below + of_closed / 2)).sum(1) / (of_open.sum(1) * of_closed.sum(1))

@@ -23,7 +23,7 @@ from reporting.rows import COMPARED_LOSSES
 from reporting.tables import Entry, Grid, GridLine, Section
 from support import run_folder
 from training.open_set.files import DETECTORS, TRAINED, TRANSDUCTIVE
-from training.open_set.scores import ALL, CLEAN, MEAN as OVER_CELLS
+from training.open_set.scores import ALL, CLEAN, MEAN as OVER_CELLS, OPEN_GROUPS
 from training.options import LossOptions, effects
 
 NAME = "open_set"
@@ -96,7 +96,7 @@ def add_class_grids(grids: Grids, setup: Setup, clean: pd.DataFrame) -> None:
 
 def images_of(group: str) -> str:
     """A group of images in a title. The groups of open images are compared with the closed ones."""
-    return f"against {group} images" if group.startswith("open-") else f"images: {group}"
+    return f"against {group} images" if group in OPEN_GROUPS else f"images: {group}"
 
 
 def table_of(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -109,17 +109,17 @@ def table_of(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     return values.reindex(columns=list(DETECTORS)).join(column)
 
 
-def class_grid(setup: Setup, place: str, rows: pd.DataFrame, metric: open_set.Metric,
+def class_grid(setup: Setup, where: str, rows: pd.DataFrame, metric: open_set.Metric,
                published: Mapping[tuple[str, str], float]) -> Grid:
     """One metric: a line for each set of open classes, with every seed below it, and the mean of the one-class lines.
-    published: {(open class, method): value}."""
+    where: the pool, the way of scoring and the group. published: {(open class, method): value}."""
     values = table_of(rows, metric.name)
     better = "higher" if metric.higher_is_better else "lower"
-    captions = [f"{metric.label}, {better} is better; {setup.title}; {place}.", images_text(rows, metric.name)]
+    captions = [f"{metric.label}, {better} is better; {setup.title}; {where}. {images_text(rows, metric.name)}"]
     captions += sorted({plain(note) for note in rows["notes"] if note})
     if published:
         captions.append(" ".join(NOTE_ON_PUBLISHED.split()))
-    return Grid(NAME, f"Open-set: {metric.label}, {place}", [*columns_of(DETECTORS), ("closed", "accuracy")],
+    return Grid(NAME, f"Open-set: {metric.label}, {where}", [*columns_of(DETECTORS), ("closed", "accuracy")],
                 [Section("open class", lines_of(values, metric, published))], [], captions, {},
                 published_is_unsure=True)
 
@@ -228,7 +228,7 @@ def corruption_grids(setup: Setup, set_name: str, rows: pd.DataFrame) -> list[Gr
         lines = [GridLine(plain(name), [Entry(100 * float(values.loc[name].get(detector, nan)), seeds=1)
                                         for detector in DETECTORS]) for name in names]
         captions = [f"{label}, {setup.title}; {set_name}, inductive; mean over severities, seeds and open classes "
-                    f"({', '.join(lines_with_one_class)}; {runs} runs).", images_text(rows, metric)]
+                    f"({', '.join(lines_with_one_class)}; runs: {runs}). {images_text(rows, metric)}"]
         if metric != "auroc":
             captions.append(f"Each detector's threshold accepts {PERCENT} of the clean closed validation images.")
         grids.append(Grid(NAME, f"Open-set under corruption: {label}, {set_name}", columns_of(DETECTORS),

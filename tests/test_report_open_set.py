@@ -219,7 +219,7 @@ def test_every_one_class_line_counts_the_same_under_corruption(tmp_path, capsys)
     for name in ("clean", "contrast", "mean"):
         of_surprise = np.mean([auroc(("surprise", seed), name) for seed in (0, 1)])
         assert lines[name] == pytest.approx(100 * np.mean([of_surprise, auroc(("fear", 0), name)]))
-    assert "fear, surprise; 3 runs" in " ".join(grid.captions)
+    assert "fear, surprise; runs: 3" in " ".join(grid.captions)
     text = " ".join(section_of_report.brief_lines(read, tmp_path))
     of_lines = [section_value(folders[key]) for key in (("surprise", 0), ("surprise", 1), ("fear", 0))]
     expected = 100 * np.mean([np.mean(of_lines[:2]), of_lines[2]])
@@ -239,14 +239,14 @@ def test_all_metrics_have_tables_with_the_numbers_of_images(tmp_path):
     for label in ("AUROC", "FPR@TPR95", "FPR@TPR95 (ood_metrics)", "AUPR, closed positive", "AUPR, open positive",
                   "OSCR"):
         grid = grid_of(read, f"Open-set: {label}, pool test, transductive, images: all")
-        assert "40 closed and 12 open images" in grid.captions[1]
-    of_open = grid_of(read, "Open-set: AUPR, open positive, pool test, transductive, images: all").captions[1]
-    of_closed = grid_of(read, "Open-set: AUPR, closed positive, pool test, transductive, images: all").captions[1]
+        assert "40 closed and 12 open images" in grid.captions[0]  # which the terminal shows
+    of_open = grid_of(read, "Open-set: AUPR, open positive, pool test, transductive, images: all").captions[0]
+    of_closed = grid_of(read, "Open-set: AUPR, closed positive, pool test, transductive, images: all").captions[0]
     assert "(prevalence of open ones 23.1 %)" in of_open and "(prevalence of closed ones 76.9 %)" in of_closed
-    paper = grid_of(read, "Open-set: AUROC, pool paper, transductive, images: all").captions[1]
-    assert paper == "40 closed and 32 open images."
-    against = grid_of(read, "Open-set: AUROC, pool paper, inductive, against open-train images").captions[1]
-    assert against == "40 closed and 20 open images."
+    paper = grid_of(read, "Open-set: AUROC, pool paper, transductive, images: all").captions[0]
+    assert paper.endswith(". 40 closed and 32 open images.")
+    against = grid_of(read, "Open-set: AUROC, pool paper, inductive, against open-train images").captions[0]
+    assert against.endswith(". 40 closed and 20 open images.")
     printed = "\n".join(section_of_report.terminal_lines(read, False))
     assert "OSCR, pool test" in printed and "against open-train" not in printed and "AUPR, open positive" not in printed
 

@@ -237,7 +237,8 @@ def scored_sets(folder: Path, pool: str) -> list[str]:
 
 
 def write_scores(path: Path, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
-    """Write open scores by image: one row for each image, floats in full precision."""
+    """Write open scores by image: one row for each image, floats in full precision. columns: {name: (N,)}, texts or
+    numbers."""
     table = pd.DataFrame(dict(columns))
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
 

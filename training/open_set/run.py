@@ -262,14 +262,15 @@ class OpenSetRun:
         if not all(files.has_detector_scores(place) for place in places):
             return None
         of_pool = [files.read_array(place / files.POOL_SCORES, (len(pool.frame),), np.float64) for place in places]
-        of_val = [files.read_array(place / files.VALIDATION_SCORES, (validation,), np.float64) for place in places]
+        on_validation = [files.read_array(place / files.VALIDATION_SCORES, (validation,), np.float64)
+                         for place in places]
         column = column_of(TRAINED, scoring)
         if scoring == TRANSDUCTIVE:
-            return TrainedColumns(of_pool[0], {column: of_val[0]})
+            return TrainedColumns(of_pool[0], {column: on_validation[0]})
         in_first = (pool.frame["half"] == HALVES[0]).to_numpy()
         return TrainedColumns(np.where(in_first, of_pool[1], of_pool[0]),
-                              {column_of(TRAINED, scoring, HALVES[0]): of_val[1],
-                               column_of(TRAINED, scoring, HALVES[1]): of_val[0]})
+                              {column_of(TRAINED, scoring, HALVES[0]): on_validation[1],
+                               column_of(TRAINED, scoring, HALVES[1]): on_validation[0]})
 
     def finish(self) -> None:
         """Write open_scores.csv."""
