@@ -242,19 +242,20 @@ open_set_run() {  # data set, loss, seed, open classes: an open-set run, which t
 }
 
 open_set_grid() {
-  local losses="ce maxent+mbls" names one other
+  local losses="ce maxent+mbls" name other
+  local -A names_of  # of each data set: its classes
   [ -z "$demo" ] || losses=ce
-  for seed in $seeds; do for set in "${sets[@]}"; do
-    names=$(classes_of "$set") || fail "the classes of $set cannot be listed (see above)"
-    for loss in $losses; do
-      for one in $names; do open_set_run "$set" "$loss" "$seed" "$one"; done
-      if [ -n "$open_pairs" ]; then
-        for one in $names; do for other in $names; do
-          [[ ! "$one" < "$other" ]] || open_set_run "$set" "$loss" "$seed" "$one+$other"
-        done; done
-      fi
-    done
-  done; done
+  for set in "${sets[@]}"; do
+    names_of[$set]=$(classes_of "$set") || fail "the classes of $set cannot be listed (see above)"
+  done
+  for seed in $seeds; do for set in "${sets[@]}"; do for loss in $losses; do
+    for name in ${names_of[$set]}; do open_set_run "$set" "$loss" "$seed" "$name"; done
+    if [ -n "$open_pairs" ]; then
+      for name in ${names_of[$set]}; do for other in ${names_of[$set]}; do
+        [[ ! "$name" < "$other" ]] || open_set_run "$set" "$loss" "$seed" "$name+$other"
+      done; done
+    fi
+  done; done; done
 }
 
 if [ -n "$open_set" ]; then
