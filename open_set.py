@@ -13,7 +13,7 @@ has 86 cells; the tests compare both. scikit-learn fits the baselines and the mi
 the import changes the filters of Python's warnings, and takes a second. Pure mathematics without torch.
 """
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,8 +28,8 @@ NEIGHBOURS = 50  # k of `nearest_neighbours` (Sun et al., ICML 2022: 50 on CIFAR
 
 # ---- how well open scores separate
 
-class Separation(NamedTuple):
-    """Checked open scores."""
+class CheckedScores(NamedTuple):
+    """Open scores that fit together."""
 
     scores: np.ndarray
     """float64 (N,)"""
@@ -37,7 +37,7 @@ class Separation(NamedTuple):
     """bool (N,)"""
 
 
-def checked(scores: ArrayLike, is_open: ArrayLike) -> Separation:
+def check(scores: ArrayLike, is_open: ArrayLike) -> CheckedScores:
     """Open scores and flags as arrays. Raises ValueError where they do not fit, a score is not finite, or all images
     are of one kind."""
     scores, flags = np.asarray(scores), np.asarray(is_open)
@@ -48,7 +48,7 @@ def checked(scores: ArrayLike, is_open: ArrayLike) -> Separation:
         raise ValueError(f"open scores hold NaN or infinity in {(~np.isfinite(scores)).sum()} of {len(scores)} images")
     if flags.all() or not flags.any():
         raise ValueError(f"open scores need closed and open images, not {(~flags).sum()} and {flags.sum()}")
-    return Separation(scores.astype(np.float64), flags)
+    return CheckedScores(scores.astype(np.float64), flags)
 
 
 class Accepted(NamedTuple):
@@ -61,8 +61,8 @@ class Accepted(NamedTuple):
 
 
 def accepted_images(scores: np.ndarray, is_open: np.ndarray, counted: np.ndarray | None = None) -> Accepted:
-    """The accepted images at every threshold. scores, is_open: checked. counted: bool (N,), the closed images that
-    count; None: all."""
+    """The accepted images at every threshold. scores, is_open: as `check` gives them. counted: bool (N,), the closed
+    images that count; None: all."""
     order = np.argsort(scores, kind="stable")
     is_last_of_equals = np.append(np.diff(scores[order]) > 0, True)
     closed = ~is_open if counted is None else ~is_open & counted
@@ -71,21 +71,21 @@ def accepted_images(scores: np.ndarray, is_open: np.ndarray, counted: np.ndarray
 
 def auroc(scores: ArrayLike, is_open: ArrayLike) -> float:
     """Area under the ROC curve: the probability that an open image has a higher open score than a closed one; equal
-    scores count one half. scores: (N,). is_open: bool (N,). Raises ValueError as `checked` does."""
+    scores count one half. scores: (N,). is_open: bool (N,). Raises ValueError as `check` does."""
     false_rate, true_rate = roc_points(scores, is_open)
     return float(np.trapezoid(true_rate, false_rate))
 
 
 def roc_points(scores: ArrayLike, is_open: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """(false, true positive rates), both (T,), of the ROC curve with closed as the positive class: at every threshold
-    the fraction of open and of closed images that are accepted, from none to all. Errors as in `checked`."""
-    closed, opened = accepted_images(*checked(scores, is_open))
-    return opened / opened[-1], closed / closed[-1]
+    the fraction of open and of closed images that are accepted, from none to all. Errors as in `check`."""
+    accepted = accepted_images(*check(scores, is_open))
+    return accepted.open / accepted.open[-1], accepted.closed / accepted.closed[-1]
 
 
 def fpr_at_tpr(scores: ArrayLike, is_open: ArrayLike, tpr: float = TPR) -> float:
     """The smallest fraction of open images that are accepted at a threshold that accepts at least `tpr` of the closed
-    images. No interpolation between thresholds. Errors as in `checked`."""
+    images. No interpolation between thresholds. Errors as in `check`."""
     false_rate, true_rate = roc_points(scores, is_open)
     return float(false_rate[true_rate >= tpr - 1e-12].min())
 
@@ -95,7 +95,7 @@ def fpr_of_ood_metrics(scores: ArrayLike, is_open: ArrayLike, tpr: float = TPR) 
     interpolated linearly at `tpr`.
 
     It differs from `fpr_at_tpr` where closed and open images have equal scores, and where exactly `tpr` of the closed
-    images can be accepted: the interpolation then takes the last point of the curve there. Errors as in `checked`.
+    images can be accepted: the interpolation then takes the last point of the curve there. Errors as in `check`.
     """
     false_rate, true_rate = roc_points(scores, is_open)
     return float(np.interp(tpr, true_rate, false_rate))
@@ -104,10 +104,10 @@ def fpr_of_ood_metrics(scores: ArrayLike, is_open: ArrayLike, tpr: float = TPR) 
 def aupr(scores: ArrayLike, is_open: ArrayLike, positive: str) -> float:
     """Area under the precision-recall curve by the trapezoid rule, from precision 1 at recall 0 on. positive: "closed"
     or "open", the class whose recall is meant. A score without information gives about the fraction of positive images.
-    Errors as in `checked`."""
+    Errors as in `check`."""
     if positive not in ("closed", "open"):
         raise ValueError(f"the positive class is closed or open, not {positive!r}")
-    scores, is_open = checked(scores, is_open)
+    scores, is_open = check(scores, is_open)
     if positive == "closed":
         right, wrong = accepted_images(scores, is_open)
     else:
@@ -122,14 +122,14 @@ def oscr_points(scores: ArrayLike, is_open: ArrayLike, is_correct: ArrayLike) ->
     Over all thresholds, from nothing accepted to everything accepted: x is the fraction of open images that are
     accepted, y the fraction of closed images that are accepted and given their class.
     is_correct: bool (N,), whether the closed model's class is the image's; ignored for open images.
-    Raises ValueError as `checked` does.
+    Raises ValueError as `check` does.
     """
-    scores, is_open = checked(scores, is_open)
+    scores, is_open = check(scores, is_open)
     is_correct = np.asarray(is_correct)
     if is_correct.shape != is_open.shape or is_correct.dtype != bool:
         raise ValueError(f"is_correct must be bool {is_open.shape}, not {is_correct.dtype} {is_correct.shape}")
-    correct, opened = accepted_images(scores, is_open, is_correct)
-    return opened / is_open.sum(), correct / (~is_open).sum()
+    accepted = accepted_images(scores, is_open, is_correct)
+    return accepted.open / is_open.sum(), accepted.closed / (~is_open).sum()
 
 
 def oscr(scores: ArrayLike, is_open: ArrayLike, is_correct: ArrayLike) -> float:
@@ -153,9 +153,9 @@ def separation(scores: ArrayLike, is_open: ArrayLike, is_correct: ArrayLike) -> 
     """All metrics of a detector's open scores, {name: float}, as `METRICS` lists them without those of a threshold.
 
     scores: (N,). is_open: bool (N,). is_correct: bool (N,), whether the closed model's class is the image's; ignored
-    for open images. Raises ValueError as `checked` does.
+    for open images. Raises ValueError as `check` does.
     """
-    scores, is_open = checked(scores, is_open)
+    scores, is_open = check(scores, is_open)
     is_correct = np.asarray(is_correct)
     return {
         "auroc": auroc(scores, is_open),
@@ -173,8 +173,8 @@ def separation(scores: ArrayLike, is_open: ArrayLike, is_correct: ArrayLike) -> 
 
 def acceptance(scores: ArrayLike, is_open: ArrayLike, threshold: float) -> dict[str, float]:
     """The fractions of closed and of open images that a threshold accepts, {"closed_accepted", "open_accepted"}.
-    Arguments and errors as for `checked`."""
-    scores, is_open = checked(scores, is_open)
+    Arguments and errors as for `check`."""
+    scores, is_open = check(scores, is_open)
     is_accepted = scores <= threshold
     return {"closed_accepted": float(is_accepted[~is_open].mean()), "open_accepted": float(is_accepted[is_open].mean())}
 
@@ -311,12 +311,10 @@ def cyclical_rate(epoch: int, epochs: int, cycles: int, high: float, low: float)
     return low + (high - low) / 2 * (1 + math.cos(math.pi * (epoch % length) / length))
 
 
-def left_out_fraction(epoch: int, warm_up: int, ramp: int, rho: float) -> float:
-    """The fraction of images that an epoch (from 0) leaves out of training: 0 in the first `warm_up` epochs, then
-    rising in equal steps over `ramp` epochs to `rho`."""
-    if epoch < warm_up:
-        return 0.0
-    return rho * min(1.0, (epoch - warm_up + 1) / max(1, ramp))
+def left_out_fraction(epoch: int, ramp: int, rho: float) -> float:
+    """The fraction of images that an epoch leaves out of training: it rises in equal steps over `ramp` epochs to `rho`.
+    epoch: counted from 0, the first one in which images are left out."""
+    return rho * min(1.0, (epoch + 1) / max(1, ramp))
 
 
 def kept_images(losses: ArrayLike, classes: ArrayLike, left_out: float) -> np.ndarray:
@@ -355,26 +353,29 @@ def kept_by_mixture(losses: ArrayLike, classes: ArrayLike) -> np.ndarray:
 
 # ---- how sure a difference between two detectors is
 
-def resampling_weights(strata: ArrayLike, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """How often each image is drawn, int64 (resamples, N): from every stratum as many images as it has, with
-    replacement. strata: (N,), the stratum of each image, for example its class and half."""
+def resampling_weights(strata: ArrayLike, rngs: Sequence[np.random.Generator]) -> np.ndarray:
+    """How often each image is drawn, int64 (R, N): from every stratum as many images as it has, with replacement.
+
+    strata: (N,), the stratum of each image, for example its class and half. rngs: of each of R resamples. Each has a
+    generator of its own, so that resamples can be drawn in blocks, as many at once as there is memory for."""
     strata = np.asarray(strata)
-    weights = np.zeros((resamples, len(strata)), np.int64)
+    weights = np.zeros((len(rngs), len(strata)), np.int64)
     for name in np.unique(strata):
         rows = np.flatnonzero(strata == name)
-        weights[:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), resamples)
+        chance = np.full(len(rows), 1 / len(rows))
+        for number, rng in enumerate(rngs):
+            weights[number, rows] = rng.multinomial(len(rows), chance)
     return weights
 
 
 def weighted_aurocs(scores: ArrayLike, is_open: ArrayLike, weights: np.ndarray) -> np.ndarray:
     """`auroc` with every image counted as often as its weight, float64 (R,). weights: (R, N), not negative, with a
-    closed and an open image in every row. Errors as in `checked`."""
-    scores, is_open = checked(scores, is_open)
-    _, place = np.unique(scores, return_inverse=True)
-    order = np.argsort(place, kind="stable")
-    starts = np.flatnonzero(np.append(True, np.diff(place[order]) > 0))
+    closed and an open image in every row. Errors as in `check`."""
+    scores, is_open = check(scores, is_open)
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.append(True, np.diff(scores[order]) > 0))
     ordered = weights[:, order]
-    closed = np.add.reduceat(np.where(is_open[order], 0, ordered), starts, axis=1).astype(np.float64)
-    opened = np.add.reduceat(np.where(is_open[order], ordered, 0), starts, axis=1).astype(np.float64)
-    below = np.cumsum(closed, 1) - closed
-    return (opened * (below + closed / 2)).sum(1) / (opened.sum(1) * closed.sum(1))
+    of_closed = np.add.reduceat(np.where(is_open[order], 0, ordered), starts, axis=1).astype(np.float64)
+    of_open = np.add.reduceat(np.where(is_open[order], ordered, 0), starts, axis=1).astype(np.float64)
+    below = np.cumsum(of_closed, 1) - of_closed
+    return (of_open * (below + of_closed / 2)).sum(1) / (of_open.sum(1) * of_closed.sum(1))

@@ -223,13 +223,14 @@ grid() {
   fi
 }
 
-classes_of() {  # data set: the names of its classes, as --open takes them
-  local six="neutral happy sad surprise fear disgust anger"
-  case "$1" in
-    affectnet | ferplus | demo) echo "$six contempt" ;;
-    affwild | rafdb) echo "$six" ;;
-    *) fail "the classes of $1 are not known here; give the commands of train_openset.py to sweep.py" ;;
-  esac
+classes_of() {  # data set: the names of its classes, as --open takes them, with the options --data of the command line
+  local set=$1 data_options=() previous= word
+  for word in "${options[@]}"; do
+    if [ "$previous" = --data ]; then data_options+=(--data "$word"); fi
+    case "$word" in --data=*) data_options+=(--data "${word#--data=}") ;; esac
+    previous=$word
+  done
+  "$python" -m datasets.class_list --dataset "$set" --root "$data/$set" "${data_options[@]}"
 }
 
 open_set_run() {  # data set, loss, seed, open classes: an open-set run, which trains and scores
@@ -241,22 +242,32 @@ open_set_run() {  # data set, loss, seed, open classes: an open-set run, which t
 }
 
 open_set_grid() {
-  local losses="ce maxent+mbls" names one other
+  local losses="ce maxent+mbls" name other
+  local -A names_of  # of each data set: its classes
   [ -z "$demo" ] || losses=ce
-  for seed in $seeds; do for set in "${sets[@]}"; do
-    names=$(classes_of "$set") || exit 2
-    for loss in $losses; do
-      for one in $names; do open_set_run "$set" "$loss" "$seed" "$one"; done
-      if [ -n "$open_pairs" ]; then
-        for one in $names; do for other in $names; do
-          [[ ! "$one" < "$other" ]] || open_set_run "$set" "$loss" "$seed" "$one+$other"
-        done; done
-      fi
-    done
-  done; done
+  for set in "${sets[@]}"; do
+    names_of[$set]=$(classes_of "$set") || fail "the classes of $set cannot be listed (see above)"
+  done
+  for seed in $seeds; do for set in "${sets[@]}"; do for loss in $losses; do
+    for name in ${names_of[$set]}; do open_set_run "$set" "$loss" "$seed" "$name"; done
+    if [ -n "$open_pairs" ]; then
+      for name in ${names_of[$set]}; do for other in ${names_of[$set]}; do
+        [[ ! "$name" < "$other" ]] || open_set_run "$set" "$loss" "$seed" "$name+$other"
+      done; done
+    fi
+  done; done; done
 }
 
-if [ -n "$open_set" ]; then trainings=$(open_set_grid) || exit 2; else trainings=$(grid); fi
+if [ -n "$open_set" ]; then
+  if [ -n "$list" ]; then
+    [ -x "$(command -v "$python")" ] || fail "the classes of a data set are read with the packages: bash run.sh --setup"
+  else
+    set_up requirements.txt
+  fi
+  trainings=$(open_set_grid) || exit 2
+else
+  trainings=$(grid)
+fi
 [ -n "$trainings" ] || fail "no run matches --only $only; names are like ${sets[0]}/SCN/maxent+mbls/noise0/seed0 or" \
   "${sets[0]}/openset/ce/open-fear/noise0/seed0"
 lines=$(

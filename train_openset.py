@@ -38,8 +38,9 @@ import open_set
 from models.augment import noise_and_erase
 from models.detector import DetectorNetworks
 from models.resnet import ResNet18
+from models.swinv2 import TimmModel
 from support import cli, run_folder
-from support.cli import Between, Fraction, Rare
+from support.cli import Between, Fraction, OneOf, Rare
 from support.errors import UserError
 from support.files import lock
 from training.options import PLACE, LossOptions, MachineOptions, TrainingOptions, recipe_filler
@@ -52,40 +53,46 @@ USUAL_ON: dict[str, dict[str, Any]] = {
     "demo": {"detector_epochs": 4, "cycles": 2, "detector_batch_size": 16, "warm_up": 1, "ramp": 2, "neighbours": 10}}
 
 
+PLACES = run_folder.OPEN_SET_PLACES  # defaults of the options that only say what is scored
+
+
 @dataclass
-class Protocol:
-    """Open classes and scoring."""
+class OpenSetOptions:
+    """Open classes and scoring. Zhang et al.: the paper that is named above."""
 
     open: str = ""
-    """names of the open classes, as in surprise or surprise,fear"""
-    pools: Annotated[tuple[str, ...], PLACE] = ("test",)
-    """images that are scored: test, paper, paper-permuted, paper-random (default: test). test: all test images. paper:
-    also all images of the open classes in the other splits, as in the paper. The last two show what wrong pseudo labels
-    make: see docs/openset.md"""
-    scorings: Annotated[tuple[str, ...], PLACE, Rare] = ("transductive", "inductive")
-    """ways of scoring: transductive (the detector is trained on the images that it scores), inductive (it is trained on
-    the other half of them) (default: both)"""
-    set: Annotated[tuple[Path, ...], PLACE] = ()
+    """names of the open classes, as in surprise or surprise,fear (required; it has no default)"""
+    pools: Annotated[tuple[str, ...], OneOf(run_folder.POOLS), PLACE] = PLACES["pools"]
+    """images that are scored; test: all test images; paper: also all images of the open classes in the other splits, as
+    Zhang et al. did; the last two show what wrong pseudo labels make (docs/openset.md)"""
+    scorings: Annotated[tuple[str, ...], OneOf(run_folder.SCORINGS), PLACE, Rare] = PLACES["scorings"]
+    """ways of scoring; transductive: the detector is trained on the images that it scores; inductive: it is trained on
+    the other half of them"""
+    set: Annotated[tuple[Path, ...], PLACE] = PLACES["set"]
     """built sets of the test split: their corrupted images are scored too, by detectors that are trained on clean
     images of the other half of the pool test"""
     backbone: Annotated[str, Rare] = "resnet18"
-    """network of the closed model: resnet18, or any name that timm.list_models() gives (paper: resnet18)"""
+    """network of the closed model: resnet18, or any name that timm.list_models() gives (released code:
+    ResNet-18)"""
     neighbours: Annotated[int, Between(1), Rare] = open_set.NEIGHBOURS
     """k of the baseline nearest_neighbours (Sun et al.: 50 on CIFAR-10)"""
     mirror: Annotated[bool, Rare] = False
     """whether a detector's score is the mean over an image and its mirror image (released code: no)"""
-    keep_snapshots: Annotated[bool, PLACE, Rare] = False
+    keep_snapshots: Annotated[bool, PLACE, Rare] = PLACES["keep_snapshots"]
     """keep the weights of detectors (45 MB for each network and cycle), so that other sets can be scored later without
     a new training"""
 
 
 @dataclass
 class Detector:
-    """Training of detectors. The released code trains one network on all images, in one cycle with an exponential
-    schedule. The paper does not state the values of its cyclic training; those here are this project's."""
+    """Training of detectors. The released code (of Zhang et al.) trains one network on all images, in one cycle with an
+    exponential schedule. The paper does not state the values of its cyclic training; those here are this project's."""
 
     networks: Annotated[int, Between(1, 2)] = 2
-    """networks that teach each other (paper: 2; released code: 1)"""
+    """networks that teach each other (Zhang et al.: 2; released code: 1)"""
+    detector_backbone: Annotated[str, Rare] = "resnet18"
+    """their architecture: resnet18, or a name of timm.list_models() whose features are the mean of a map (this
+    project's: resnet18, as the closed model; released code: ResNet-50)"""
     detector_epochs: Annotated[int, Between(1)] = 30
     """number of epochs (released code: 30)"""
     detector_batch_size: Annotated[int, Between(2)] = 128
@@ -95,12 +102,13 @@ class Detector:
     detector_weight_decay: Annotated[float, Between(0), Rare] = 1e-4
     """weight decay of Adam, added to the gradient (released code: 1e-4)"""
     detector_weights: Annotated[str, Rare] = ""
-    """weights that each network starts from, as for --weights (default: those of --weights)"""
+    """weights that each network starts from, as for --weights (default: those of --weights; Zhang et al.: none, "from
+    scratch"; released code: of VGGFace2)"""
     consistency: Annotated[float, Between(0)] = 6.0
     """weight of the consistency of attention maps (released code: 6)"""
     schedule: Annotated[Literal["cosine", "exponential"], Rare] = "cosine"
-    """learning rate over the epochs; cosine: falls along half a cosine in every cycle (paper: cyclical); exponential:
-    times 0.9 after every epoch (released code)"""
+    """learning rate over the epochs; cosine: falls along half a cosine in every cycle (Zhang et al.: cyclical);
+    exponential: times 0.9 after every epoch (released code)"""
     cycles: Annotated[int, Between(1)] = 3
     """cycles of the learning rate, each with a snapshot; the score is the mean over snapshots (this project's: 3)"""
     lowest_lr: Annotated[float, Between(0), Rare] = 1e-6
@@ -108,10 +116,10 @@ class Detector:
     warm_up: Annotated[int, Between(1), Rare] = 5
     """epochs on all images before networks choose (this project's: 5)"""
     left_out: Fraction = 0.3
-    """fraction of images of every pseudo class, those with the largest losses, that a network leaves out of the other
-    one's training (this project's: 0.3; 0: both train on all images)"""
+    """with --selection fraction: fraction of images of every pseudo class, those with the largest losses, that a
+    network leaves out of the other one's training (this project's: 0.3; 0: both train on all images)"""
     ramp: Annotated[int, Between(1), Rare] = 10
-    """epochs in which this fraction rises from 0 (this project's: 10)"""
+    """with --selection fraction: epochs in which this fraction rises from 0 (this project's: 10)"""
     selection: Annotated[Literal["fraction", "mixture"], Rare] = "fraction"
     """how images are chosen; fraction: by --left-out; mixture: two Gaussians fitted to the losses (DivideMix)"""
     view_noise: Annotated[Fraction, Rare] = 0.5
@@ -125,7 +133,7 @@ class Detector:
 @dataclass
 class Args:
     options: TrainingOptions
-    open_set: Protocol = field(default_factory=Protocol)
+    open_set: OpenSetOptions = field(default_factory=OpenSetOptions)
     detector: Detector = field(default_factory=Detector)
     constants: Annotated[LossOptions, cli.Rare] = field(default_factory=LossOptions)
     machine: MachineOptions = field(default_factory=MachineOptions)
@@ -134,8 +142,8 @@ class Args:
 def main(args: Args) -> None:
     from compute.devices import deterministic_algorithms
 
-    args = checked(args)
-    sets = open_sets(args)
+    args = check(args)
+    sets = built_sets(args)
     with deterministic_algorithms(args.machine.deterministic):
         folder = train_closed_model(args)
         with lock(folder, "working in"):
@@ -146,35 +154,43 @@ def main(args: Args) -> None:
             print_scores(folder)
 
 
-def checked(args: Args) -> Args:
-    """The options with the names of open classes as folders have them. Raises UserError where one makes no sense."""
-    from datasets.open_classes import POOLS, open_name  # with pandas, for which --help need not wait
-    from training.open_set.files import PARTS
+def check(args: Args) -> Args:
+    """The options with the names of open classes as folders have them. Raises UserError where one makes no sense or has
+    no effect."""
+    from datasets.open_classes import open_name  # with pandas, for which --help need not wait
 
     if not args.open_set.open:
         raise UserError("--open names the classes that are open, as in --open surprise or --open surprise,fear")
-    for option, values, known in (("--pools", args.open_set.pools, list(POOLS)),
-                                  ("--scorings", args.open_set.scorings, list(PARTS))):
-        unknown = [value for value in values if value not in known]
-        if unknown or not values:
-            raise UserError(f"{option} {' '.join(unknown)}: known are {', '.join(known)}")
+    cli.check_values(args)
     if args.open_set.set and ("test" not in args.open_set.pools or "inductive" not in args.open_set.scorings):
         raise UserError("--set needs the pool test and the scoring inductive")
-    if args.options.targets != "onehot":
-        raise UserError("--targets fused is not for open-set training: fused targets know the open classes")
+    refuse_options_without_effect(args)
     if args.detector.detector_epochs % args.detector.cycles:
         raise UserError(f"--detector-epochs {args.detector.detector_epochs} cannot be divided into --cycles "
                         f"{args.detector.cycles}")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("open-set training uses one device; start one process for each run (bash run.sh --open-set)")
-    cli.check_values(args)
-    protocol = dataclasses.replace(args.open_set, open=open_name(args.open_set.open))
-    return dataclasses.replace(args, open_set=protocol)
+    named = dataclasses.replace(args.open_set, open=open_name(args.open_set.open))
+    return dataclasses.replace(args, open_set=named)
 
 
-def open_sets(args: Args) -> dict[str, Any]:
-    """{name: `BuiltSet`} of --set. Raises UserError where a folder holds no built set, two have one name, or one has
-    sequences or images of another size."""
+def refuse_options_without_effect(args: Args) -> None:
+    """Raises UserError for options that would only change the name of the folder."""
+    usual = recipe_filler(RELEASED, RELEASED_ON, USUAL_ON)(Args(TrainingOptions(args.options.dataset)))
+    options, detector = args.options, args.detector
+    if (options.targets, options.beta, options.gmm) != (usual.options.targets, usual.options.beta, None):
+        raise UserError("--targets fused, --beta and --gmm are not for open-set training: fused targets know the open "
+                        "classes")
+    if options.skip_first_epoch and options.protocol != "released":  # the recipe of that protocol sets it
+        raise UserError("--skip-first-epoch has no effect in open-set training: the last epoch counts")
+    is_usual = (detector.left_out, detector.ramp) == (usual.detector.left_out, usual.detector.ramp)
+    if detector.selection == "mixture" and not is_usual:
+        raise UserError("--left-out and --ramp have no effect with --selection mixture; leave them out")
+
+
+def built_sets(args: Args) -> dict[str, Any]:
+    """{name: `BuiltSet`} of --set, opened. Raises UserError where a folder holds no built set, two have one name, or
+    one has sequences or images of another size."""
     from building.built_set import open_set as open_built_set
     from training.open_set.inference import check_kind_and_size
 
@@ -200,7 +216,6 @@ def train_closed_model(args: Args) -> Path:
         if args.open_set.backbone == "resnet18":
             model = ResNet18(training.num_classes, args.options.image_size)
         else:
-            from models.swinv2 import TimmModel  # timm takes seconds to import
             model = TimmModel(training.num_classes, args.options.image_size, args.open_set.backbone)
         optimizer = torch.optim.Adam(model.parameters(), lr=args.options.lr, weight_decay=args.options.weight_decay,
                                      fused=True)
@@ -222,31 +237,31 @@ def train_closed_model(args: Args) -> Path:
 
 
 def detect(args: Args, folder: Path, sets: dict[str, Any]) -> None:
-    """Everything after the closed training. folder: of the run. sets: of `open_sets`."""
+    """Everything after the closed training. folder: of the run. sets: of `built_sets`."""
     from training.open_set.run import open_set_run
 
     run = open_set_run(args, folder, sets)  # the data, and what the closed model computes for them
     for name in args.open_set.pools:
         pool = run.pool(name)  # with its pseudo labels
-        for part in run.missing_parts(pool):
-            train_detector(args, run.detector_folder(pool, part), pool, part)
-            run.score_detector(pool, part)
+        for subset in run.missing_subsets(pool):
+            if not run.is_trained(pool, subset):
+                train_detector(args, run.detector_folder(pool, subset), pool, subset)
+            run.score_detector(pool, subset)
         run.score_sets(pool)
         run.write_scores(pool)
     run.finish()
 
 
-def train_detector(args: Args, folder: Path, pool: Any, part: str) -> None:
-    """Train a detector, if it is not yet. folder: of the detector. pool: `training.open_set.run.Pool`. part: all, or a
-    half of the pool."""
-    from training.open_set.stages import start_detector, trained_detector
+def train_detector(args: Args, folder: Path, pool: Any, subset: str) -> None:
+    """Train a detector. folder: of the detector. pool: `training.open_set.run.Pool`. subset: all, or a half of the
+    pool."""
+    from training.open_set.stages import start_detector
 
     detector = args.detector
-    if trained_detector(folder, detector):
-        return
-    print(f"detector on {pool.name} ({part})", flush=True)
-    with start_detector(args, folder, pool.images, pool.labels, pool.rows(part), pool.classes) as training:
-        networks = DetectorNetworks(len(pool.classes), args.options.image_size, detector.networks, len(pool.labels))
+    print(f"detector on {pool.name} ({subset})", flush=True)
+    with start_detector(args, folder, pool.images, pool.labels, pool.rows(subset), pool.classes) as training:
+        networks = DetectorNetworks(len(pool.classes), args.options.image_size, detector.networks, len(pool.labels),
+                                    detector.detector_backbone)
         optimizer = torch.optim.Adam(networks.parameters(), lr=detector.detector_lr,
                                      weight_decay=detector.detector_weight_decay, fused=True)
         networks, optimizer = training.setup(networks, optimizer)
@@ -281,12 +296,13 @@ def images_of_epoch(detector: Detector, epoch: int, losses_by_network: np.ndarra
     """The images that each network is trained on in an epoch, bool (M, n). losses_by_network: float (M, n), after the
     last epoch. labels: int (n,), pseudo labels. A network is trained on what the other one has chosen; a single one on
     its own choice."""
-    if epoch < detector.warm_up:
+    since_warm_up = epoch - detector.warm_up
+    if since_warm_up < 0:
         return np.ones(losses_by_network.shape, bool)
     choices = losses_by_network[::-1]
     if detector.selection == "mixture":
         return np.stack([open_set.kept_by_mixture(values, labels) for values in choices])
-    left_out = open_set.left_out_fraction(epoch, detector.warm_up, detector.ramp, detector.left_out)
+    left_out = open_set.left_out_fraction(since_warm_up, detector.ramp, detector.left_out)
     return np.stack([open_set.kept_images(values, labels, left_out) for values in choices])
 
 
@@ -295,10 +311,10 @@ def images_of_epoch(detector: Detector, epoch: int, losses_by_network: np.ndarra
 
 def has_all_scores(args: Args, folder: Path, sets: dict[str, Any]) -> bool:
     """Whether the run has all scores that the options ask for."""
-    from training.open_set.scores import holds
+    from training.open_set.scores import has_scores
 
     versions = {name: built.manifest["set_version"] for name, built in sets.items()}
-    return holds(folder, args.open_set.pools, args.open_set.scorings, versions)
+    return has_scores(folder, args.open_set.pools, args.open_set.scorings, versions)
 
 
 def print_scores(folder: Path) -> None:

@@ -25,7 +25,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from datasets.image_cache import ImageCache, cache_key
+from datasets.image_cache import CacheRows, ImageCache, cache_key
 from datasets.images import inside_all, open_cache, read_image
 from support.errors import UserError
 
@@ -42,7 +42,9 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 class Images(Dataset):
     """The images of a split. Item i is (uint8 (3, S, S), i), or (UserError, i) for a file that cannot be read: an error
-    that is raised in a worker process would reach the user as a page of text."""
+    that is raised in a worker process would reach the user as a page of text.
+
+    `Images.of_rows` chooses images of whole splits; they are kept in the caches of these splits."""
 
     resident: torch.Tensor | None = None
     """uint8 (N, S, S, 3): all images on the device, if `move_to_device` has copied them there"""
@@ -53,9 +55,24 @@ class Images(Dataset):
         self.paths = inside_all(root, frame["path"])
         self.size = size
         self.boxes = frame[["left", "top", "right", "bottom"]].to_numpy(np.float64)
-        self.cached: ImageCache | None = None
+        self.cached: ImageCache | CacheRows | None = None
+        self.splits: list[Images] = []  # of `of_rows`
+        self.places: np.ndarray | None = None
         if cache is not None:
             self.open_cache(cache)
+
+    @classmethod
+    def of_rows(cls, splits: "Sequence[Images]", places: np.ndarray) -> "Images":
+        """Images chosen from whole splits, all of one size. splits: those that are chosen from. places: int64 (N, 2),
+        for every image the number of its split in `splits` and its row there. Their caches are those of the splits, so
+        that many choices (the closed classes of many runs, for example) share them."""
+        images = cls.__new__(cls)
+        images.paths = [splits[number].paths[row] for number, row in places]
+        images.size = splits[0].size
+        images.boxes = np.array([splits[number].boxes[row] for number, row in places]).reshape(-1, 4)
+        images.cached = None
+        images.splits, images.places = list(splits), np.asarray(places, np.int64).reshape(-1, 2)
+        return images
 
     @cached_property
     def cache_key(self) -> str:
@@ -64,9 +81,29 @@ class Images(Dataset):
         return cache_key(self.paths, self.boxes, self.size)
 
     def open_cache(self, folder: Path) -> None:
-        """Take the images from the cache in `folder`, which is filled here if it does not hold these images yet. Raises
-        UserError where an image cannot be read, `StorageError` where the folder cannot be used."""
-        self.cached = open_cache(folder, self.paths, self.boxes, self.size, self.cache_key)
+        """Take the images from the cache in `folder`, which is filled here if it does not hold these images yet; chosen
+        images from the caches of their splits. Raises UserError where an image cannot be read, `StorageError` where the
+        folder cannot be used."""
+        if self.places is None:
+            self.cached = open_cache(folder, self.paths, self.boxes, self.size, self.cache_key)
+            return
+        for split in self.cached_splits:
+            if split.cached is None:
+                split.open_cache(folder)
+        self.cached = CacheRows([split.cached for split in self.splits], self.places, self.size)
+
+    def drop_cache(self) -> None:
+        """Decode the images from their files from now on."""
+        self.cached = None
+        for split in self.splits:
+            split.cached = None
+
+    @property
+    def cached_splits(self) -> "list[Images]":
+        """The whole splits whose caches hold these images."""
+        if self.places is None:
+            return [self]
+        return [self.splits[number] for number in np.unique(self.places[:, 0])]
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -8,8 +8,9 @@ of the demo, published numbers, the settings of a paper (`train_SCN.py`, `run.sh
 To add a data set, write a module with `OPTIONS` ({option: what it is}) and `load(root, split, **options) -> Split`, and
 add its row to `DATASETS`, `TITLES` and `RECIPES`. A function `official(**options)` that returns the published image
 counts is optional; `python -m datasets.check` compares with them. So is `load_several(root, splits, **options)`, for
-splits that have files in common. A parser that writes files has `would_write(root, split, **options) -> bool`, and one
-with options that are paths lists them in `FILE_OPTIONS`.
+splits that have files in common. The names of the classes are its `CLASSES`; where they depend on options, a function
+`class_names(**options)` gives them, and a parser with neither finds them in its files. A parser that writes files has
+`would_write(root, split, **options) -> bool`, and one with options that are paths lists them in `FILE_OPTIONS`.
 
 `support/data_set_tables.py` reads `DATASETS`, `TITLES` and `GMM_FROM` as text, so they stay plain literals.
 """
@@ -112,21 +113,38 @@ def check_read_only(name: str, root: Path, split: str, options: Mapping[str, Any
         raise UserError(f"{root}: reading the split {split} would write files")
 
 
-def load_splits(name: str, root: str | Path, splits: Sequence[str], **options: Any) -> "list[Split]":
-    """Several splits, as `load_split` reads them. A parser that has a function `load_several` reads what they have in
-    common once."""
-    from datasets.split import SPLITS, validated_split  # with pandas, for which `--help` need not wait
-
+def parser_of(name: str, options: Mapping[str, Any]) -> Any:
+    """The module that reads a data set. Raises UserError where the data set or one of its options is unknown."""
     if name not in DATASETS:
         raise UserError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
-    for split in splits:
-        if split not in SPLITS:
-            raise UserError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     parser = importlib.import_module(DATASETS[name])
     unknown = sorted(set(options) - set(parser.OPTIONS))
     if unknown:
         known = ", ".join(f"{key} ({text})" for key, text in parser.OPTIONS.items()) or "none"
         raise UserError(f"{name} has no option {', '.join(unknown)}; its options: {known}")
+    return parser
+
+
+def class_names(name: str, root: str | Path, **options: Any) -> tuple[str, ...]:
+    """The names of the classes of a data set, in the order of their numbers; its files are read only where nothing else
+    knows them. Arguments and errors as for `load_split`."""
+    parser = parser_of(name, options)
+    if hasattr(parser, "class_names"):
+        return parser.class_names(**options)
+    if hasattr(parser, "CLASSES"):
+        return parser.CLASSES
+    return load_split(name, root, "test", **options).classes
+
+
+def load_splits(name: str, root: str | Path, splits: Sequence[str], **options: Any) -> "list[Split]":
+    """Several splits, as `load_split` reads them. A parser that has a function `load_several` reads what they have in
+    common once."""
+    from datasets.split import SPLITS, validated_split  # with pandas, for which `--help` need not wait
+
+    for split in splits:
+        if split not in SPLITS:
+            raise UserError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    parser = parser_of(name, options)
     if hasattr(parser, "load_several"):
         loaded = parser.load_several(Path(root), splits, **options)
     else:

@@ -100,6 +100,12 @@ def official(classes: str = "8", **options: Any) -> dict[str, tuple[int, ...]]:
     return {"train+val": TRAIN_COUNTS[:int(classes)], "test": (500,) * int(classes)}
 
 
+def class_names(classes: str = "8", **options: Any) -> tuple[str, ...]:
+    """The names of the classes with these options."""
+    _refuse_unknown("classes", classes, ("8", "7"))
+    return CLASSES[:int(classes)]
+
+
 def load(root: Path, split: str, classes: str = "8", crop: str = "xywh", layout: str = "") -> Split:
     """One split; the options are those of `OPTIONS`.
 

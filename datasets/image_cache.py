@@ -257,6 +257,42 @@ class ImageCache:
         return pixels
 
 
+class CacheRows:
+    """Some pictures of caches of one size, in any order, to be used like a cache of these pictures alone."""
+
+    def __init__(self, caches: Sequence[ImageCache | None], places: np.ndarray, size: int) -> None:
+        """caches: None for those that no picture lies in. places: int64 (N, 2), for every picture the number of its
+        cache and its number there. size: in pixels."""
+        self.caches = list(caches)
+        self.places = places
+        self.shape = (len(places), size, size, 3)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """As `ImageCache` gives picture i."""
+        number, row = self.places[i].tolist()
+        return self.caches[number][row]  # type: ignore[index]  # a cache of a picture is open
+
+    def gather(self, numbers: np.ndarray, out: np.ndarray) -> None:
+        """As `ImageCache.gather`."""
+        if len(numbers) and not 0 <= min(numbers) <= max(numbers) < len(self):
+            raise IndexError(f"pictures {min(numbers)} to {max(numbers)} of {len(self)}")
+        places = self.places[numbers]
+        used = np.unique(places[:, 0])
+        for number in used:
+            cache = self.caches[number]
+            assert cache is not None
+            chosen = np.flatnonzero(places[:, 0] == number)
+            if len(used) == 1:
+                cache.gather(places[:, 1], out)
+            else:
+                pixels = np.empty((len(chosen), *self.shape[1:]), np.uint8)
+                cache.gather(places[chosen, 1], pixels)
+                out[chosen] = pixels
+
+
 def bytes_needed(count: int, size: int) -> int:
     """The bytes that a cache of so many pictures takes on the disk. size: in pixels."""
     return _file_bytes((count, size, size, 3))

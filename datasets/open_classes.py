@@ -9,25 +9,26 @@ pool, which are test images, in more than their class.
 Nothing here reads a file: `ClosedAndOpen` and `make_pool` take loaded splits (`datasets.split.Split`).
 """
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from datasets.split import Split, expression_name
+from support import run_folder
 from support.errors import UserError
 from support.random_streams import keyed_rng
 
-# Name of a pool -> what it is, for help texts and pages.
-POOLS = {
-    "test": "all test images",
-    "paper": "all test images, and all images of the open classes in the training and validation splits",
-    "paper-permuted": "the images of paper; each open image of the training and validation splits gets the pseudo "
-                      "label of a random image of these splits, as in the code released with the paper",
-    "paper-random": "the images of paper; each open image of the training and validation splits gets a random pseudo "
-                    "label",
-}
+# Name of a pool -> what it is, for help texts and pages. `paper` is that of Zhang et al. (AAAI 2024).
+POOLS = dict(zip(run_folder.POOLS, (
+    "all test images",
+    "all test images, and all images of the open classes in the training and validation splits",
+    "the images of paper; each open image of the training and validation splits gets the pseudo label of a random "
+    "image of these splits, as in the code released with the paper",
+    "the images of paper; each open image of the training and validation splits gets a random pseudo label"),
+    strict=True))
+TEST, PAPER, PERMUTED, RANDOM = POOLS
 GROUPS = ("closed", "open-test", "open-train")
 HALVES = ("a", "b")
 LEAST_CLOSED = 2  # closed classes that have to remain
@@ -38,12 +39,23 @@ def open_name(text: str) -> str:
     expressions (`expression_name`), sorted, joined by +. "Surprise,fear" -> "fear+surprise".
 
     Raises UserError where a name is empty or cannot be a part of a folder's name."""
-    names = sorted({expression_name(name).replace(" ", "_") for name in re.split(r"[,+]", text)})
+    names = sorted({word_of(name) for name in re.split(r"[,+]", text)})
     for name in names:
         if not re.fullmatch(r"[a-z0-9_][a-z0-9_.-]*", name):
             raise UserError(f"--open takes names of classes, as in --open surprise or --open surprise,fear; not "
                             f"{text[:60]!r}")
     return "+".join(names)
+
+
+def word_of(name: str) -> str:
+    """The name of a class as a word of a command line: "No Smile" -> "no_smile"."""
+    return expression_name(name).replace(" ", "_")
+
+
+def class_words(classes: Iterable[str]) -> list[str]:
+    """The names of classes as --open takes them, in their order. Raises UserError where one cannot be a part of a
+    folder's name."""
+    return [open_name(word_of(name)) for name in classes]
 
 
 @dataclass(frozen=True)
@@ -58,11 +70,11 @@ class ClosedAndOpen:
     @classmethod
     def of(cls, name: str, classes: tuple[str, ...]) -> "ClosedAndOpen":
         """name: as `open_name` gives it. Raises UserError where a class is unknown, or fewer than two stay closed."""
-        number_of = {expression_name(text).replace(" ", "_"): number for number, text in enumerate(classes)}
-        unknown = [part for part in name.split("+") if part not in number_of]
+        number_of = {word_of(text): number for number, text in enumerate(classes)}
+        unknown = [word for word in name.split("+") if word not in number_of]
         if unknown:
             raise UserError(f"--open {unknown[0]}: no such class; the classes are {', '.join(number_of)}")
-        numbers = tuple(sorted(number_of[part] for part in name.split("+")))
+        numbers = tuple(sorted(number_of[word] for word in name.split("+")))
         if len(classes) - len(numbers) < LEAST_CLOSED:
             raise UserError(f"--open {name} leaves {len(classes) - len(numbers)} of {len(classes)} classes closed; at "
                             f"least {LEAST_CLOSED} are needed")
@@ -89,18 +101,24 @@ class ClosedAndOpen:
         """bool (N,): whether the class of each image is open. labels: int (N,), numbers of all classes."""
         return np.isin(np.asarray(labels), self.open)
 
+    def closed_rows(self, split: Split) -> np.ndarray:
+        """int64: the rows of the closed images of a split."""
+        return np.flatnonzero(~self.is_open(split.frame["expression"]))
+
     def closed_part(self, split: Split) -> Split:
         """The split without the images of open classes, its classes numbered anew. Votes for open classes are left out
-        of the distributions, and the others add up to 1 again. Raises UserError where no image remains."""
-        labels = split.frame["expression"].to_numpy(np.int64)
-        keep = ~self.is_open(labels)
-        if not keep.any():
+        of the distributions, and the others add up to 1 again; an image without another vote gets its class alone.
+        Raises UserError where no image remains."""
+        rows = self.closed_rows(split)
+        if not len(rows):
             raise UserError("without the open classes no image remains in a split; choose other classes for --open")
-        frame = split.frame[keep].reset_index(drop=True)
-        frame = frame.assign(expression=self.new_numbers[labels[keep]])
+        labels = self.new_numbers[split.frame["expression"].to_numpy(np.int64)[rows]]
+        frame = split.frame.iloc[rows].reset_index(drop=True).assign(expression=labels)
         distribution = split.distribution
         if distribution is not None:
-            distribution = distribution[keep][:, list(self.closed)]
+            distribution = distribution[rows][:, list(self.closed)]
+            has_closed_vote = distribution.sum(1) > 0
+            distribution = np.where(has_closed_vote[:, None], distribution, np.eye(len(self.closed))[labels])
             distribution = distribution / distribution.sum(1, keepdims=True)
         return replace(split, frame=frame, distribution=distribution, classes=self.closed_names)
 
@@ -113,43 +131,61 @@ def make_pool(name: str, division: ClosedAndOpen, splits: Mapping[str, Split]) -
     name: a key of `POOLS`. splits: the splits "train", "val" and "test" with all classes. Returns the columns of a
     split's frame, and `split`, `group` (one of `GROUPS`), `is_open` (bool), `closed_label` (the new number of its
     class, -1 for open ones), `row` (its row in its split) and `half` ("a" or "b"). An id is unique in its split only:
-    what is stored by image goes by split and id. Raises UserError where the pool has no open image.
+    what is stored by image goes by split and id. Raises UserError where the pool has no open image, KeyError for an
+    unknown pool.
     """
-    parts = []
-    for split in ("test",) if name == "test" else ("test", "train", "val"):
+    names = {TEST: ("test",), **dict.fromkeys((PAPER, PERMUTED, RANDOM), ("test", "train", "val"))}[name]
+    frames = []
+    for split in names:
         frame = splits[split].frame.assign(split=split, row=np.arange(len(splits[split].frame)))
         frame = frame.assign(is_open=division.is_open(frame["expression"]))
         if split != "test":
             frame = frame[frame["is_open"]]
-        parts.append(frame.sort_values("id", kind="stable"))
-    pool = pd.concat(parts, ignore_index=True)
+        frames.append(frame.sort_values("id", kind="stable"))
+    pool = pd.concat(frames, ignore_index=True)
     if not pool["is_open"].any() or pool["is_open"].all():
         kind = "closed" if pool["is_open"].all() else "open"
         raise UserError(f"the pool {name} has no image of the {kind} classes "
                         f"({', '.join(division.classes[number] for number in division.open)} are open)")
-    group = np.where(~pool["is_open"], "closed", np.where(pool["split"] == "test", "open-test", "open-train"))
+    closed, open_test, open_train = GROUPS
+    group = np.where(~pool["is_open"], closed, np.where(pool["split"] == "test", open_test, open_train))
     pool = pool.assign(group=group, closed_label=division.new_numbers[pool["expression"].to_numpy()])
     return pool.assign(half=halves(pool))
 
 
 def halves(pool: pd.DataFrame) -> np.ndarray:
     """The half of every image of a pool, "a" or "b", (N,). Images of a class and split are divided equally; of an odd
-    number one half gets one image more; a draw decides which. The halves depend on ids, splits and classes only: every
-    seed has the same ones."""
+    number one half gets one image more, and a draw decides which. The halves depend on ids, splits and classes only:
+    every seed has the same ones."""
     half = np.full(len(pool), "", object)
-    for (split, label), part in pool.groupby(["split", "expression"], sort=True):
+    for (split, label), images in pool.groupby(["split", "expression"], sort=True):
         rng = keyed_rng("open-set halves", split, label)
-        rows = part.index.to_numpy()[np.argsort(part["id"].to_numpy(), kind="stable")]
+        rows = images.index.to_numpy()[np.argsort(images["id"].to_numpy(), kind="stable")]
         first = int(rng.integers(2))  # which half gets the first image, and with it the last one of an odd number
         half[rng.permutation(rows)] = [HALVES[(number + first) % 2] for number in range(len(rows))]
     return half
 
 
-def has_votes_for(division: ClosedAndOpen, distribution: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(bool (N,), bool (N,)): whether an image has a vote for an open class, and whether more than half of its votes
-    are for open classes. distribution: float (N, K), the fraction of votes of every class."""
+def votes_for_open(division: ClosedAndOpen, distribution: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(bool (N,), bool (N,)): images with any vote for an open class, and images with more than half of their votes for
+    open classes. distribution: float (N, K), the fraction of votes of every class."""
     votes = distribution[:, list(division.open)].sum(1)
     return votes > 0, votes > 0.5
+
+
+def votes_column(division: ClosedAndOpen, splits: Mapping[str, Split], pool: pd.DataFrame) -> list[str]:
+    """For every image of a pool whether it is in the group votes, "1" or "0": it is closed and has no vote for an open
+    class, or it is open and more than half of its votes are for open classes. "" for all where the data set has no
+    votes. pool: as `make_pool` gives it, of these splits."""
+    distributions: dict[str, np.ndarray] = {}
+    for name in sorted(set(pool["split"])):
+        distribution = splits[name].distribution
+        if distribution is None or (distribution.max(1) == 1).all():
+            return [""] * len(pool)
+        distributions[name] = distribution
+    rows = [distributions[split][row] for split, row in zip(pool["split"], pool["row"], strict=True)]
+    any_vote, most_votes = votes_for_open(division, np.stack(rows))
+    return [str(int(value)) for value in np.where(pool["is_open"], most_votes, ~any_vote)]
 
 
 # ---- pseudo labels
@@ -164,17 +200,21 @@ def pseudo_labels(name: str, pool: pd.DataFrame, predictions: Mapping[str, np.nd
     probability.
     name: a key of `POOLS`. pool: as `make_pool` gives it. predictions: for each split its predictions, int (images of
     the split,), in the order of its frame. num_closed: number of closed classes. seed: of the run; it decides about the
-    permutation and the random classes.
+    permutation and the random classes. Raises KeyError for an unknown pool.
     """
     labels = np.empty(len(pool), np.int64)
-    for split, part in pool.groupby("split"):
-        labels[part.index] = np.asarray(predictions[str(split)])[part["row"]]
-    is_training = (pool["group"] == "open-train").to_numpy()
-    given = np.concatenate([predictions["train"], predictions["val"]])
+    for split, images in pool.groupby("split"):
+        labels[images.index] = np.asarray(predictions[str(split)])[images["row"]]
+    if name in (TEST, PAPER):
+        return labels
+    is_training = (pool["group"] == GROUPS[2]).to_numpy()
+    predicted = np.concatenate([predictions["train"], predictions["val"]])
     first_row = pool["split"].map({"test": 0, "train": 0, "val": len(predictions["train"])})
-    place = (first_row + pool["row"]).to_numpy()[is_training]  # in `given`
-    if name == "paper-permuted":
-        labels[is_training] = given[keyed_rng("open-set permutation", seed).permutation(len(given))[place]]
-    elif name == "paper-random":
-        labels[is_training] = keyed_rng("open-set random labels", seed).integers(num_closed, size=len(given))[place]
+    row = (first_row + pool["row"]).to_numpy()[is_training]  # in `predicted`
+    if name == PERMUTED:
+        labels[is_training] = predicted[keyed_rng("open-set permutation", seed).permutation(len(predicted))[row]]
+    elif name == RANDOM:
+        labels[is_training] = keyed_rng("open-set random labels", seed).integers(num_closed, size=len(predicted))[row]
+    else:
+        raise KeyError(name)
     return labels

@@ -140,6 +140,12 @@ class Choices(NamedTuple):
     """whether the vote filter of the MIVIA benchmark drops ambiguous images of RAF-DB basic"""
 
 
+def class_names(classes: str = "6", parts: str | None = None, basic_labels: str | None = None,
+                labels: str = "list") -> tuple[str, ...]:
+    """The names of the classes with these options."""
+    return _checked_choices(classes, parts, basic_labels, labels).classes
+
+
 def load(root: Path, split: str, classes: str = "6", parts: str | None = None, basic_labels: str | None = None,
          labels: str = "list") -> Split:
     """One split; the options are those of `OPTIONS`.

@@ -58,10 +58,14 @@ class TimmModel(Model):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """image: uint8 (N, 3, S, S). Returns logits (N, K)."""
+        return self.classifier(self.backbone(self.resized(image)))
+
+    def resized(self, image: torch.Tensor) -> torch.Tensor:
+        """uint8 (N, 3, S, S), normalised and in the size of the network."""
         x = self.normalize(image)
         if self.size != image.shape[-1]:
             x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", antialias=self.size < image.shape[-1])
-        return self.classifier(self.backbone(x))
+        return x
 
     def imagenet_weights(self) -> tuple[str, dict[str, torch.Tensor]]:
         """(name, state dict) of timm's weights, from its cache or the internet. Raises UserError where it has none."""

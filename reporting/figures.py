@@ -37,7 +37,7 @@ from support.files import read_json, write_text
 
 INDEX = "index.json"
 KNOWN_STARTS = ("reliability", "severity", *(f"figure{number}" for number in range(1, 9)), "heatmap", "classes",
-                "flips")
+                "flips", "open-set")
 PROCESSES = 4  # at most
 SLOWEST = ("heatmap", "figure7", "figure2", "classes", "reliability")  # figures that take longest to draw, in order
 FIGURE_FILE = re.compile(r"(reliability|severity|flips|figure\d|heatmap_|classes_)[A-Za-z0-9_.-]*\.(png|svg|pdf)")
@@ -286,11 +286,11 @@ def hash_of(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def read_index(folder: Path) -> dict[str, dict[str, str]]:
+def read_index(folder: Path, name: str = INDEX) -> dict[str, dict[str, str]]:
     """{name of a file: {"drawn_from": hash of the data, "sha256": of the file}}; empty where there is none, or where it
-    is damaged."""
+    is damaged. name: of the index."""
     try:
-        index = read_json(folder / INDEX)
+        index = read_json(folder / name)
         return {name: entry for name, entry in index.items() if isinstance(entry, dict)}
     except (OSError, UserError):
         return {}

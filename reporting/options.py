@@ -44,7 +44,7 @@ class ReportOptions:
     """print at most ten lines instead of all tables: one narrow table, where the rest is, and the next command"""
     figures: str = "all"
     """figures to draw: all, paper (figures 1 to 8), none, or names with commas between (reliability, severity, figure5,
-    heatmap, classes_SCN); the start of a name stands for all that begin with it"""
+    heatmap, classes_SCN, open-set); the start of a name stands for all that begin with it"""
     with_images: bool = False
     """also show images of sets other than the demo. Most licences of face data sets do not allow passing their images
     on: read the licence before you pass such a report on"""

@@ -33,10 +33,11 @@ STYLES = ("vendor/tabulator_simple.min.css", "page.css")
 
 def write_page(path: Path, runs: Sequence[Run], scores: pd.DataFrame, summaries: Mapping[Block, PredictionSummary],
                missing: Sequence[Note], tables: Iterable[Path], samples: Mapping[Block, Samples],
-               comparison: Comparison, of_sequences: SequenceReport, open_set: str = "") -> int:
+               comparison: Comparison, of_sequences: SequenceReport, open_set_html: str = "") -> int:
     """Write the page of a report to `path`; the other arguments are those of `page_data.gather`, and the section about
     open-set runs as HTML. Returns its bytes."""
-    text = render(gather(runs, scores, summaries, missing, tables, samples, comparison, of_sequences), open_set)
+    text = render(gather(runs, scores, summaries, missing, tables, samples, comparison, of_sequences),
+                  open_set_html)
     write_text(path, text)
     return len(text.encode())
 
@@ -49,10 +50,10 @@ def check_path(path: Path) -> None:
         raise UserError(f"--html {path} is no regular file; give another name")
 
 
-def render(data: dict[str, Any], open_set: str = "") -> str:
+def render(data: dict[str, Any], open_set_html: str = "") -> str:
     """The page as text. Its policy lets only its own scripts run, by their hashes, and lets nothing be fetched.
 
-    open_set: the section about open-set runs, HTML whose texts are escaped."""
+    open_set_html: the section about open-set runs, HTML whose texts are escaped."""
     scripts = [read_part(name) for name in SCRIPTS]
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     sources = " ".join(f"'sha256-{value}'" for value in hashes)
@@ -63,8 +64,8 @@ def render(data: dict[str, Any], open_set: str = "") -> str:
         "style": "".join(read_part(name) for name in STYLES),
         "licences": html.escape("\n".join(licences)),
         "data": to_json(data),
-        "open_set": open_set,
-        "open_set_link": '<a href="#open-set">Open-set</a>' if open_set else "",
+        "open_set": open_set_html,
+        "open_set_link": '<a href="#open-set">Open-set</a>' if open_set_html else "",
         "scripts": "\n".join(f"<script>{script}</script>" for script in scripts),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], read_part("template.html"))

@@ -21,7 +21,7 @@ from reporting.card_files import find_cards
 from reporting.cells import for_sets
 from reporting.catalogue import HEATMAPS, FigureOptions
 from reporting.comparison import TABLES, Comparison, check_comparison, compare_models
-from reporting.figures import Drawing, check_asked, open_pool, remove_others
+from reporting.figures import Drawing, check_asked, is_asked, open_pool, remove_others
 from reporting.gaps import find_gaps
 from reporting.notes import Note, plain, unique_notes
 from reporting.options import ReportOptions
@@ -82,8 +82,8 @@ def make_report(options: ReportOptions) -> None:
         for drawing in drawings:
             notes += drawing.finish()
     open_set.write_section(open_runs, report_folder, options.resamples)
-    if options.figures == "all" and not options.readme_figures:
-        open_set_figures.draw_all(open_runs, figures_folder)
+    if not options.readme_figures:
+        open_set_figures.draw_all(open_runs, figures_folder, is_asked(open_set_figures.FOLDER, options.figures))
     notes = unique_notes([*notes, *bootstrap_notes, *comparison.notes, *of_sequences.notes, *open_runs.notes,
                           *notes_on_baseline(options, comparison, of_sequences)])
 
@@ -299,8 +299,8 @@ def write_numbers(folder: Path, grids: Mapping[str, list[Grid]], numbers: Mappin
 
 def existing_csv_tables(folder: Path) -> list[Path]:
     """The CSV files of a report that a page offers for download."""
-    paths = sorted(folder / f"{name}.csv" for name in (*PAPER, "means", "bootstrap", *TABLES,
-                                                   *stability.TABLES))
+    names = [f"{name}.csv" for name in (*PAPER, "means", "bootstrap", *TABLES, *stability.TABLES)]
+    paths = sorted(folder / name for name in (*names, *open_set.CSV_FILES))
     return [path for path in paths if path.is_file()]
 
 

@@ -8,6 +8,7 @@ What this file adds to tyro is declared at the field, in `Annotated[type, ...]`:
 
     epochs: Annotated[int, Between(1)] = 20            a number below 1 ends in one line that names --epochs
     dataset: Annotated[str, OneOf(DATASETS)]           any other value ends in one line; the help lists the values
+    pools: Annotated[tuple[str, ...], OneOf(POOLS)]    the same for each of several values
     keep_last: Annotated[bool, Rare] = False           not in --help, only in --help-all
     loss: Annotated[Loss, Rare] = field(default_factory=Loss)      the same for all options of a group
 
@@ -181,8 +182,18 @@ def check_values(args: Any) -> None:
         for mark in option.marks:
             if isinstance(mark, Between) and value is not None and not mark.holds(value):
                 raise UserError(f"{option.flag} has to be {mark}, not {value:g}")
-            if isinstance(mark, OneOf) and value is not None and value not in mark.values:
-                raise UserError(f"{option.flag} has to be one of {', '.join(mark.values)}, not {value!r}")
+            if isinstance(mark, OneOf) and value is not None:
+                check_choice(option.flag, value, mark)
+
+
+def check_choice(flag: str, value: Any, mark: OneOf) -> None:
+    """Raises UserError where a value is not one of those that are declared; of several values each has to be, and at
+    least one is needed. flag: of the option."""
+    values = value if isinstance(value, tuple) else (value,)
+    unknown = [text for text in values if text not in mark.values]
+    if unknown or not values:
+        given = repr(unknown[0]) if unknown else "empty"
+        raise UserError(f"{flag} has to be one of {', '.join(mark.values)}, not {given}")
 
 
 def ranges_of(hint: Any) -> list[Between]:

@@ -47,7 +47,7 @@ ENVIRONMENT_FILE = "environment.json"  # versions of the software, the device
 METRICS_FILE = "metrics.csv"  # one row for each epoch
 TIMING_FILE = "timing.csv"  # seconds of each epoch
 LAST_CHECKPOINT = "last.pt"  # the state that training goes on from
-BEST_CHECKPOINT = "best.pt"  # the weights of the best epoch; of train_openset.py those of the last one
+BEST_CHECKPOINT = "best.pt"  # the weights of the best epoch; of train_openset.py those of the last epoch
 SCORES_FILE = "scores.csv"  # the scores that evaluate.py computed
 PREDICTIONS_FOLDER = "predictions"  # the folder of the logits
 ORIGIN_FILES = ("set.json", "validation.json", "validation.bf16.json")  # below it: what the logits were made from
@@ -66,13 +66,15 @@ TRACKER_FOLDER = "wandb"  # the folder of Weights & Biases
 WRITTEN = (ARGS_FILE, ENVIRONMENT_FILE, METRICS_FILE, TIMING_FILE, LAST_CHECKPOINT, BEST_CHECKPOINT, SCORES_FILE,
            PREDICTIONS_FOLDER, OPEN_SCORES_FILE, OPEN_SCORES_FOLDER, PSEUDO_LABELS_FOLDER, CLOSED_FOLDER,
            DETECTORS_FOLDER, EVENT_FILES, TRACKER_FOLDER, ".*.tmp")
+POOLS = ("test", "paper", "paper-permuted", "paper-random")  # lists of images that open scores are computed for
+SCORINGS = ("transductive", "inductive")  # ways of computing them; both are described in docs/openset.md
 # Names of the files inside folders in which a user may have put other files. Folders that are not listed are removed
 # whole.
 WRITTEN_INSIDE = {
     PREDICTIONS_FOLDER: ("*.npy", *ORIGIN_FILES, "*.tmp"),
-    OPEN_SCORES_FOLDER: (*(f"{pool}{ending}.csv" for pool in ("test", "paper", "paper-permuted", "paper-random")
-                           for ending in ("", "-validation")), "set.json", "begun.txt", "*.npy", "*.tmp"),
-    PSEUDO_LABELS_FOLDER: ("test.csv", "paper.csv", "paper-permuted.csv", "paper-random.csv", "*.tmp"),
+    OPEN_SCORES_FOLDER: (*(f"{pool}{ending}.csv" for pool in POOLS for ending in ("", "-validation")), "set.json",
+                         "begun.txt", "*.npy", "*.tmp"),
+    PSEUDO_LABELS_FOLDER: (*(f"{pool}.csv" for pool in POOLS), "*.tmp"),
     CLOSED_FOLDER: ("train.csv", "val.csv", "test.csv", "*.npy", "*.tmp"),
     DETECTORS_FOLDER: (ARGS_FILE, ENVIRONMENT_FILE, METRICS_FILE, TIMING_FILE, "*.pt", "*.npy", EVENT_FILES, "*.tmp"),
 }
@@ -85,8 +87,9 @@ PATH_SETTINGS = ("dataset", "script", "loss", "open", "noise", "seed")
 NOT_COMPARED_IN_FIRST_RELEASE = {
     "root", "runs", "fresh", "track", "calib", "workers", "cache", "compile", "model", "classes", "train_images",
     "val_images", "data_sha256", "noise_realised", "fused"}
-# Options of train_openset.py that say what is scored; they do not change the result of what they have in common.
-OPEN_SET_PLACES = ("pools", "scorings", "set", "keep_snapshots")
+# Options of train_openset.py that say what is scored, with their defaults; they do not change the result of what they
+# have in common.
+OPEN_SET_PLACES: dict[str, Any] = {"pools": ("test",), "scorings": SCORINGS, "set": (), "keep_snapshots": False}
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}  # an option's value -> Fabric's name for it, which files hold
 DATA = "training data"  # compared like a setting: a digest of the ids and labels of training and validation images
 

@@ -70,6 +70,18 @@ def read_options(words: tuple[str, ...]) -> tuple[dict[str, str], str]:
 
     Several values of an option are joined by blanks; `--x` without a value is "True", `--no-x` is "False". Raises
     UserError if the command runs no train_*.py."""
+    asked, script = read_values(words)
+    texts = {name: " ".join(values) for name, values in asked.items() if values}
+    for flag in asked.keys() - texts.keys():
+        if flag.startswith("no_"):
+            texts[flag.removeprefix("no_")] = "False"
+        else:
+            texts[flag] = "True"
+    return texts, script
+
+
+def read_values(words: tuple[str, ...]) -> tuple[dict[str, list[str]], str]:
+    """The same with all values of an option, {setting: texts}, none for a flag."""
     places = [i for i, word in enumerate(words) if re.fullmatch(r"train_\w+\.py", Path(word).name)]
     if not places:
         raise UserError(f"this is no command that runs a train_*.py: {shlex.join(words)}")
@@ -86,10 +98,4 @@ def read_options(words: tuple[str, ...]) -> tuple[dict[str, str], str]:
             asked[name].append(word)
         else:
             raise UserError(f"{word!r} is no option: {shlex.join(words)}")
-    texts = {name: " ".join(values) for name, values in asked.items() if values}
-    for flag in asked.keys() - texts.keys():
-        if flag.startswith("no_"):
-            texts[flag.removeprefix("no_")] = "False"
-        else:
-            texts[flag] = "True"
-    return texts, Path(words[places[0]]).stem.removeprefix("train_")
+    return asked, Path(words[places[0]]).stem.removeprefix("train_")

@@ -4,7 +4,7 @@ from pathlib import Path
 from support import run_folder
 from support.errors import DamagedFile, UserError
 from support.files import read_json
-from sweeping.begun_runs import find_run_folder, read_options
+from sweeping.begun_runs import find_run_folder, read_values
 from sweeping.jobs import Job
 
 
@@ -43,19 +43,19 @@ def is_finished(job: Job, jobs: dict[str, Job]) -> bool:
 def has_open_scores(folder: Path, words: tuple[str, ...]) -> bool:
     """Whether a run has all open scores that its command asks for. True for commands without --open, whose runs have
     none. folder: of the run."""
-    asked, _ = read_options(words)
+    asked, _ = read_values(words)
     if "open" not in asked:
         return True
-    from training.open_set.scores import holds  # late: the import of pandas takes half a second
+    from training.open_set.scores import has_scores  # late: the import of pandas takes half a second
 
+    pools, scorings, sets = (asked.get(name, run_folder.OPEN_SET_PLACES[name]) for name in ("pools", "scorings", "set"))
     versions = {}
-    for path in map(Path, asked.get("set", "").split()):
+    for path in map(Path, sets):
         try:
             versions[path.resolve().name] = str(read_json(path / "manifest.json").get("set_version"))
         except (OSError, UserError):
             return False
-    scorings = asked.get("scorings", "transductive inductive").split()
-    return holds(folder, asked.get("pools", "test").split(), scorings, versions)
+    return has_scores(folder, pools, scorings, versions)
 
 
 def refuse_set_of_other_settings(job: Job) -> None:

@@ -183,6 +183,32 @@ def test_abandoned_batches_leave_no_thread(tmp_path, frame, fabric):
     assert not loading_threads()
 
 
+def test_chosen_images_come_from_the_caches_of_their_splits(tmp_path, frame, fabric, capsys):
+    """In any order, from one split and from several: the bytes are those of the splits, and no other cache is made."""
+    splits = [Images(tmp_path, frame.iloc[rows], SIZE) for rows in (slice(0, 60), slice(60, 80), slice(80, COUNT))]
+    places = np.array([[2, 3], [0, 59], [0, 0], [2, 19], [0, 7]])  # none of the second split
+    whole = Images(tmp_path, frame, SIZE)
+    expected = np.stack([whole[row][0] for row in (83, 59, 0, 99, 7)])
+    batches = [[0, 1, 2], [4, 3], [1, 2]]
+    chosen = Images.of_rows(splits, places)
+    np.testing.assert_array_equal(np.stack([chosen[i][0] for i in range(5)]), expected)  # decoded
+    attach_caches((chosen,), MachineOptions(), tmp_path / "runs", Processes(fabric))
+    assert len(list((tmp_path / "runs/cache").glob("*.npy"))) == 2 and splits[1].cached is None
+    np.testing.assert_array_equal(np.stack([chosen[i][0] for i in range(5)]), expected)
+    for image, index in load_batches(fabric, chosen, batches, 0):
+        np.testing.assert_array_equal(image.cpu(), expected[index.cpu()])
+    move_to_device(fabric, chosen)
+    assert chosen.resident.shape == (5, SIZE, SIZE, 3)
+    for image, index in load_batches(fabric, chosen, batches, 0):
+        np.testing.assert_array_equal(image.cpu(), expected[index.cpu()])
+    with pytest.raises(IndexError):
+        chosen.cached.gather(np.array([5]), np.empty((1, SIZE, SIZE, 3), np.uint8))
+    capsys.readouterr()
+    again = Images.of_rows([Images(tmp_path, frame.iloc[:60], SIZE)], np.array([[0, 5]]))
+    attach_caches((again,), MachineOptions(), tmp_path / "runs", Processes(fabric))
+    assert len(list((tmp_path / "runs/cache").glob("*.npy"))) == 2 and capsys.readouterr().out == ""
+
+
 # --- where the cache goes
 
 def attached(tmp_path, frame, fabric, **options):

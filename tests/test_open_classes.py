@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from compute import predict as compute_predict
-from datasets.open_classes import POOLS, ClosedAndOpen, halves, has_votes_for, make_pool, open_name, pseudo_labels
+from datasets.open_classes import POOLS, ClosedAndOpen, halves, votes_for_open, make_pool, open_name, pseudo_labels
 from datasets.split import Split, make_frame
 from support.errors import UserError
 from training.open_set import files
@@ -61,6 +61,9 @@ def test_closed_part_of_a_split():
     assert part.classes == ("surprise", "disgust") and part.frame["expression"].tolist() == [0, 1]
     assert part.frame["id"].tolist() == ["train-000", "train-001"]
     np.testing.assert_allclose(part.distribution, [[1, 0], [.25, .75]])
+    alone = make_split("train", [0, 2], ("surprise", "fear", "disgust"), np.array([[0., 1, 0], [.2, .2, .6]]))
+    part = ClosedAndOpen.of("fear", alone.classes).closed_part(alone)  # the first has votes for the open class only
+    np.testing.assert_allclose(part.distribution, [[1, 0], [.25, .75]])
     with pytest.raises(UserError, match="no image remains"):
         ClosedAndOpen.of("fear", split.classes).closed_part(make_split("val", [1, 1], split.classes))
 
@@ -90,6 +93,16 @@ def test_a_pool_without_open_images_is_refused(splits):
         make_pool("test", ClosedAndOpen.of("surprise", RAFDB), splits)
 
 
+def test_an_unknown_pool_is_an_error(splits):
+    """A row that is added to POOLS alone is not taken for the pool paper."""
+    division = ClosedAndOpen.of("surprise", RAFDB)
+    with pytest.raises(KeyError):
+        make_pool("mine", division, splits)
+    predictions = {name: np.zeros(len(split.frame), int) for name, split in splits.items()}
+    with pytest.raises(KeyError):
+        pseudo_labels("mine", make_pool("paper", division, splits), predictions, 6, 0)
+
+
 def test_halves_are_stratified_and_do_not_depend_on_the_order(splits):
     division = ClosedAndOpen.of("surprise+fear", RAFDB)
     pool = make_pool("paper", division, splits)
@@ -105,8 +118,8 @@ def test_votes_for_open_classes():
     division = ClosedAndOpen.of("surprise+fear", RAFDB)
     votes = np.zeros((4, 7))
     votes[[0, 1, 1, 1, 2, 2, 3, 3], [3, 0, 1, 4, 0, 5, 1, 6]] = [1, .3, .3, .4, .5, .5, .1, .9]
-    has_vote, has_most = has_votes_for(division, votes)
-    assert has_vote.tolist() == [False, True, True, True] and has_most.tolist() == [False, True, False, False]
+    any_vote, most_votes = votes_for_open(division, votes)
+    assert any_vote.tolist() == [False, True, True, True] and most_votes.tolist() == [False, True, False, False]
 
 
 # ---- pseudo labels

@@ -15,12 +15,14 @@ from sklearn.metrics import roc_auc_score
 import open_set
 import train_openset
 from building.built_set import open_set as open_built_set
+from compute.batches import Images
 from datasets import load_split
 from datasets.open_classes import POOLS
-from support import cli
+from models.detector import attention_network
+from support import cli, run_folder
 from support.errors import UserError
 from training.open_set import files, inference, run as openset_run, scores, stages
-from training.options import TrainingOptions, recipe_filler
+from training.options import TrainingOptions, effects, recipe_filler
 from training.run import Training
 from conftest import MACHINE, SIZE
 
@@ -34,7 +36,7 @@ def arguments(root, runs, detector=None, protocol=None, **changes):
                    runs=runs)
     detector = dict(detector_epochs=2, cycles=2, detector_batch_size=8, warm_up=1, ramp=1) | (detector or {})
     return train_openset.Args(TrainingOptions(**options | changes),
-                              train_openset.Protocol(**dict(open="surprise", neighbours=5) | (protocol or {})),
+                              train_openset.OpenSetOptions(**dict(open="surprise", neighbours=5) | (protocol or {})),
                               train_openset.Detector(**detector), machine=MACHINE)
 
 
@@ -84,6 +86,24 @@ def test_files_of_a_run(finished):
     assert labels.columns.tolist() == ["split", "id", "path", "true", "pseudo", "is_open"]
     assert labels["id"].is_monotonic_increasing and len(labels) == 32
     assert (labels["is_open"] == (labels["true"] == "Surprise")).all() and "Surprise" not in set(labels["pseudo"])
+
+
+@pytest.mark.slow
+def test_all_open_classes_share_the_caches_of_whole_splits(with_paper, demo_root, tmp_path, monkeypatch):
+    """Three caches, those of train, val and test, which every training of the data set has."""
+    monkeypatch.delenv("FERC_CACHE", raising=False)
+    shutil.copytree(with_paper.parents[5], tmp_path / "runs")
+    caches = sorted((tmp_path / "runs/cache").glob("*.npy"))
+    options = dict(pair.split("=") for pair in DATA)
+    splits = [load_split("demo", demo_root, name, **options).frame for name in ("train", "val", "test")]
+    assert sorted(path.stem for path in caches) == sorted(Images(demo_root, frame, SIZE).cache_key for frame in splits)
+    start(arguments(demo_root, tmp_path / "runs", protocol={"open": "fear", "scorings": ("transductive",)}))
+    assert sorted((tmp_path / "runs/cache").glob("*.npy")) == caches
+
+
+def test_pictures_are_decoded_once(finished):
+    """By training, closed outputs, detectors and their scores together: all of them read the caches."""
+    assert len(list((finished.parents[5] / "cache").glob("*.npy"))) == 3
 
 
 @pytest.mark.slow
@@ -138,13 +158,13 @@ def test_an_inductive_score_is_of_the_other_half(finished):
 
 def test_a_finished_run_is_left_as_it_is(finished, demo_root, capsys, monkeypatch):
     before = results(finished)
-    monkeypatch.setattr(openset_run, "load_protocol", lambda *given: pytest.fail("reads the data"))
+    monkeypatch.setattr(openset_run, "load_open_set_data", lambda *given: pytest.fail("reads the data"))
     runs = finished.parents[5]
     train_openset.main(arguments(demo_root, runs))
     assert "is scored" in capsys.readouterr().out and results(finished) == before
 
 
-def test_the_sweep_knows_what_is_scored(finished, demo_root):
+def test_the_sweep_knows_what_is_scored(finished, demo_root, tmp_path, monkeypatch):
     """A command counts as done where its run has all pools and ways of scoring that it asks for."""
     from sweeping.begun_runs import find_run_folder
     from sweeping.results import has_open_scores
@@ -159,6 +179,14 @@ def test_the_sweep_knows_what_is_scored(finished, demo_root):
     for more, is_done in ((("--pools", "test"), True), (("--pools", "test", "paper"), False),
                           (("--scorings", "inductive"), True), (("--set", str(demo_root)), False)):
         assert find_run_folder(words + more) == finished and has_open_scores(finished, words + more) == is_done, more
+    with_blank = tmp_path / "my sets" / "Demo-C"
+    with_blank.mkdir(parents=True)
+    (with_blank / "manifest.json").write_text('{"set_version": "ab"}')
+    asked = []
+    monkeypatch.setattr(scores, "has_scores", lambda *given: asked.append(given[-1]))
+    has_open_scores(finished, (*words, "--set", str(with_blank)))
+    assert asked == [{"Demo-C": "ab"}]
+    monkeypatch.undo()
     other = tuple("fear" if word == "Surprise" else word for word in words)
     assert find_run_folder(other) is None
     assert has_open_scores(finished, ("python", "train_baseline.py", "--dataset", "demo"))
@@ -272,7 +300,7 @@ def test_settings_that_change_the_result_name_the_folder(demo_root, tmp_path):
     from training.run import all_settings
 
     def folder(detector=None, protocol=None):
-        args = train_openset.checked(arguments(demo_root, tmp_path, detector, protocol))
+        args = train_openset.check(arguments(demo_root, tmp_path, detector, protocol))
         args.options.loss = "ce"
         settings = all_settings(args, "openset", {}, {}, train_openset.USUAL_ON)
         return folder_of_run(args.options, settings)
@@ -282,15 +310,54 @@ def test_settings_that_change_the_result_name_the_folder(demo_root, tmp_path):
     assert folder(protocol={"pools": ("paper",), "keep_snapshots": True, "scorings": ("inductive",)}) == usual
     assert folder(protocol={"open": "Surprise"}) == usual
     assert folder(protocol={"open": "fear,surprise"}).parent.parent.name == "open-fear+surprise"
-    for other in ({"networks": 1}, {"left_out": 0.2}, {"consistency": 0.0}):
+    for other in ({"networks": 1}, {"left_out": 0.2}, {"consistency": 0.0}, {"detector_backbone": "resnet50"}):
         assert folder(other) not in (usual, None) and folder(other).parent == usual.parent
     assert folder(protocol={"mirror": True}) != usual
     plain = cli.parse(train_openset.Args, recipe_filler({}, {}, train_openset.USUAL_ON),
                       ["--dataset", "demo", "--open", "surprise", "--runs", str(tmp_path)])
     plain.options.loss = "ce"
-    settings = all_settings(train_openset.checked(plain), "openset", {}, {}, train_openset.USUAL_ON)
+    settings = all_settings(train_openset.check(plain), "openset", {}, {}, train_openset.USUAL_ON)
     assert folder_of_run(plain.options, settings).name.startswith("seed0") and "open" not in settings["differs"]
     assert settings["differs"].keys() <= {"precision"} and plain.detector.detector_epochs == 4
+
+
+def test_options_that_only_say_what_is_scored():
+    """The sweep knows their names and defaults without this script, which imports torch."""
+    declared = {name for name, effect in effects(train_openset.OpenSetOptions).items() if effect.on == "place"}
+    assert declared == run_folder.OPEN_SET_PLACES.keys()
+    usual = dataclasses.asdict(train_openset.OpenSetOptions())
+    assert all(usual[name] == value for name, value in run_folder.OPEN_SET_PLACES.items())
+    assert tuple(POOLS) == run_folder.POOLS and tuple(files.SUBSETS) == run_folder.SCORINGS
+    text = cli.help_page(train_openset.Args)
+    assert "(default: )" not in text and "(required" in text
+
+
+def test_the_protocol_released_may_be_open_set(demo_root, tmp_path):
+    """Its recipe skips the first epoch, which has no effect here and is no choice of the user."""
+    filler = recipe_filler({}, {}, train_openset.USUAL_ON)
+    args = cli.parse(train_openset.Args, filler, ["--dataset", "demo", "--open", "fear", "--protocol", "released"])
+    assert args.options.skip_first_epoch and train_openset.check(args).open_set.open == "fear"
+
+
+@pytest.mark.slow
+def test_a_detector_of_another_architecture(demo_root, tmp_path):
+    pytest.importorskip("timm")
+    args = arguments(demo_root, tmp_path, {"detector_backbone": "test_resnet", "networks": 1},
+                     {"scorings": ("transductive",), "keep_snapshots": True})
+    folder = start(args)
+    state = torch.load(folder / "detectors/test/all/snapshot1.pt", map_location="cpu", weights_only=True)
+    assert state["networks"]["0.classifier.weight"].shape[1] != 512
+    assert json.loads((folder / "args.json").read_text())["differs"]["detector_backbone"] == "test_resnet"
+
+
+def test_attention_maps_of_a_network_of_timm():
+    """Their mean over the places is the logit without its bias; a network without such a map is refused."""
+    network = attention_network("test_resnet", 4, SIZE).train()
+    image = torch.randint(256, (3, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    logits, maps = network(image)
+    torch.testing.assert_close(maps.mean((2, 3)) + network.classifier.bias, logits)
+    with pytest.raises(UserError, match="--detector-backbone test_vit: its features are not the mean of a map"):
+        attention_network("test_vit", 4, SIZE)
 
 
 # ---- refusals
@@ -298,12 +365,17 @@ def test_settings_that_change_the_result_name_the_folder(demo_root, tmp_path):
 @pytest.mark.parametrize("detector, protocol, changes, message", [
     ({}, {"open": ""}, {}, "--open names the classes"),
     ({}, {"open": "joy ride"}, {}, "--open joy_ride: no such class"),
-    ({}, {"pools": ("everything",)}, {}, "--pools everything: known are test, paper"),
-    ({}, {"scorings": ("deductive",)}, {}, "--scorings deductive: known are transductive, inductive"),
+    ({}, {"pools": ("everything",)}, {}, "--pools has to be one of test, paper, .*, not 'everything'"),
+    ({}, {"scorings": ("deductive",)}, {}, "--scorings has to be one of transductive, inductive, not 'deductive'"),
     ({"cycles": 3}, {}, {}, "--detector-epochs 2 cannot be divided into --cycles 3"),
     ({"networks": 3}, {}, {}, "--networks has to be at least 1 and at most 2"),
     ({}, {"set": (Path("x"),), "pools": ("paper",)}, {}, "--set needs the pool test and the scoring inductive"),
     ({}, {}, {"targets": "fused"}, "fused targets know the open classes"),
+    ({}, {}, {"beta": 0.7}, "fused targets know the open classes"),
+    ({}, {}, {"gmm": Path("gmm.json")}, "fused targets know the open classes"),
+    ({}, {}, {"skip_first_epoch": True}, "--skip-first-epoch has no effect"),
+    ({"selection": "mixture", "left_out": 0.2}, {}, {}, "no effect with --selection mixture"),
+    ({}, {"pools": ()}, {}, "--pools has to be one of .* not empty"),
     ({}, {"open": "happy,sad,surprise,fear,anger,disgust,contempt"}, {}, "leaves 1 of 8 classes closed")])
 def test_what_makes_no_sense_is_refused(demo_root, tmp_path, detector, protocol, changes, message):
     with pytest.raises(UserError, match=message):
@@ -315,7 +387,7 @@ def test_too_few_open_images_for_two_halves(demo_root, tmp_path, monkeypatch):
     monkeypatch.setattr(openset_run, "fitted_baselines", lambda *given: None)
     monkeypatch.setattr(openset_run, "closed_outputs", lambda *given: {})
     args = arguments(demo_root, tmp_path, data=("train=128", "val=16", "test=8"))
-    run = openset_run.open_set_run(train_openset.checked(args), tmp_path, {})
+    run = openset_run.open_set_run(train_openset.check(args), tmp_path, {})
     with pytest.raises(UserError, match="has 1 open images: too few for two halves"):
         run.pool("test")
 
@@ -391,12 +463,12 @@ def test_cells_of_an_interrupted_scoring_stay(run_with_set, built, demo_root, tm
 
 @pytest.mark.slow
 def test_a_set_that_does_not_fit_is_refused(built, demo_root):
-    protocol = inference.load_protocol(TrainingOptions("demo", root=demo_root, data=DATA), "surprise")
-    pool = openset_run.make_pool("test", protocol.division, protocol.splits)
+    data = inference.load_open_set_data(TrainingOptions("demo", root=demo_root, data=DATA), "surprise")
+    pool = openset_run.make_pool("test", data.division, data.splits)
     with pytest.raises(UserError, match="lacks 16 of 32 test images"):
-        inference.check_set(open_built_set(built), protocol, pool, SIZE)
+        inference.check_set(open_built_set(built), data, pool, SIZE)
     with pytest.raises(UserError, match="images of 32 pixels, this run of 64"):
-        inference.check_set(open_built_set(built), protocol, pool, 64)
+        inference.check_set(open_built_set(built), data, pool, 64)
 
 
 def test_pools_are_explained_in_the_help():
@@ -427,7 +499,7 @@ def test_outputs_of_a_detector_that_are_not_finite_end_the_training(demo_root, t
     shutil.copytree(finished, tmp_path / "run")
     shutil.rmtree(tmp_path / "run/detectors")
     monkeypatch.setattr(stages, "predict", lambda *given: np.full((32, 2, 7), np.nan, np.float32))
-    args = train_openset.checked(arguments(demo_root, finished.parents[5]))
+    args = train_openset.check(arguments(demo_root, finished.parents[5]))
     run = openset_run.open_set_run(args, tmp_path / "run", {})
     pool = run.pool("test")
     with pytest.raises(UserError, match="not finite"):

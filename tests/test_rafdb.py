@@ -14,7 +14,7 @@ from datasets.drawn import rafdb as drawn_rafdb
 from datasets.drawn.layouts import LAYOUTS
 from datasets.drawn.faces import CLASS_MEANS, CLASSES as DEMO_CLASSES, Face
 from datasets.images import read_image
-from datasets.rafdb import CLASSES, SEVEN, vote_filter
+from datasets.rafdb import CLASSES, SEVEN, class_names, vote_filter
 from datasets.split import COLUMNS, SPLITS
 from support.errors import UserError
 from support.random_streams import keyed_rng
@@ -126,7 +126,7 @@ def test_without_raf_ml_the_default_says_so(tmp_path):
 
 def test_seven_classes(tmp_path):
     data = load(write_ml(write_basic(tmp_path)), classes="7")
-    assert data.classes == SEVEN == (*CLASSES, "Neutral")
+    assert data.classes == SEVEN == (*CLASSES, "Neutral") == class_names("7")
     assert data.frame["id"].tolist() == [*SIX_TRAIN, "train_00007"]
     np.testing.assert_array_equal(data.distribution, np.eye(7)[[4, 0, 1, 2, 3, 5, 6]])
     assert data.notes == {"layout": "RAF-DB basic (list_patition_label.txt, basic/Image/aligned/aligned, one-hot "

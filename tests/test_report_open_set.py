@@ -8,7 +8,7 @@ import pytest
 
 import open_set
 import report
-from reporting import open_set as section_of_report, open_set_figures
+from reporting import open_set as section_of_report, open_set_bootstrap, open_set_figures, open_set_grids
 from reporting.options import ReportOptions
 from support import run_folder
 from support.errors import DamagedFile, UserError
@@ -76,7 +76,7 @@ def test_lines_of_a_table(tmp_path):
     read = section(tmp_path)
     grid = grid_of(read, "Open-set: AUROC, pool test, inductive, images: all")
     lines = {line.title: line.entries for line in grid.sections[0].lines}
-    assert list(lines) == ["fear", "surprise", "  seed 0", "  seed 1", "fear+surprise", section_of_report.MEAN]
+    assert list(lines) == ["fear", "surprise", "  seed 0", "  seed 1", "fear+surprise", open_set_grids.MEAN]
     values = []
     for folder in folders:
         table = scores.read_open_scores(folder)
@@ -88,7 +88,7 @@ def test_lines_of_a_table(tmp_path):
         assert lines["surprise"][column].sd == pytest.approx(np.std(of_seeds, ddof=1))
         assert [lines[f"  seed {seed}"][column].value for seed in (0, 1)] == pytest.approx(of_seeds)
         mean = (np.mean(of_seeds) + 100 * values[2][detector]) / 2
-        assert lines[section_of_report.MEAN][column].value == pytest.approx(mean)
+        assert lines[open_set_grids.MEAN][column].value == pytest.approx(mean)
     assert lines["fear"][-1].value == pytest.approx(50)  # accuracy: every closed image is called neutral
     written = pd.read_csv(tmp_path / "report/open_set.csv")
     assert len(written) == sum(len(scores.read_open_scores(folder)) for folder in folders)
@@ -104,7 +104,7 @@ def test_published_numbers_stand_below(tmp_path):
     lines = {line.title: line.entries for line in grid.sections[0].lines}
     assert lines["surprise"][0].published == pytest.approx(91.8) and lines["fear"][0].published == pytest.approx(90.7)
     assert lines["surprise"][2].published == pytest.approx(51.7)  # maximum logit: their baseline
-    assert lines[section_of_report.MEAN][0].published == pytest.approx((91.8 + 90.7) / 2)
+    assert lines[open_set_grids.MEAN][0].published == pytest.approx((91.8 + 90.7) / 2)
     assert any("could not be validated" in caption for caption in grid.captions)
     inductive = grid_of(read, "Open-set: AUROC, pool paper, inductive, images: all")
     assert all(np.isnan(entry.published) for entry in inductive.entries)
@@ -115,7 +115,7 @@ def test_published_numbers_stand_below(tmp_path):
     ("rafdb", "auroc", "Ours", .909), ("rafdb", "auroc", "Baseline", .497), ("rafdb", "fpr95", "Ours", .547),
     ("rafdb", "fpr95", "PROSER", .811), ("ferplus", "auroc", "Ours", .882), ("ferplus", "auroc", "DIAS", .709)])
 def test_published_means(dataset, metric, method, mean):
-    values = section_of_report.read_published()[dataset, metric]
+    values = open_set_grids.read_published()[dataset, metric]
     assert round(np.mean([value for (_, name), value in values.items() if name == method]), 3) == mean
 
 
@@ -125,6 +125,7 @@ def test_differences_and_their_intervals(tmp_path):
     read = section(tmp_path, resamples=200)
     table = pd.read_csv(tmp_path / "report/open_set_differences.csv")
     assert len(table) == 2 * len(open_set.BASELINES) and (table["seeds"] == 2).all()
+    assert set(table["open"]) == {"surprise"} and set(table["group"]) == {"all"}
     images = [files.read_scores(files.scores_file(folder, "test")) for folder in folders]
     is_open = (images[0]["is_open"] == "1").to_numpy()
     gaps = [open_set.auroc(one["trained_transductive"].to_numpy(), is_open)
@@ -136,6 +137,47 @@ def test_differences_and_their_intervals(tmp_path):
     before = (tmp_path / "report/open_set_differences.csv").read_bytes()
     section(tmp_path, resamples=200)
     assert (tmp_path / "report/open_set_differences.csv").read_bytes() == before  # the bootstrap is keyed
+
+
+def test_differences_of_groups(tmp_path):
+    """The pool paper against open test images and against the other open images, too: together they are confounded.
+    The size of a block of resamples does not matter."""
+    folder = make_run(tmp_path, pools=("paper",))
+    read = section(tmp_path, resamples=20)
+    path = tmp_path / "report/open_set_differences.csv"
+    table = pd.read_csv(path)
+    assert set(table["group"]) == {"all", "open-test", "open-train"}
+    images = files.read_scores(files.scores_file(folder, "paper"))
+    rows = images["group"].isin(["closed", "open-train"]).to_numpy()
+    is_open = (images["is_open"] == "1").to_numpy()[rows]
+    gap = open_set.auroc(images["trained_transductive"].to_numpy()[rows], is_open) - open_set.auroc(
+        images["energy"].to_numpy()[rows], is_open)
+    row = table[(table["group"] == "open-train") & (table["scoring"] == "transductive")
+                & (table["baseline"] == "energy")].iloc[0]
+    assert row["value"] == pytest.approx(gap) and row["low"] <= row["value"] <= row["high"]
+    assert grid_of(read, "Open-set: trained detector against baselines, pool paper, inductive, against open-test "
+                         "images")
+    before = path.read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(open_set_bootstrap, "LARGEST_BLOCK", 200)
+        section(tmp_path, resamples=20)
+    assert path.read_bytes() == before
+
+
+def test_memory_of_the_bootstrap_is_bounded(tmp_path):
+    """It does not grow with the number of resamples, and a table with more images than any data set is refused."""
+    stored = scores.read_pool(make_run(tmp_path), "test")
+    largest = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(open_set_bootstrap, "LARGEST_BLOCK", 10 * 52)
+        weights = open_set.resampling_weights
+        patch.setattr(open_set, "resampling_weights",
+                      lambda *given: largest.append(weights(*given)) or largest[-1])
+        open_set_bootstrap.resampled_aurocs([stored], "transductive", [np.ones(52, bool)], 35)
+        patch.setattr(scores, "MOST_IMAGES", 51)
+        with pytest.raises(DamagedFile, match="has 52 images; no pool has more than 51"):
+            scores.read_pool(tmp_path / "rafdb/openset/ce/open-surprise/noise0/seed0", "test")
+    assert [len(drawn) for drawn in largest] == [10, 10, 10, 5]
 
 
 @pytest.mark.slow
@@ -158,7 +200,92 @@ def test_corrupted_images(tmp_path):
     table = table[(table["metric"] == "auroc") & (table["detector"] == "trained")]
     contrast = table[table["corruption"] == "contrast"]
     assert len(contrast) == 2 and lines["contrast"][0].value == pytest.approx(100 * contrast["value"].mean())
-    assert grid_of(read, "Open-set under corruption: open images accepted, RAF-DB-C")
+    assert grid_of(read, "Open-set under corruption: open accepted, RAF-DB-C")
+
+
+def test_every_one_class_line_counts_the_same_under_corruption(tmp_path, capsys):
+    """Two seeds of one class weigh as one of another, and a pair does not count."""
+    folders = {("surprise", seed): make_run(tmp_path, "surprise", seed, cells=True) for seed in (0, 1)}
+    folders |= {(name, 0): make_run(tmp_path, name, cells=True) for name in ("fear", "fear+surprise")}
+    read = section(tmp_path)
+
+    def auroc(key, corruption):
+        table = scores.read_open_scores(folders[key])
+        chosen = table[(table["metric"] == "auroc") & (table["detector"] == "energy")]
+        return chosen[chosen["corruption"] == corruption]["value"].mean()
+
+    grid = grid_of(read, "Open-set under corruption: AUROC, RAF-DB-C")
+    lines = {line.title: line.entries[files.DETECTORS.index("energy")].value for line in grid.sections[0].lines}
+    for name in ("clean", "contrast", "mean"):
+        of_surprise = np.mean([auroc(("surprise", seed), name) for seed in (0, 1)])
+        assert lines[name] == pytest.approx(100 * np.mean([of_surprise, auroc(("fear", 0), name)]))
+    assert "fear, surprise; runs: 3" in " ".join(grid.captions)
+    text = " ".join(section_of_report.brief_lines(read, tmp_path))
+    of_lines = [section_value(folders[key]) for key in (("surprise", 0), ("surprise", 1), ("fear", 0))]
+    expected = 100 * np.mean([np.mean(of_lines[:2]), of_lines[2]])
+    assert "mean of 2 sets" in text and f"trained {expected:.1f}" in text
+
+
+def section_value(folder):
+    table = scores.read_open_scores(folder)
+    chosen = table[(table["metric"] == "auroc") & (table["detector"] == "trained") & (table["scoring"] == "inductive")]
+    return chosen[(chosen["set"] == "") & (chosen["group"] == "all")]["value"].item()
+
+
+def test_all_metrics_have_tables_with_the_numbers_of_images(tmp_path):
+    make_run(tmp_path)
+    make_run(tmp_path, "fear", pools=("test", "paper"))
+    read = section(tmp_path)
+    for label in ("AUROC", "FPR@TPR95", "FPR@TPR95 (ood_metrics)", "AUPR, closed positive", "AUPR, open positive",
+                  "OSCR"):
+        grid = grid_of(read, f"Open-set: {label}, pool test, transductive, images: all")
+        assert "40 closed and 12 open images" in grid.captions[0]  # which the terminal shows
+    of_open = grid_of(read, "Open-set: AUPR, open positive, pool test, transductive, images: all").captions[0]
+    of_closed = grid_of(read, "Open-set: AUPR, closed positive, pool test, transductive, images: all").captions[0]
+    assert "(prevalence of open ones 23.1 %)" in of_open and "(prevalence of closed ones 76.9 %)" in of_closed
+    paper = grid_of(read, "Open-set: AUROC, pool paper, transductive, images: all").captions[0]
+    assert paper.endswith(". 40 closed and 32 open images.")
+    against = grid_of(read, "Open-set: AUROC, pool paper, inductive, against open-train images").captions[0]
+    assert against.endswith(". 40 closed and 20 open images.")
+    printed = "\n".join(section_of_report.terminal_lines(read, False))
+    assert "OSCR, pool test" in printed and "against open-train" not in printed and "AUPR, open positive" not in printed
+
+
+def test_numbers_of_images_of_many_lines():
+    rows = [{"open_classes": f"c{n}", "detector": "trained", "metric": metric, "value": value} for n in range(12)
+            for metric, value in (("n_closed", 1000 - n), ("n_open", n + 1), ("prevalence_open", .5))]
+    text = open_set_grids.images_text(pd.DataFrame(rows), "auroc")
+    assert text == "989 to 1,000 closed and 1 to 12 open images; of each line: open_set.csv."
+    few = open_set_grids.images_text(pd.DataFrame(rows[:6]), "auroc")
+    assert few == "c0: 1,000 closed and 1 open images; c1: 999 closed and 2 open images."
+
+
+@pytest.mark.slow
+def test_calibrated_minus_uncalibrated_training(tmp_path):
+    """By open class over the seeds that both have, on clean and on corrupted images; settings have to be equal."""
+    by_loss = {loss: [make_run(tmp_path, "surprise", seed, loss=loss, better=1 + 2 * (loss != "ce"), cells=True)
+                      for seed in seeds] for loss, seeds in (("ce", (0, 1, 2)), ("maxent+mbls", (0, 1)))}
+    make_run(tmp_path, "fear", loss="ce", cells=True)
+    make_run(tmp_path, "fear", loss="maxent+mbls", cells=True)
+    read = section(tmp_path)
+    grid = grid_of(read, "Open-set: calibrated training minus ce, AUROC")
+    sections = {part.heading: {line.title: line.entries for line in part.lines} for part in grid.sections}
+    assert list(sections) == ["clean, pool test, transductive", "clean, pool test, inductive",
+                              "RAF-DB-C, mean over its cells"]
+    lines = sections["clean, pool test, inductive"]
+    assert list(lines) == ["fear", "surprise", open_set_grids.MEAN]
+    gaps = [100 * (section_value(by_loss["maxent+mbls"][seed]) - section_value(by_loss["ce"][seed]))
+            for seed in (0, 1)]
+    assert lines["surprise"][0].value == pytest.approx(np.mean(gaps)) and lines["surprise"][0].seeds == 2
+    assert lines["surprise"][0].sd == pytest.approx(np.std(gaps, ddof=1))
+    assert grid in read.terminal_grids and "calibrated training minus ce" in (
+        tmp_path / "report/open_set.md").read_text()
+    for args in tmp_path.rglob("args.json"):
+        precision = "bf16-mixed" if "ce" in args.parts else "32-true"
+        change_args(args.parent, recipe={"precision": precision}, precision=precision)
+    read = section(tmp_path)
+    assert not any("minus ce" in grid.title for grid in read.grids)
+    assert any("they differ in precision" in str(note) for note in read.notes)
 
 
 @pytest.mark.slow
@@ -167,13 +294,33 @@ def test_figures_and_page(tmp_path):
     read = section(tmp_path)
     open_set_figures.draw_all(read, tmp_path / "report/figures")
     written = sorted((tmp_path / "report/figures/open-set").iterdir())
-    assert len(written) == 6 and {path.suffix for path in written} == {".png", ".svg", ".pdf"}
+    assert len(written) == 7 and {path.suffix for path in written} == {".png", ".svg", ".pdf", ".json"}
     first = {path.name: path.read_bytes() for path in written}
     page = section_of_report.page_section(read, open_set_figures.as_data(read.figures))
     assert page.count("data:image/png;base64,") == 2 and "<b>" in page
     again = section(tmp_path)
     open_set_figures.draw_all(again, tmp_path / "report/figures")
     assert {path.name: path.read_bytes() for path in written} == first
+
+
+@pytest.mark.slow
+def test_figures_that_are_not_asked_for_are_shown_while_they_are_up_to_date(tmp_path, monkeypatch):
+    folder = make_run(tmp_path)
+    page = tmp_path / "report.html"
+
+    def pictures(figures):
+        report.main(ReportOptions(tmp_path, html=page, resamples=0, figures=figures))
+        return page.read_text().count("data:image/png;base64,")
+
+    assert pictures("none") == 0 and pictures("open-set") == 1
+    drawn = []
+    monkeypatch.setattr(open_set_figures, "save", lambda *given: drawn.append(given))
+    assert pictures("reliability") == 1 and pictures("all") == 1 and not drawn
+    path = files.scores_file(folder, "test")
+    path.write_text(path.read_text().replace(",a,", ",b,", 1))
+    assert pictures("paper") == 0 and not list((tmp_path / "report/figures/open-set").glob("*.png"))
+    html = page.read_text()
+    assert "open_set.csv" in html and "open_set_differences.csv" in html
 
 
 @pytest.mark.slow
@@ -264,9 +411,8 @@ def test_runs_of_other_precision_or_data_are_no_seeds_of_one_line(tmp_path, chan
     change_args(folders[2], **changes)
     change_args(make_run(tmp_path, "fear"), **usual | {"data_sha256": "c" * 64})  # trained on other classes
     read = section_of_report.read_open_set(tmp_path)
-    of_surprise = [run.setup for run in read.runs if run.opened == "surprise"]
-    assert of_surprise[0] == of_surprise[1] != of_surprise[2] if len(set(of_surprise[:2])) == 1 else (
-        of_surprise[1] == of_surprise[2] != of_surprise[0])
+    setup_of_seed = {run.seed: run.setup for run in read.runs if run.open_classes == "surprise"}
+    assert setup_of_seed[0] == setup_of_seed[1] != setup_of_seed[2]
 
 
 def test_a_copy_of_a_run_is_left_out(tmp_path):

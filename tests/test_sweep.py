@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import datasets
+from datasets import class_list
 from support import data_set_tables, run_folder
 from support.errors import UserError
 from sweeping.begun_runs import find_run_folder
@@ -23,13 +25,13 @@ ROOT = Path(__file__).parent.parent
 ALGORITHMS = sorted(path.stem.removeprefix("train_") for path in ROOT.glob("train_*.py")
                     if path.name != "train_openset.py")  # which is in no grid of the paper
 
-# Stands in for Python: `sweep.py` and `support/data_set_tables.py` run as they are. Every other start adds a line to
-# $CALLED, and what it would have made appears. $FAIL: a pattern of commands that fail. $HANG: of those that wait to be
-# stopped.
+# Stands in for Python: `sweep.py`, `support/data_set_tables.py` and `datasets.class_list` run as they are. Every other
+# start adds a line to $CALLED, and what it would have made appears. $FAIL: a pattern of commands that fail. $HANG: of
+# those that wait to be stopped.
 STAND_IN = f"""#!{sys.executable} -IS
 import json, os, re, signal, sys, time
 words = sys.argv[1:]
-if os.path.basename(words[0]) in ("sweep.py", "data_set_tables.py"):
+if os.path.basename(words[0]) in ("sweep.py", "data_set_tables.py") or words[:2] == ["-m", "datasets.class_list"]:
     os.execv({sys.executable!r}, [{sys.executable!r}, *words])
 
 def note(text):
@@ -429,6 +431,7 @@ def test_grid_of_run(place):
     assert len(rest) == 1 and "train_" not in rest[0] and shlex.quote(folders[0]) in rest[0]
 
 
+@pytest.mark.slow
 def test_open_set_runs_are_listed(place):
     """One run for each class, and with --open-pairs one for each pair; only chosen ones with --only."""
     def listed(*options):
@@ -438,11 +441,37 @@ def test_open_set_runs_are_listed(place):
 
     lines = listed("--open-set", "ferplus", "--seeds", "0")
     assert len(lines) == 2 * 8 and all("train_openset.py" in line and "--open " in line for line in lines)
-    assert len(listed("--open-pairs", "rafdb", "--only", "/ce/", "--seeds", "0 1")) == 2 * (7 + 21)
+    assert len(listed("--open-pairs", "rafdb", "--only", "/ce/", "--seeds", "0 1")) == 2 * (6 + 15)  # without neutral
+    seven = listed("--open-set", "rafdb", "--seeds", "0", "--", "--data", "classes=7")
+    assert len(seven) == 2 * 7 and all(line.endswith("--data classes=7") for line in seven)
+    assert sum("--open neutral " in line for line in seven) == 2
     line, = listed("--open-set", "demo", "--only", "ce/open-fear/", "--seeds", "0", "--", "--pools", "test", "paper")
     assert line.endswith("--pools test paper") and "--open fear " in line
     assert "goes with neither" in place.bash("--open-set", "--noise", "demo").stderr
-    assert "classes of folders are not known" in place.bash("--open-set", "folders", "--list").stderr
+    assert "classes of folders cannot be listed" in place.bash("--open-set", "folders", "--list").stderr
+
+
+@pytest.mark.parametrize("dataset, data, count", [
+    ("rafdb", (), 6), ("rafdb", ("classes=7",), 7), ("affectnet", (), 8), ("affectnet", ("classes=7",), 7),
+    ("affwild", (), 7), ("ferplus", (), 8), ("demo", (), 8)])
+def test_classes_are_known_without_the_data(tmp_path, capsys, dataset, data, count):
+    class_list.main(class_list.Args(dataset, tmp_path, data))
+    names = capsys.readouterr().out.split()
+    assert len(set(names)) == count and ("contempt" in names) == (count == 8)
+    assert not list(tmp_path.iterdir())
+
+
+def test_classes_of_folders_are_read(tmp_path, capsys):
+    for split in ("train", "test"):
+        for name in ("No Smile", "happiness", "fear"):
+            for number in range(12):
+                path = tmp_path / split / name / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (40, 40), (number, 90, 90)).save(path)
+    class_list.main(class_list.Args("folders", tmp_path))
+    assert capsys.readouterr().out.split() == ["happy", "fear", "no_smile"]
+    with pytest.raises(UserError, match="unknown data set|has to be one of"):
+        class_list.main(class_list.Args("ckplus"))
 
 
 @pytest.mark.slow

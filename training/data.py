@@ -57,18 +57,22 @@ class TrainingData:
 
 
 def load_data(options: TrainingOptions, processes: Processes,
-              part: "Callable[[Split], Split] | None" = None) -> TrainingData:
+              restrict: "Callable[[Split], tuple[Split, np.ndarray]] | None" = None) -> TrainingData:
     """Read both splits, and print where they are and how many images they have. Their images have no cache so far.
 
-    part: gives the part of a split that is trained or validated on; None: all of it. Raises UserError
-    where the data set cannot be read, or does not have what class weights or fused targets need.
+    restrict: gives the part of a split that is trained or validated on, and its rows in the split, int64 (N,); None:
+    all of it. Raises UserError where the data set cannot be read, or does not have what class weights or fused targets
+    need.
     """
     from datasets.split import fingerprint  # with pandas, for which `--help` need not wait
 
     root, data_options = options.root or default_root(options.dataset), parse_options(options.data)
     train, val = load_splits(options.dataset, root, ("train", "val"), **data_options)
-    if part is not None:
-        train, val = part(train), part(val)
+    images, val_images = Images(root, train.frame, options.image_size), Images(root, val.frame, options.image_size)
+    if restrict is not None:
+        train, rows = restrict(train)
+        val, val_rows = restrict(val)
+        images, val_images = rows_of_split(images, rows), rows_of_split(val_images, val_rows)
     layout = train.notes.get("layout", options.dataset)
     processes.print_once(f"{root}: {layout}; {len(train.frame)} training images")
 
@@ -77,11 +81,11 @@ def load_data(options: TrainingOptions, processes: Processes,
     labels = add_noise(original_labels, options.noise, len(train.classes), noise_seed, options.noise_rule)
     data = TrainingData(
         classes=train.classes,
-        images=Images(root, train.frame, options.image_size),
+        images=images,
         labels=labels,
         class_weights=None,
         fused=None,
-        val_images=Images(root, val.frame, options.image_size),
+        val_images=val_images,
         val_labels=val.frame["expression"].to_numpy(np.int64),
         facts={
             "classes": list(train.classes),
@@ -106,6 +110,11 @@ def load_data(options: TrainingOptions, processes: Processes,
                                   torch.from_numpy(label_weight[:, None]).float().to(device))
         data.facts["fused"] = notes
     return data
+
+
+def rows_of_split(images: Images, rows: np.ndarray) -> Images:
+    """Some images of a split, which are kept in the cache of the whole one. rows: int64 (N,)."""
+    return Images.of_rows([images], np.stack([np.zeros(len(rows), np.int64), rows], 1))
 
 
 def class_counts(labels: np.ndarray, classes: int) -> list[int]:

@@ -3,7 +3,7 @@
 Without `--cache` and `--no-cache` the cache is made where it is small: below `LARGEST_UNASKED` bytes, and at most a
 fifth of the disk's free space. `--cache-on auto` takes the device where the images fill less than half of its free
 memory, other programs use at most `USED_BY_OTHERS` bytes of it, and no other job of the same sweep runs there. Used by
-training/run.py.
+training/run.py and training/open_set/.
 """
 import math
 import os
@@ -27,10 +27,12 @@ USED_BY_OTHERS = 2**31  # bytes: where other processes use more than this on a d
 # (A process that has computed nothing yet takes half a gigabyte.)
 
 
-def attach_caches(splits: Sequence[Images], machine: MachineOptions, runs: Path, processes: Processes) -> None:
+def attach_caches(splits: Sequence[Images], machine: MachineOptions, runs: Path, processes: Processes,
+                  to_device: bool = True) -> None:
     """Give these images a cache where the options say so, and copy them to the device if they are to lie there.
 
-    splits: training and validation images, without a cache so far. runs: the folder of all runs. All processes call
+    splits: training and validation images, without a cache so far. runs: the folder of all runs. to_device: whether
+    they may be copied to the device; not where each image is read once. All processes call
     this; the first one decides about the folder and prints it. Where the folder of a cache that nobody asked for cannot
     be used, a line says so and the images stay without a cache. Raises UserError where the folder of `--cache` cannot
     be used, where an image cannot be read, and where `--cache-on device` finds no cache or too little memory.
@@ -38,8 +40,8 @@ def attach_caches(splits: Sequence[Images], machine: MachineOptions, runs: Path,
     folder = processes.run_on_first(lambda: cache_folder(splits, machine, runs, processes))
     folder = processes.fabric.broadcast(folder)
     if folder is None:
-        if machine.cache_on == "device":
-            raise UserError(f"--cache-on device needs decoded images, {size_text(decoded_bytes(splits))} on the disk: "
+        if machine.cache_on == "device" and to_device:
+            raise UserError(f"--cache-on device needs decoded images, {size_text(cache_bytes(splits))} on the disk: "
                             "give --cache DIR")
         return
     try:
@@ -50,9 +52,10 @@ def attach_caches(splits: Sequence[Images], machine: MachineOptions, runs: Path,
             raise
         processes.print_once(f"no images are kept decoded: {error}")  # nobody has asked for a cache
         for images in splits:
-            images.cached = None
+            images.drop_cache()
         return
-    choose_place(splits, machine, processes)
+    if to_device:
+        choose_place(splits, machine, processes)
 
 
 def size_text(size: int) -> str:
@@ -65,15 +68,25 @@ def decoded_bytes(splits: Sequence[Images]) -> int:
     return sum(bytes_needed(len(images), images.size) for images in splits)
 
 
+def whole_splits(splits: Sequence[Images]) -> list[Images]:
+    """The whole splits whose caches hold these images, each once."""
+    return list({id(whole): whole for images in splits for whole in images.cached_splits}.values())
+
+
+def cache_bytes(splits: Sequence[Images]) -> int:
+    """Bytes of the caches that hold these images, on the disk."""
+    return decoded_bytes(whole_splits(splits))
+
+
 def cache_folder(splits: Sequence[Images], machine: MachineOptions, runs: Path, processes: Processes) -> Path | None:
     """The folder of the cache, None for no cache. Prints where a new cache is made, or, where it would
     be too large to be made without asking, the option that makes it."""
     if machine.cache is not None or machine.no_cache:
         return machine.cache
     folder = run_folder.default_cache(runs)
-    if all(has_cache(folder, images.cache_key) for images in splits):
+    if all(has_cache(folder, images.cache_key) for images in whole_splits(splits)):
         return folder
-    needed = decoded_bytes(splits)
+    needed = cache_bytes(splits)
     free = free_space(folder)
     if needed < LARGEST_UNASKED and needed <= PART_OF_DISK * free:
         processes.print_once(f"{folder}: decoded images are kept here, {size_text(needed)} (--cache DIR takes "

@@ -1,7 +1,8 @@
 """The options that all training scripts have in common, and the values that a data set and a protocol give them.
 
-A script's `Args` has four groups of options: `options` (`TrainingOptions`), `algorithm` (declared in the script),
-`constants` (`LossOptions`: the constants of the losses) and `machine` (`MachineOptions`). The value of an option is
+A script's `Args` has these groups of options: `options` (`TrainingOptions`), groups of its own (`algorithm`; in
+train_openset.py `open_set` and `detector`), `constants` (`LossOptions`: the constants of the losses) and `machine`
+(`MachineOptions`). The value of an option is
 the first of these that is given:
 
   1. the command line;

@@ -11,7 +11,7 @@
             training.end_epoch(metrics.summary(...))
 
 Words: `training` is the object of class `Training`. `args` is the script's `Args`, with the values from the command
-line; `args.options`, the options that all scripts have in common, is one of its four groups (options.py). A run is one
+line; `args.options`, the options that all scripts have in common, is one of its groups (options.py). A run is one
 training together with the folder of its results; its settings are what its args.json holds. What last.pt holds is
 declared in state.py, what a run's folder holds in support/run_folder.py.
 

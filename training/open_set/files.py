@@ -4,15 +4,19 @@
   closed_model/<split>.csv                   ids and classes of the images of a split
   closed_model/<split>_logits.npy            float32 (N, C), in that order
   closed_model/<split>_features.npy          float32 (N, D)
-  detectors/<pool>/<part>/pool_scores.npy    float64 (N,), open scores of all images of the pool, in its order
-  detectors/<pool>/<part>/validation_scores.npy        float64 (V,), of the closed validation images
+  detectors/<pool>/<subset>/snapshot<cycle>.pt         the networks at the end of each cycle; removed when scores are
+                                             computed, unless --keep-snapshots
+  detectors/<pool>/<subset>/pool_scores.npy  float64 (N,), open scores of all images of the pool, in its order
+  detectors/<pool>/<subset>/validation_scores.npy      float64 (V,), of the closed validation images
   open_scores/<pool>.csv                     every image of the pool with its open scores, a column for each detector
   open_scores/<pool>-validation.csv          the same for the closed validation images
-  open_scores/<pool>/<set>/set.json          which built set was scored: its version and number of images
+  open_scores/<pool>/<set>/begun.txt         the version of the built set whose cells are being scored
+  open_scores/<pool>/<set>/set.json          which built set was scored: its version and number of images; written last
   open_scores/<pool>/<set>/<corruption>-<severity>.npy           float64 (N, detectors), `CELL_COLUMNS`
   open_scores.csv                            the metrics (training/open_set/scores.py)
 
-A pool is one of `datasets.open_classes.POOLS`; a part is all, or a half of the pool. Nothing here imports torch.
+A pool is one of `datasets.open_classes.POOLS`; a subset is all, or a half of the pool. No other file names what lies
+below these folders. Nothing here imports torch.
 Used by train_openset.py, by the files beside this one and by reporting/open_set.py.
 """
 import io
@@ -30,11 +34,15 @@ from support import run_folder
 from support.errors import DamagedFile, UserError
 from support.files import read_json, write_rows, write_text, write_whole
 
-WHOLE = "all"  # the part that is the whole pool
-PARTS = {"transductive": (WHOLE,), "inductive": HALVES}  # a way of scoring -> the parts that detectors are trained on
+WHOLE = "all"  # the subset that is the whole pool
+TRANSDUCTIVE, INDUCTIVE = run_folder.SCORINGS
+SUBSETS = {TRANSDUCTIVE: (WHOLE,), INDUCTIVE: HALVES}  # a way of scoring -> the subsets that detectors are trained on
 TRAINED = "trained"  # the detector that is trained with pseudo labels
 DETECTORS = (TRAINED, *BASELINES)
-DETECTOR_SCORES = ("validation_scores.npy", "pool_scores.npy")  # in a detector's folder
+POOL_SCORES, VALIDATION_SCORES = "pool_scores.npy", "validation_scores.npy"  # in a detector's folder
+SNAPSHOTS = "snapshot*.pt"  # there
+SET_FACTS, BEGUN = "set.json", "begun.txt"  # in the folder of cells
+CLOSED_FILES = ("{}.csv", "{}_features.npy", "{}_logits.npy")  # of a split; the last one is written last
 CELL_COLUMNS = (*DETECTORS, "predicted")  # predicted: the closed model's class, a new number
 LARGEST_ARRAY = 2**33  # bytes; no array of a run comes near
 LARGEST_TABLE = 2**28  # bytes; the same for tables
@@ -72,26 +80,31 @@ def read_array(path: Path, shape: tuple[int | None, ...], dtype: Any) -> np.ndar
 
 def write_closed_model(folder: Path, split: str, frame: pd.DataFrame, model: ClosedModel) -> None:
     """Store what the closed model computes for a split. folder: of the run. frame: of the split."""
-    place = folder / run_folder.CLOSED_FOLDER
+    table, features, logits = closed_files(folder, split)
     rows = [{"id": name, "expression": label} for name, label in zip(frame["id"], frame["expression"], strict=True)]
-    write_rows(place / f"{split}.csv", rows)
-    write_array(place / f"{split}_features.npy", model.features)
-    write_array(place / f"{split}_logits.npy", model.logits)  # the last one: it says that the others are there
+    write_rows(table, rows)
+    write_array(features, model.features)
+    write_array(logits, model.logits)
 
 
 def read_closed_model(folder: Path, split: str, frame: pd.DataFrame, classes: int) -> ClosedModel | None:
     """What `write_closed_model` stored, None where one of the files is missing. classes: number C of closed classes.
     Raises UserError where the split has other images or classes now, DamagedFile where a file is damaged."""
-    place = folder / run_folder.CLOSED_FOLDER
-    if not all((place / f"{split}{ending}").exists() for ending in (".csv", "_features.npy", "_logits.npy")):
+    table, features, logits = closed_files(folder, split)
+    if not all(path.exists() for path in (table, features, logits)):
         return None
-    stored = read_table(place / f"{split}.csv", ("id", "expression"))
+    stored = read_table(table, ("id", "expression"))
     if stored["id"].tolist() != frame["id"].tolist() or (
             stored["expression"].tolist() != frame["expression"].astype(str).tolist()):
         raise UserError(f"{folder}: ids or labels of the {split} split have changed since this run began. Restore "
                         f"them, or start over with --fresh.")
-    logits = read_array(place / f"{split}_logits.npy", (len(frame), classes), np.float32)
-    return ClosedModel(logits, read_array(place / f"{split}_features.npy", (len(frame), None), np.float32))
+    return ClosedModel(read_array(logits, (len(frame), classes), np.float32),
+                       read_array(features, (len(frame), None), np.float32))
+
+
+def closed_files(folder: Path, split: str) -> list[Path]:
+    """The table, the features and the logits of a split. folder: of the run."""
+    return [folder / run_folder.CLOSED_FOLDER / name.format(split) for name in CLOSED_FILES]
 
 
 def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -147,14 +160,33 @@ def read_pseudo_labels(folder: Path, name: str, pool: pd.DataFrame, division: Cl
 
 # ---- detectors and open scores
 
-def detector_folder(folder: Path, pool: str, part: str) -> Path:
+def detector_folder(folder: Path, pool: str, subset: str) -> Path:
     """The folder of a detector. folder: of the run."""
-    return folder / run_folder.DETECTORS_FOLDER / pool / part
+    return folder / run_folder.DETECTORS_FOLDER / pool / subset
 
 
 def has_detector_scores(folder: Path) -> bool:
     """Whether a detector has scored its pool and the validation images. folder: as `detector_folder` gives it."""
-    return all((folder / name).exists() for name in DETECTOR_SCORES)
+    return (folder / POOL_SCORES).exists() and (folder / VALIDATION_SCORES).exists()
+
+
+def snapshot_file(folder: Path, cycle: int) -> Path:
+    """The file of a snapshot. folder: of the detector. cycle: from 1 on."""
+    return folder / f"snapshot{cycle}.pt"
+
+
+def trained_detector(folder: Path, epochs: int, cycles: int) -> list[Path]:
+    """The snapshots of a detector, one for each cycle; [] where fewer epochs are trained or one is missing. folder: of
+    the detector."""
+    paths = [snapshot_file(folder, cycle) for cycle in range(1, cycles + 1)]
+    is_trained = run_folder.trained_epochs(folder) >= epochs and all(path.is_file() for path in paths)
+    return paths if is_trained else []
+
+
+def remove_snapshots(folder: Path) -> None:
+    """Remove the snapshots of a detector. folder: of the detector."""
+    for path in folder.glob(SNAPSHOTS):
+        path.unlink()
 
 
 def scores_file(folder: Path, pool: str) -> Path:
@@ -181,12 +213,32 @@ def remove_cells(folder: Path, pool: str) -> None:
     """Remove the open scores of a pool in the cells of all built sets. folder: of the run."""
     for place in (folder / run_folder.OPEN_SCORES_FOLDER / pool).glob("*"):
         if place.is_dir() and not place.is_symlink():
-            for path in (place / "set.json", *place.glob("*.npy")):  # set.json first: it says that all cells are there
-                path.unlink(missing_ok=True)
+            remove_cells_of_set(place)
+
+
+def remove_cells_of_set(folder: Path) -> None:
+    """The same for one built set. folder: as `cells_folder` gives it."""
+    for path in (folder / SET_FACTS, *folder.glob("*.npy")):  # first the file that says that all cells are there
+        path.unlink(missing_ok=True)
+
+
+def begin_cells(folder: Path, set_version: str) -> None:
+    """Note which version of a built set is being scored; cells of another one are removed. folder: as `cells_folder`
+    gives it."""
+    begun = folder / BEGUN
+    if not begun.exists() or begun.read_text() != set_version:
+        remove_cells_of_set(folder)
+        write_text(begun, set_version)
+
+
+def scored_sets(folder: Path, pool: str) -> list[str]:
+    """The names of the built sets whose cells are all scored, sorted. folder: of the run."""
+    return sorted(path.parent.name for path in (folder / run_folder.OPEN_SCORES_FOLDER / pool).glob(f"*/{SET_FACTS}"))
 
 
 def write_scores(path: Path, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
-    """Write open scores by image: one row for each image, floats in full precision."""
+    """Write open scores by image: one row for each image, floats in full precision. columns: {name: (N,)}, texts or
+    numbers."""
     table = pd.DataFrame(dict(columns))
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
@@ -203,20 +255,23 @@ def read_scores(path: Path, columns: Sequence[str] = ("id",)) -> pd.DataFrame:
     return table
 
 
-def column_of(detector: str, scoring: str) -> str:
-    """The column of a detector in open_scores/<pool>.csv. Baselines have no training: theirs is the same for every way
-    of scoring."""
-    return f"{TRAINED}_{scoring}" if detector == TRAINED else detector
+def column_of(detector: str, scoring: str, half: str = "") -> str:
+    """The column of a detector in open_scores/<pool>.csv and, with a half, in <pool>-validation.csv: there, with
+    inductive scoring, each half of the pool has a detector of its own. Baselines have no training: theirs is the same
+    for every way of scoring."""
+    if detector != TRAINED:
+        return detector
+    return f"{TRAINED}_{scoring}_{half}" if half else f"{TRAINED}_{scoring}"
 
 
 def write_set_facts(folder: Path, facts: Mapping[str, Any]) -> None:
     """Store which built set was scored. folder: as `cells_folder` gives it."""
-    write_text(folder / "set.json", json.dumps(dict(facts), indent=1))
+    write_text(folder / SET_FACTS, json.dumps(dict(facts), indent=1))
 
 
 def read_set_facts(folder: Path) -> dict[str, Any] | None:
     """What `write_set_facts` stored, None where there is nothing."""
     try:
-        return read_json(folder / "set.json")
+        return read_json(folder / SET_FACTS)
     except FileNotFoundError:
         return None

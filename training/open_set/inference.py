@@ -18,24 +18,28 @@ from compute.batches import Images, Item
 from compute.devices import exact_float32
 from compute.predict import predict
 from datasets import default_root, load_splits, parse_options
-from datasets.open_classes import HALVES, ClosedAndOpen, has_votes_for
+from datasets.open_classes import HALVES, ClosedAndOpen
 from datasets.split import Split
 from models import build_model, checkpoints
-from models.detector import WithFeatures
+from models.detector import LogitsAndFeatures
 from open_set import ClosedModel, FittedBaselines, cross_entropies
 from support import run_folder
 from support.errors import UserError
 from support.files import read_json
+from training.image_caches import attach_caches
 from training.open_set import files
+from training.options import MachineOptions
+from training.processes import Processes
 
 
 @dataclass(frozen=True)
-class Protocol:
+class OpenSetData:
     """The data of an open-set run."""
 
-    root: Path
     splits: dict[str, Split]
     """train, val and test with all classes"""
+    images: dict[str, Images]
+    """all images of each split"""
     division: ClosedAndOpen
 
     @property
@@ -45,10 +49,15 @@ class Protocol:
 
     def closed_rows(self, split: str) -> np.ndarray:
         """int64: the rows of the closed images of a split."""
-        return np.flatnonzero(~self.division.is_open(self.splits[split].frame["expression"]))
+        return self.division.closed_rows(self.splits[split])
+
+    def images_of_pool(self, pool: pd.DataFrame) -> Images:
+        """The images of a pool, in its order. pool: as `make_pool` gives it."""
+        number_of = {name: number for number, name in enumerate(self.images)}
+        return Images.of_rows(list(self.images.values()), np.stack([pool["split"].map(number_of), pool["row"]], 1))
 
 
-def load_protocol(options: Any, open_classes: str) -> Protocol:
+def load_open_set_data(options: Any, open_classes: str) -> OpenSetData:
     """Read all splits. options: `TrainingOptions`. open_classes: as `open_name` gives them. Unlike every other
     training, open-set training opens the test split: detectors are trained on pseudo labels of its images."""
     root = options.root or default_root(options.dataset)
@@ -58,7 +67,8 @@ def load_protocol(options: Any, open_classes: str) -> Protocol:
         if splits[split].classes != splits["train"].classes:
             raise UserError(f"{root}: its splits have different classes (train {', '.join(splits['train'].classes)}; "
                             f"{split} {', '.join(splits[split].classes)}); correct the label files")
-    return Protocol(root, splits, ClosedAndOpen.of(open_classes, splits["train"].classes))
+    images = {name: Images(root, split.frame, options.image_size) for name, split in splits.items()}
+    return OpenSetData(splits, images, ClosedAndOpen.of(open_classes, splits["train"].classes))
 
 
 @dataclass(frozen=True)
@@ -67,12 +77,21 @@ class Inference:
 
     fabric: Any
     batch_size: int
-    workers: int
+    machine: MachineOptions
+    runs: Path
+    """the folder of all runs, in which the caches of decoded images lie"""
 
-    def predict(self, network: torch.nn.Module, images: Any) -> np.ndarray:
-        """What a network gives for all images, float32 (N, ...)."""
+    def predict(self, network: torch.nn.Module, images: Any, rows: np.ndarray | None = None) -> np.ndarray:
+        """What a network gives for all images, float32 (N, ...). rows: int64 (N,), the images to predict, ascending;
+        None: all."""
         with exact_float32():
-            return predict(self.fabric, network.to(self.fabric.device), images, self.batch_size, self.workers)
+            return predict(self.fabric, network.to(self.fabric.device), images, self.batch_size, self.machine.workers,
+                           None if rows is None else rows.tolist())
+
+    def keep_decoded(self, images: Images, to_device: bool = False) -> None:
+        """Give images a cache, if they have none and the options allow one."""
+        if images.cached is None:
+            attach_caches((images,), self.machine, self.runs, Processes(self.fabric), to_device)
 
 
 # ---- the closed model
@@ -93,24 +112,25 @@ def closed_network(folder: Path) -> torch.nn.Module:
     return network.eval()
 
 
-def closed_outputs(folder: Path, protocol: Protocol, options: Any, inference: Inference) -> dict[str, ClosedModel]:
+def closed_outputs(folder: Path, data: OpenSetData, inference: Inference) -> dict[str, ClosedModel]:
     """Logits and features of the closed model for every image of every split, {split: `ClosedModel`}. What is missing
     is computed and stored. folder: of the run."""
     outputs: dict[str, ClosedModel] = {}
     network = None
-    for name, split in protocol.splits.items():
-        model = files.read_closed_model(folder, name, split.frame, protocol.num_closed)
+    for name, split in data.splits.items():
+        model = files.read_closed_model(folder, name, split.frame, data.num_closed)
         if model is None:
-            network = network or WithFeatures(closed_network(folder))
-            images = Images(protocol.root, split.frame, options.image_size)
-            model = divided(inference.predict(network, images), protocol.num_closed)
+            network = network or LogitsAndFeatures(closed_network(folder))
+            inference.keep_decoded(data.images[name])
+            model = split_output(inference.predict(network, data.images[name]), data.num_closed)
             files.write_closed_model(folder, name, split.frame, model)
         outputs[name] = model
     return outputs
 
 
-def divided(values: np.ndarray, classes: int) -> ClosedModel:
-    """The output of `WithFeatures`, (N, C + D), as logits and features. Raises UserError where it is not finite."""
+def split_output(values: np.ndarray, classes: int) -> ClosedModel:
+    """The output of `LogitsAndFeatures`, (N, C + D), as logits and features. Raises UserError where it is not
+    finite."""
     if not np.isfinite(values).all():
         raise UserError("the outputs of the closed model are not finite: its training has diverged. Try a lower --lr, "
                         "with --fresh.")
@@ -124,10 +144,10 @@ def rows_of_pool(pool: pd.DataFrame, outputs: Mapping[str, ClosedModel]) -> Clos
     return ClosedModel(logits, features)
 
 
-def fitted_baselines(protocol: Protocol, outputs: Mapping[str, ClosedModel], neighbours: int) -> FittedBaselines:
+def fitted_baselines(data: OpenSetData, outputs: Mapping[str, ClosedModel], neighbours: int) -> FittedBaselines:
     """The baselines, fitted to the closed training images."""
-    rows = protocol.closed_rows("train")
-    labels = protocol.splits["train"].frame["expression"].to_numpy()[rows]
+    rows = data.closed_rows("train")
+    labels = data.splits["train"].frame["expression"].to_numpy()[rows]
     return FittedBaselines(outputs["train"].features[rows], labels, neighbours)
 
 
@@ -142,18 +162,6 @@ def detector_scores(logits: np.ndarray, labels: np.ndarray, classes: int) -> np.
     by_network = logits.reshape(len(logits), -1, classes)
     losses = [cross_entropies(by_network[:, number], labels) for number in range(by_network.shape[1])]
     return np.mean(losses, axis=0)
-
-
-def votes_column(protocol: Protocol, pool: pd.DataFrame) -> list[str]:
-    """For every image whether it is in the group votes, "1" or "0": it is closed and has no vote for an open class, or
-    it is open and most of its votes are for open classes. "" for all where the data set has no votes."""
-    distributions = [protocol.splits[split].distribution for split in sorted(set(pool["split"]))]
-    if any(values is None or (values.max(1) == 1).all() for values in distributions):
-        return [""] * len(pool)
-    rows = [protocol.splits[split].distribution[row]  # type: ignore[index]  # every split of the pool has one
-            for split, row in zip(pool["split"], pool["row"], strict=True)]
-    has_vote, has_most = has_votes_for(protocol.division, np.stack(rows))
-    return [str(int(value)) for value in np.where(pool["is_open"], has_most, ~has_vote)]
 
 
 # ---- corrupted images
@@ -188,11 +196,11 @@ def check_kind_and_size(built: BuiltSet, image_size: int) -> None:
                         f"give --image-size {built.made_with['size']}, or another set")
 
 
-def check_set(built: BuiltSet, protocol: Protocol, pool: pd.DataFrame, image_size: int) -> list[int]:
+def check_set(built: BuiltSet, data: OpenSetData, pool: pd.DataFrame, image_size: int) -> list[int]:
     """The rows of a built set that hold the images of the pool `test`, in its order. Raises UserError where the set
     has other images, classes or another size."""
     check_kind_and_size(built, image_size)
-    if built.classes != protocol.division.classes:
+    if built.classes != data.division.classes:
         raise UserError(f"{built.folder} has other classes ({', '.join(built.classes)}) than the data set of this run; "
                         f"rebuild it from this data set")
     row_of_id = {name: row for row, name in enumerate(built.frame["id"])}
@@ -208,12 +216,19 @@ def check_set(built: BuiltSet, protocol: Protocol, pool: pd.DataFrame, image_siz
 
 def cell_scores(values: np.ndarray, pool: pd.DataFrame, classes: int, features: int, fitted: FittedBaselines,
                 views: int) -> np.ndarray:
-    """float64 (N, len(CELL_COLUMNS)) from what `Together` gives for the closed model, the detector of half a and that
-    of half b. classes: C. features: D. views: 2 with mirror images."""
-    model = divided(values[:, :classes + features], classes)  # of the first view
+    """What is stored of a cell, float64 (N, len(CELL_COLUMNS)).
+
+    values: float32 (N, V * (C + D + 2 * S * C)), what `SideBySide` gives. For each of V views, one after the other, it
+    holds C logits and D features of the closed model, then S * C logits of the detector that was trained on half a,
+    then as many of that of half b; S is the number of a detector's snapshots times that of its networks.
+    pool: with the column `half`. classes: C. features: D. views: V, 2 with mirror images.
+    """
+    count, of_closed_model = len(values), slice(0, classes + features)
+    by_view = values.reshape(count, views, -1)
+    model = split_output(by_view[:, 0, of_closed_model], classes)  # the mirror image does not change the class
     predicted = model.logits.argmax(1)
-    by_view = values.reshape(len(values), views, -1)[:, :, classes + features:]
-    by_half = np.array_split(by_view, 2, axis=2)
-    first, second = (detector_scores(part.reshape(len(values), -1), predicted, classes) for part in by_half)
-    trained = np.where(pool["half"] == HALVES[0], second, first)
+    logits_of_a, logits_of_b = np.array_split(by_view[:, :, of_closed_model.stop:], 2, axis=2)
+    by_a = detector_scores(logits_of_a.reshape(count, -1), predicted, classes)
+    by_b = detector_scores(logits_of_b.reshape(count, -1), predicted, classes)
+    trained = np.where(pool["half"] == HALVES[0], by_b, by_a)
     return np.stack([trained, *fitted.scores(model).values(), predicted.astype(np.float64)], 1)

@@ -5,7 +5,7 @@ by train_openset.py in the order of its stages. What is stored already is read i
 """
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,33 +15,29 @@ from tqdm import tqdm
 from building.built_set import BuiltSet
 from compute.batches import Images
 from compute.devices import connect
-from datasets.open_classes import HALVES, make_pool, pseudo_labels
-from models.detector import Together, WithFeatures
+from datasets.open_classes import HALVES, TEST, make_pool, pseudo_labels, votes_column
+from models.detector import LogitsAndFeatures, SideBySide
 from open_set import ClosedModel, FittedBaselines
 from support import run_folder
 from support.errors import UserError
-from support.files import write_text
-from training.image_caches import attach_caches
 from training.open_set import files, scores
-from training.open_set.files import PARTS, TRAINED, WHOLE, column_of
+from training.open_set.files import IMAGE_COLUMNS, INDUCTIVE, SUBSETS, TRAINED, TRANSDUCTIVE, WHOLE, column_of
 from training.open_set.inference import (
     CellImages,
     Inference,
-    Protocol,
+    OpenSetData,
     cell_scores,
     check_set,
     closed_network,
     closed_outputs,
     detector_scores,
     fitted_baselines,
-    load_protocol,
+    load_open_set_data,
     rows_of_pool,
-    votes_column,
 )
-from training.open_set.stages import load_snapshot, trained_detector
-from training.processes import Processes
+from training.open_set.stages import load_snapshot
 
-CORRUPTED_POOL = "test"  # the pool whose images are scored under corruption: those that a built set has
+CORRUPTED_POOL = TEST  # the pool whose images are scored under corruption: those that a built set has
 
 
 @dataclass(frozen=True)
@@ -57,17 +53,28 @@ class Pool:
     classes: tuple[str, ...]
     """names of the closed classes"""
 
-    def rows(self, part: str) -> np.ndarray:
-        """int64: the images of a part."""
-        return np.flatnonzero((self.frame["half"] == part) | (part == WHOLE))
+    def rows(self, subset: str) -> np.ndarray:
+        """int64: the images of a half, or all."""
+        return np.flatnonzero((self.frame["half"] == subset) | (subset == WHOLE))
+
+
+class TrainedColumns(NamedTuple):
+    """Open scores of the trained detector, with one way of scoring."""
+
+    pool: np.ndarray
+    """float64 (N,), of the images of a pool"""
+    validation: dict[str, np.ndarray]
+    """{column of open_scores/<pool>-validation.csv: float64 (V,)}, of the closed validation images: one column, or one
+    for each half"""
 
 
 def open_set_run(args: Any, folder: Path, sets: dict[str, BuiltSet]) -> "OpenSetRun":
     """The run in `folder`, whose closed model is trained. args: of train_openset.py. sets: {name: built set} whose
     corrupted images are scored."""
-    data = load_protocol(args.options, args.open_set.open)
-    inference = Inference(connect(run_folder.PRECISIONS["32"]), args.options.batch_size, args.machine.workers)
-    outputs = closed_outputs(folder, data, args.options, inference)
+    data = load_open_set_data(args.options, args.open_set.open)
+    fabric = connect(run_folder.PRECISIONS["32"])
+    inference = Inference(fabric, args.options.batch_size, args.machine, args.options.runs)
+    outputs = closed_outputs(folder, data, inference)
     fitted = fitted_baselines(data, outputs, args.open_set.neighbours)
     return OpenSetRun(args, folder, sets, data, inference, outputs, fitted)
 
@@ -80,7 +87,7 @@ class OpenSetRun:
     """of train_openset.py"""
     folder: Path
     sets: dict[str, BuiltSet]
-    data: Protocol
+    data: OpenSetData
     inference: Inference
     outputs: dict[str, ClosedModel]
     """{split: what the closed model gives for its images}"""
@@ -98,63 +105,72 @@ class OpenSetRun:
             predictions = {split: model.logits.argmax(1) for split, model in self.outputs.items()}
             labels = pseudo_labels(name, frame, predictions, self.data.num_closed, self.args.options.seed)
             files.write_pseudo_labels(self.folder, name, frame, labels, self.data.division)
-        images = Images(self.data.root, frame, self.args.options.image_size)
-        return Pool(name, frame, labels, images, self.data.division.closed_names)
+        return Pool(name, frame, labels, self.data.images_of_pool(frame), self.data.division.closed_names)
 
     def check_halves(self, name: str, frame: pd.DataFrame) -> None:
         """Raises UserError where a half of a pool has no open image or no closed one."""
-        if "inductive" in self.args.open_set.scorings:
+        if INDUCTIVE in self.args.open_set.scorings:
             for half in HALVES:
                 if not scores.has_both(frame.loc[frame["half"] == half, "is_open"].to_numpy()):
                     raise UserError(f"the pool {name} has {frame['is_open'].sum()} open images: too few for two "
                                     f"halves. --scorings transductive does not divide it")
 
-    def detector_folder(self, pool: Pool, part: str) -> Path:
+    def detector_folder(self, pool: Pool, subset: str) -> Path:
         """The folder of a detector."""
-        return files.detector_folder(self.folder, pool.name, part)
+        return files.detector_folder(self.folder, pool.name, subset)
 
     # --- detectors ---
 
-    def missing_parts(self, pool: Pool) -> list[str]:
-        """The parts of a pool whose detectors have to be trained or scored."""
+    def snapshots(self, pool: Pool, subset: str) -> list[Path]:
+        """The snapshots of a detector, [] where it is not trained."""
+        detector = self.args.detector
+        return files.trained_detector(self.detector_folder(pool, subset), detector.detector_epochs, detector.cycles)
+
+    def is_trained(self, pool: Pool, subset: str) -> bool:
+        """Whether a detector is trained and its weights are there."""
+        return bool(self.snapshots(pool, subset))
+
+    def missing_subsets(self, pool: Pool) -> list[str]:
+        """The subsets of a pool whose detectors have to be trained or scored."""
         missing = []
         for scoring in self.args.open_set.scorings:
-            for part in PARTS[scoring]:
-                place = self.detector_folder(pool, part)
-                is_needed_for_sets = scoring == "inductive" and self.unscored_sets(pool)
-                is_trained = bool(trained_detector(place, self.args.detector))
+            for subset in SUBSETS[scoring]:
+                place = self.detector_folder(pool, subset)
+                lacks_weights_for_sets = scoring == INDUCTIVE and bool(self.unscored_sets(pool)) and (
+                    not self.is_trained(pool, subset))
                 is_scored = files.has_detector_scores(place)
-                if is_scored and is_needed_for_sets and not is_trained:
+                if is_scored and lacks_weights_for_sets:
                     print(f"{place}: trained again for --set, since its weights were removed (--keep-snapshots keeps "
                           f"them). Scores of other built sets are removed: give them with --set, too", flush=True)
-                if not is_scored or is_needed_for_sets and not is_trained:
-                    missing.append(part)
+                if not is_scored or lacks_weights_for_sets:
+                    missing.append(subset)
         if missing:
-            attach_caches((pool.images,), self.args.machine, self.args.options.runs, Processes(self.inference.fabric))
+            self.inference.keep_decoded(pool.images, to_device=True)
         return missing
 
-    def load_detector(self, pool: Pool, part: str) -> list[torch.nn.Module]:
+    def load_detector(self, pool: Pool, subset: str) -> list[torch.nn.Module]:
         """All snapshots of a detector, in eval mode."""
         detector, size = self.args.detector, self.args.options.image_size
-        place = self.detector_folder(pool, part)
-        snapshots = trained_detector(place, detector)
+        snapshots = self.snapshots(pool, subset)
         if not snapshots:
-            raise UserError(f"{place}: a snapshot is missing; start the same command again, which trains this detector")
-        return [load_snapshot(file, self.data.num_closed, size, detector.networks) for file in snapshots]
+            raise UserError(f"{self.detector_folder(pool, subset)}: a snapshot is missing; start the same command "
+                            f"again, which trains this detector")
+        return [load_snapshot(file, self.data.num_closed, size, detector.networks, detector.detector_backbone)
+                for file in snapshots]
 
-    def score_detector(self, pool: Pool, part: str) -> None:
+    def score_detector(self, pool: Pool, subset: str) -> None:
         """Compute and store a detector's open scores of all images of its pool and of the closed validation images."""
-        place = self.detector_folder(pool, part)
+        place = self.detector_folder(pool, subset)
         if files.has_detector_scores(place):
             return
-        together = Together(self.load_detector(pool, part), self.args.open_set.mirror)
-        rows = self.data.closed_rows("val")
-        validation = Images(self.data.root, self.data.splits["val"].frame.iloc[rows], self.args.options.image_size)
+        networks = SideBySide(self.load_detector(pool, subset), self.args.open_set.mirror)
+        rows, validation = self.data.closed_rows("val"), self.data.images["val"]
+        self.inference.keep_decoded(validation)
         predicted = self.outputs["val"].logits[rows].argmax(1)
-        for name, images, labels in (("validation_scores", validation, predicted),
-                                     ("pool_scores", pool.images, pool.labels)):
-            logits = self.inference.predict(together, images)
-            files.write_array(place / f"{name}.npy", detector_scores(logits, labels, self.data.num_closed))
+        for name, logits, labels in (
+                (files.VALIDATION_SCORES, self.inference.predict(networks, validation, rows), predicted),
+                (files.POOL_SCORES, self.inference.predict(networks, pool.images), pool.labels)):
+            files.write_array(place / name, detector_scores(logits, labels, self.data.num_closed))
 
     # --- built sets ---
 
@@ -176,7 +192,7 @@ class OpenSetRun:
     def set_facts(self, built: BuiltSet, pool: Pool) -> dict[str, Any]:
         """What set.json says about scores of a built set."""
         return {"set_version": built.manifest["set_version"], "images": len(pool.frame),
-                "cells": [["clean", 0], *(list(cell) for cell in built.cells)],
+                "cells": [[scores.CLEAN, 0], *(list(cell) for cell in built.cells)],
                 "closed_classes": list(self.data.division.closed_names)}
 
     def score_sets(self, pool: Pool) -> None:
@@ -185,24 +201,20 @@ class OpenSetRun:
             self.score_set(pool, name, built)
 
     def score_set(self, pool: Pool, name: str, built: BuiltSet) -> None:
-        """Score one built set. set.json is written last: it says that all cells are there. The version of the set is in
-        the folder's file begun.txt, so that cells of another version are not kept."""
+        """Score one built set. Cells of another version of the set are not kept. What says that all cells are there is
+        written last."""
         rows = check_set(built, self.data, pool.frame, self.args.options.image_size)
         place, facts = self.cells_folder(name), self.set_facts(built, pool)
-        begun = place / "begun.txt"
-        if not begun.exists() or begun.read_text() != facts["set_version"]:
-            for old in (place / "set.json", *place.glob("*.npy")):  # set.json first: it says that all cells are there
-                old.unlink(missing_ok=True)
-            write_text(begun, facts["set_version"])
+        files.begin_cells(place, facts["set_version"])
         mirror = self.args.open_set.mirror
         detectors = [network for half in HALVES for network in self.load_detector(pool, half)]
-        together = Together([WithFeatures(closed_network(self.folder)), *detectors], mirror)
+        networks = SideBySide([LogitsAndFeatures(closed_network(self.folder)), *detectors], mirror)
         features = self.fitted.means.shape[1]
         for corruption, severity in tqdm(facts["cells"], desc=name, unit="cell", disable=None):
             file = files.cell_file(place, corruption, severity)
             if not file.exists():
-                cell = None if corruption == "clean" else (corruption, severity)
-                values = self.inference.predict(together, CellImages(built, rows, cell))
+                cell = None if corruption == scores.CLEAN else (corruption, severity)
+                values = self.inference.predict(networks, CellImages(built, rows, cell))
                 files.write_array(file, cell_scores(values, pool.frame, self.data.num_closed, features, self.fitted,
                                                     1 + mirror))
         files.write_set_facts(place, facts)
@@ -212,48 +224,53 @@ class OpenSetRun:
     def write_scores(self, pool: Pool) -> None:
         """Write open_scores/<pool>.csv and <pool>-validation.csv from all detectors that are scored, and remove the
         snapshots of its detectors."""
-        names, division, frame = self.data.division.closed_names, self.data.division, pool.frame
-        model = rows_of_pool(frame, self.outputs)
-        columns: dict[str, Any] = {
-            "split": frame["split"], "id": frame["id"],
-            "expression": [division.classes[k] for k in frame["expression"]],
-            "group": frame["group"], "is_open": frame["is_open"].astype(int), "half": frame["half"],
-            "predicted": [names[k] for k in model.logits.argmax(1)], "pseudo": [names[k] for k in pool.labels],
-            "votes": votes_column(self.data, frame)}
+        model = rows_of_pool(pool.frame, self.outputs)
+        columns = self.image_columns(pool, model)
         rows = self.data.closed_rows("val")
-        of_val: dict[str, Any] = {"id": self.data.splits["val"].frame["id"].iloc[rows].tolist()}
-        for scoring in PARTS:
+        validation_columns: dict[str, Any] = {"id": self.data.splits["val"].frame["id"].iloc[rows].tolist()}
+        for scoring in SUBSETS:
             trained = self.trained_columns(pool, scoring, len(rows))
             if trained is not None:
-                columns |= {column_of(TRAINED, scoring): trained[0]}
-                of_val |= trained[1]
+                columns |= {column_of(TRAINED, scoring): trained.pool}
+                validation_columns |= trained.validation
         validation = ClosedModel(self.outputs["val"].logits[rows], self.outputs["val"].features[rows])
-        files.write_scores(files.validation_file(self.folder, pool.name), of_val | self.fitted.scores(validation))
+        files.write_scores(files.validation_file(self.folder, pool.name),
+                           validation_columns | self.fitted.scores(validation))
         files.write_scores(files.scores_file(self.folder, pool.name), columns | self.fitted.scores(model))
-        for part in (WHOLE, *HALVES):
-            place = self.detector_folder(pool, part)
+        for subset in (WHOLE, *HALVES):
+            place = self.detector_folder(pool, subset)
             if not self.args.options.keep_last:  # of a process that was killed before it could remove it
                 (place / run_folder.LAST_CHECKPOINT).unlink(missing_ok=True)
             if not self.args.open_set.keep_snapshots:
-                for file in place.glob("snapshot*.pt"):
-                    file.unlink()
+                files.remove_snapshots(place)
 
-    def trained_columns(self, pool: Pool, scoring: str,
-                        validation: int) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
-        """The open scores of the trained detector, float64 (N,), and those of the closed validation images by column;
-        None where a detector is not scored. Half a is scored by the detector that was trained on half b, and the other
-        way round. validation: number of closed validation images."""
-        places = [self.detector_folder(pool, part) for part in PARTS[scoring]]
+    def image_columns(self, pool: Pool, model: ClosedModel) -> dict[str, Any]:
+        """The columns `IMAGE_COLUMNS` of open_scores/<pool>.csv. model: what the closed model gives for the pool."""
+        frame, division = pool.frame, self.data.division
+        names = division.closed_names
+        values = (frame["split"], frame["id"], [division.classes[number] for number in frame["expression"]],
+                  frame["group"], frame["is_open"].astype(int), frame["half"],
+                  [names[number] for number in model.logits.argmax(1)], [names[number] for number in pool.labels],
+                  votes_column(division, self.data.splits, frame))
+        return dict(zip(IMAGE_COLUMNS, values, strict=True))
+
+    def trained_columns(self, pool: Pool, scoring: str, validation: int) -> TrainedColumns | None:
+        """The open scores of the trained detector; None where a detector is not scored. Half a is scored by the
+        detector that was trained on half b, and the other way round. validation: number V of closed validation images.
+        """
+        places = [self.detector_folder(pool, subset) for subset in SUBSETS[scoring]]
         if not all(files.has_detector_scores(place) for place in places):
             return None
-        of_pool = [files.read_array(place / "pool_scores.npy", (len(pool.frame),), np.float64) for place in places]
-        of_val = [files.read_array(place / "validation_scores.npy", (validation,), np.float64) for place in places]
+        of_pool = [files.read_array(place / files.POOL_SCORES, (len(pool.frame),), np.float64) for place in places]
+        on_validation = [files.read_array(place / files.VALIDATION_SCORES, (validation,), np.float64)
+                         for place in places]
         column = column_of(TRAINED, scoring)
-        if scoring == "transductive":
-            return of_pool[0], {column: of_val[0]}
+        if scoring == TRANSDUCTIVE:
+            return TrainedColumns(of_pool[0], {column: on_validation[0]})
         in_first = (pool.frame["half"] == HALVES[0]).to_numpy()
-        return (np.where(in_first, of_pool[1], of_pool[0]),
-                {f"{column}_{HALVES[0]}": of_val[1], f"{column}_{HALVES[1]}": of_val[0]})
+        return TrainedColumns(np.where(in_first, of_pool[1], of_pool[0]),
+                              {column_of(TRAINED, scoring, HALVES[0]): on_validation[1],
+                               column_of(TRAINED, scoring, HALVES[1]): on_validation[0]})
 
     def finish(self) -> None:
         """Write open_scores.csv."""
@@ -262,6 +279,6 @@ class OpenSetRun:
     def note_on_weights(self) -> str:
         """A warning where the weights that a network started from may have been trained on the open classes; "" for
         random weights and those of ImageNet."""
-        given = {self.args.options.weights, self.args.detector.detector_weights or self.args.options.weights}
-        names = sorted(Path(name).name for name in given - {"none", "imagenet"})
+        weights = {self.args.options.weights, self.args.detector.detector_weights or self.args.options.weights}
+        names = sorted(Path(name).name for name in weights - {"none", "imagenet"})
         return f"started from {', '.join(names)}: may have been trained on the open classes" if names else ""

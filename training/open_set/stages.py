@@ -5,10 +5,8 @@ detector is trained on the images of a pool (or a half of it) with pseudo labels
 (`models.detector.DetectorNetworks`), which are trained one after the other in every epoch, each on the images that the
 other one has chosen. At the end of each cycle of learning rates the networks are stored: a snapshot.
 
-In a detector's folder, `<run>/detectors/<pool>/<part>/`, where the part is all, a or b:
-
-  args.json, environment.json, metrics.csv, timing.csv, last.pt    as in a run's folder
-  snapshot<cycle>.pt   the networks at the end of each cycle; removed when scores are computed, unless --keep-snapshots
+A detector's folder, `<run>/detectors/<pool>/<subset>/`, holds args.json, environment.json, metrics.csv, timing.csv and
+last.pt as a run's folder does, and besides what training/open_set/files.py lists.
 
 Used by train_openset.py.
 """
@@ -27,6 +25,7 @@ from compute.batches import Images
 from compute.devices import connect, fast_arithmetic, precision_name, seed_torch
 from compute.predict import predict
 from datasets.open_classes import HALVES, ClosedAndOpen
+from datasets.split import Split
 from models import checkpoints, pretrained
 from models.detector import DetectorNetworks
 from open_set import cross_entropies
@@ -52,11 +51,11 @@ class ClosedTraining(Training):
         """The closed images of both splits, their classes numbered anew."""
         division: list[ClosedAndOpen] = []
 
-        def closed_part(split: Any) -> Any:
+        def restrict(split: Split) -> tuple[Split, np.ndarray]:
             division[:] = [ClosedAndOpen.of(self.settings["open"], split.classes)]
-            return division[0].closed_part(split)
+            return division[0].closed_part(split), division[0].closed_rows(split)
 
-        data = load_data(self.options, self.processes, closed_part)
+        data = load_data(self.options, self.processes, restrict)
         data.facts |= {"all_classes": list(division[0].classes), "open_classes": list(division[0].open)}
         return data
 
@@ -98,7 +97,8 @@ class DetectorTraining(Training):
         return self.labels.cpu().numpy()[self.rows]
 
     def load_weights(self, model: Any) -> dict[str, Any]:
-        """Every network starts from the same weights; their classifiers differ."""
+        """With weights from a file or of ImageNet all networks start from the same backbone, and only their
+        classifiers differ. With `none` everything differs."""
         reports = [pretrained.load(network, self.weights) for network in model.networks]
         return reports[0]
 
@@ -143,11 +143,11 @@ class DetectorTraining(Training):
             raise divergence(self.folder, f"the outputs of a network after epoch {self.state.epoch + 1} are not finite")
         labels = self.pseudo_labels
         losses = np.stack([cross_entropies(logits[:, number], labels) for number in range(logits.shape[1])])
-        place = torch.from_numpy(rows).to(self.networks.losses.device)
-        self.networks.losses[:, place] = torch.from_numpy(losses).float().to(place.device)
+        columns = torch.from_numpy(rows).to(self.networks.losses.device)
+        self.networks.losses[:, columns] = torch.from_numpy(losses).float().to(columns.device)
         length = self.options.epochs // self.cycles
         if (self.state.epoch + 1) % length == 0:
-            checkpoints.write(snapshot_file(self.folder, (self.state.epoch + 1) // length),
+            checkpoints.write(files.snapshot_file(self.folder, (self.state.epoch + 1) // length),
                               {"networks": self.networks.networks.state_dict()})
 
     def end_detector_epoch(self, kept: np.ndarray) -> None:
@@ -171,20 +171,11 @@ class DetectorTraining(Training):
             (self.folder / run_folder.LAST_CHECKPOINT).unlink(missing_ok=True)
 
 
-def snapshot_file(folder: Path, cycle: int) -> Path:
-    """The file of a snapshot. folder: of the detector. cycle: from 1 on."""
-    return folder / f"snapshot{cycle}.pt"
-
-
-def snapshots(folder: Path, cycles: int) -> list[Path]:
-    """The snapshots of a detector that is trained, [] where one is missing or the training is not finished."""
-    paths = [snapshot_file(folder, cycle) for cycle in range(1, cycles + 1)]
-    return paths if all(path.is_file() for path in paths) else []
-
-
-def load_snapshot(file: Path, num_classes: int, image_size: int, count: int) -> DetectorNetworks:
-    """The networks of a snapshot, in eval mode. Raises DamagedFile where it is not one of such networks."""
-    networks = DetectorNetworks(num_classes, image_size, count, 0)
+def load_snapshot(file: Path, num_classes: int, image_size: int, count: int,
+                  backbone: str = "resnet18") -> DetectorNetworks:
+    """The networks of a snapshot, in eval mode. Arguments as for `DetectorNetworks`. Raises DamagedFile where it is not
+    one of such networks."""
+    networks = DetectorNetworks(num_classes, image_size, count, 0, backbone)
     state = checkpoints.read_fields(file, {"networks": checkpoints.Weights})["networks"]
     try:
         networks.networks.load_state_dict(state)
@@ -213,12 +204,14 @@ def start_detector(args: Any, folder: Path, images: Images, labels: np.ndarray, 
         settings = {"script": "openset", "part": "/".join(folder.parts[-2:]),
                     "precision": precision_name(args.machine.precision), "images": len(rows)}
         training = DetectorTraining(
-            dataclasses.replace(args, options=own), processes, OpenRun(folder, None, None, False), settings,
-            Requests(processes), rows=np.asarray(rows), weights=options.detector_weights or args.options.weights,
-            cycles=options.cycles)
+            dataclasses.replace(args, options=own), processes,
+            OpenRun(folder, held=None, earlier=None, finished=False), settings, Requests(processes),
+            rows=np.asarray(rows), weights=options.detector_weights or args.options.weights, cycles=options.cycles)
         resources.callback(training.log.close)
         resources.callback(training.stop_loading)
-        training.data = TrainingData(classes, images, labels, None, None, images, labels, {})
+        training.data = TrainingData(
+            classes=classes, images=images, labels=labels, class_weights=None, fused=None, val_images=images,
+            val_labels=labels, facts={})
         on_device = torch.from_numpy(labels).to(processes.fabric.device)
         training.state = State(labels=on_device, next_labels=on_device.clone())
         training.steps = options.networks * (len(rows) // own.batch_size + 1)
@@ -237,16 +230,9 @@ def prepare_folder(folder: Path, options: Any) -> None:
     is_complete = run_folder.trained_epochs(folder) >= options.detector_epochs
     if (folder / run_folder.LAST_CHECKPOINT).is_file() and not is_complete:
         return
-    for pattern in (*run_folder.WRITTEN, "snapshot*.pt", *files.DETECTOR_SCORES):
+    for pattern in (*run_folder.WRITTEN, files.SNAPSHOTS, files.POOL_SCORES, files.VALIDATION_SCORES):
         for path in folder.glob(pattern):
             if path.is_file():
                 path.unlink()
     if folder.name in HALVES:  # cells are scored by the detectors of halves
         files.remove_cells(folder.parents[2], folder.parent.name)
-
-
-def trained_detector(folder: Path, options: Any) -> list[Path]:
-    """The snapshots of a detector whose training is finished, else []."""
-    if run_folder.trained_epochs(folder) < options.detector_epochs:
-        return []
-    return snapshots(folder, options.cycles)
