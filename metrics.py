@@ -25,6 +25,7 @@ from scipy.optimize import brentq
 
 BINS = 15
 EDGE_SLACK = 1e-7  # float32 keeps 0.2 as 0.200000003: what lies this little above an edge belongs to the bin below
+LARGEST_SCORE = 1e6  # reports and cards take no score, no number of nats and no temperature that is larger
 RELEASED_BATCH = 256  # the FER-C release averages means over batches of this size, for most algorithms
 
 
@@ -365,6 +366,10 @@ METRICS: dict[str, Metric] = {
 
 # ---- one temperature for all logits
 
+class NoTemperature(ValueError):
+    """No temperature fits logits and labels best. The text is the reason."""
+
+
 WIDEST_LOG_SCALE = 12.0  # the scaled logits may be e^12 times as large, or as small, as logits of spread 1
 
 
@@ -375,9 +380,10 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     With b = 1 / T the NLL is convex, so there is one minimum, where its derivative, the mean over images of
     sum_k p_k z_k - z_label, is 0. Logits that are all multiplied by a > 0 have the temperature a T.
 
-    logits: (N, K). labels: integers (N,) in 0..K-1. Raises ValueError where they do not fit, and where the NLL has no
-    minimum: where it falls for ever as T goes to 0, as it does if every label has the highest logit, or for ever as T
-    grows, as it does if logits tell nothing of the labels."""
+    logits: (N, K). labels: integers (N,) in 0..K-1. Raises ValueError where they do not fit, and NoTemperature where the
+    NLL has no minimum, or has it at a T above `LARGEST_SCORE`. There is none where the NLL falls for ever as T goes to
+    0, as it does if every label has the highest logit, or for ever as T grows, as it does if logits tell nothing of the
+    labels."""
     logits, labels = _numbers("logits", logits), np.asarray(labels)
     if logits.ndim != 2 or not logits.size or labels.shape != logits.shape[:1] or labels.dtype.kind not in "iu":
         raise ValueError(f"logits must be (N, K) and labels integers (N,), not {logits.shape} and {labels.dtype} "
@@ -387,7 +393,7 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     centred = logits - logits.mean(1, keepdims=True)
     spread = np.sqrt((centred ** 2).mean())
     if not spread > 0:
-        raise ValueError("the NLL is the same at every temperature: all logits of an image are equal")
+        raise NoTemperature("the NLL is the same at every temperature: all logits of an image are equal")
     scaled = centred / spread
     of_label = scaled[np.arange(len(labels)), labels]
 
@@ -395,10 +401,13 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
         return float(((softmax(np.exp(log_b) * scaled) * scaled).sum(1) - of_label).mean())
 
     if slope(-WIDEST_LOG_SCALE) >= 0:
-        raise ValueError("no temperature is the best: the logits tell nothing of the labels")
+        raise NoTemperature("the logits tell nothing of the labels")
     if slope(WIDEST_LOG_SCALE) <= 0:
-        raise ValueError("no temperature is the best: every label has the highest logit")
-    return float(spread / np.exp(brentq(slope, -WIDEST_LOG_SCALE, WIDEST_LOG_SCALE, xtol=1e-12)))
+        raise NoTemperature("every label has the highest logit")
+    temperature = float(spread / np.exp(brentq(slope, -WIDEST_LOG_SCALE, WIDEST_LOG_SCALE, xtol=1e-12)))
+    if temperature > LARGEST_SCORE:
+        raise NoTemperature(f"the best one, {temperature:.1e}, is above {LARGEST_SCORE:.0e}")
+    return temperature
 
 
 # ---- errors relative to a baseline's (docs/method.md: mCE)

@@ -17,13 +17,14 @@ from building.integrity import HEX, require, require_types, sha256
 from building.layout import IMAGE_FORMATS, MOST_FRAMES, SEQUENCES, cells_of_set, is_sequence_set, partial_folder
 from corruptions import PRESETS, SEVERITIES, arguments_of, corruptions_of
 from datasets.split import SAFE_ID
-from perturbations import BORDERS, PERTURBATIONS, side_with_margin
+from perturbations import BORDERS, PERTURBATIONS, is_noise, side_with_margin
 from perturbations import constants as constants_of_sequences
 from support.errors import DamagedFile, UserError
 from support.files import read_json
 from support.image_sizes import SIZES
 
 FORMAT = 1  # of the files of a set; a set of another format is not read
+SOURCES = ("aligned", "original")  # of sequences: values of --from
 LARGEST_CONSTANT, MOST_IN_A_LIST = 1000, 10  # of the constants of perturbations
 
 # The settings of which the set version is a hash.
@@ -128,6 +129,8 @@ def check_sequences(made_with: Mapping[str, Any], file: Path, where: str) -> Non
     require(preset in PERTURBATIONS, file, f"{where}preset is unknown")
     require(made_with["image_format"] == "png", file, f"{where}image_format is not png")
     require(made_with["border"] in BORDERS, file, f"{where}border is unknown")
+    require(made_with["source"] in SOURCES, file, f"{where}source is unknown")
+    require(made_with["resolution"] >= 1, file, f"{where}resolution is out of range")
     require(made_with["difficulty"] in (1, 2, 3), file, f"{where}difficulty is out of range")
     has_margin = made_with["border"] == "margin"
     expected = side_with_margin(made_with["size"], preset) if has_margin else made_with["size"]
@@ -141,6 +144,9 @@ def check_sequences(made_with: Mapping[str, Any], file: Path, where: str) -> Non
             require(is_like(arguments[argument], usual), file, f"{where}constants.{name}.{argument}")
         count = arguments["count"]
         require(isinstance(count, int) and 2 <= count <= MOST_FRAMES, file, f"{where}constants.{name}.count")
+        by_difficulty = arguments.get("photons", arguments.get("sd")) if is_noise(name) else None
+        require(by_difficulty is None or made_with["difficulty"] <= len(by_difficulty), file,
+                f"{where}constants.{name} has no value for this difficulty")
 
 
 def is_like(value: Any, usual: Any) -> bool:

@@ -147,8 +147,11 @@ def fill_defaults(options: OptionsT) -> OptionsT:
 
 
 def command(options: SourceOptions, **changes: Any) -> str:
-    """The command line that gives `options` with these changes, for messages. It has --dataset, --out where one is
-    given, and what differs from the defaults."""
+    """The command line that gives `options` with these changes, for messages, in one printable line: options of a set
+    that others have built may hold anything. It has --dataset, --out where one is given, and what differs from the
+    defaults."""
+    from datasets.split import printable  # with pandas, for which `--help` need not wait
+
     options = dataclasses.replace(options, **changes)
     defaults = fill_defaults(options)
     if isinstance(defaults, BuildOptions):
@@ -156,7 +159,7 @@ def command(options: SourceOptions, **changes: Any) -> str:
     always = ["dataset"]
     if options.out is not None:
         always.append("out")
-    return shlex.join(command_line(options.SCRIPT, options, defaults, always))
+    return printable(shlex.join(command_line(options.SCRIPT, options, defaults, always)))
 
 
 def rebuild_command(folder: Path, made_with: Mapping[str, Any]) -> str:
@@ -189,10 +192,18 @@ def sequence_options(folder: Path, made_with: Mapping[str, Any]) -> SequenceOpti
         difficulty=made_with["difficulty"], border=made_with["border"], from_=made_with["source"])
 
 
-def sequence_command(folder: Path, made_with: Mapping[str, Any], image_size: int) -> str:
-    """The command line that builds a set of sequences with these settings into `folder`, but with images of another
-    size, whose constants follow from it."""
-    return command(sequence_options(folder, made_with), image_size=image_size, resolution=None)
+def sequence_command(folder: Path, made_with: Mapping[str, Any], image_size: int, crop: str | None = None) -> str:
+    """The command line that builds a set of sequences with these settings into `folder`, but with images of this size,
+    whose constants follow from it, and with this crop of the faces. crop: value of the data set's option; None: as it
+    is."""
+    options = sequence_options(folder, made_with)
+    changes: dict[str, Any] = {}
+    if image_size != options.image_size:
+        changes |= {"image_size": image_size, "resolution": None}
+    if crop is not None:
+        others = tuple(pair for pair in options.data if not pair.startswith("crop="))
+        changes["data"] = (*others, f"crop={crop}")
+    return command(options, **changes)
 
 
 def repair_advice(folder: Path, made_with: Mapping[str, Any]) -> str:

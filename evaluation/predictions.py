@@ -314,8 +314,10 @@ def stored_sequences(info: Mapping[str, Any]) -> Sequences | None:
     if entry is None:
         return None
     frames = entry.get("frames") if isinstance(entry, dict) else None
-    if not isinstance(frames, dict) or not frames or not set(frames) <= set(CELL_FOLDERS):
+    if not isinstance(frames, dict) or not frames:
         raise ValueError("its entry `sequences` names no perturbations")
+    if not any(set(frames) <= set(names) for names in PERTURBATIONS.values()):
+        raise ValueError("its entry `sequences` does not name perturbations of one preset")
     difficulty = entry.get("difficulty")
     numbers = [difficulty, *frames.values()]
     if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):

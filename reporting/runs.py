@@ -19,6 +19,7 @@ import pandas as pd
 from corruptions import cells_of
 from datasets import DATASETS, default_set
 from evaluation.scores import COLUMNS, FIRST_RELEASE_COLUMNS, LATER_COLUMNS, SUMMARIES
+from metrics import LARGEST_SCORE
 from perturbations import PERTURBATIONS
 from reporting.cells import corruptions_of_scores
 from reporting.notes import READ_ERRORS, Note, check_regular, plain
@@ -33,7 +34,9 @@ KEYS = {  # entries of args.json that every run must have: {name: type}
 OF_SEQUENCES = "flip_probability"  # metric that only the scores of sets of perturbation sequences have
 # (corruption, severity) of the rows of such a set; those of a set of corruptions are of `places_of`.
 PLACES_OF_SEQUENCES = {("clean", 0), ("mean", 0), *((name, 0) for names in PERTURBATIONS.values() for name in names)}
-LARGEST = 1e6  # no score and no number of nats is larger
+# Metrics of sets of sequences whose row `mean` is no mean over perturbations, and those that a perturbation may lack.
+NOT_AVERAGED = {"flip_probability_se", "distinct_predictions", "n"}
+MAY_LACK_PERTURBATIONS = {"total_variation_unflipped"}
 NOT_SEARCHED = {run_folder.PREDICTIONS_FOLDER, run_folder.TRACKER_FOLDER, "report"}  # folders that hold no runs
 
 
@@ -196,7 +199,7 @@ def read_scores(path: Path) -> tuple[pd.DataFrame | None, list[str]]:
     parts, problems_of_sets, unusable = [], [], 0
     for (name, version, _), part in scores.groupby(["set", "set_version", "precision"]):
         is_of_sequences = bool((part["metric"] == OF_SEQUENCES).any())
-        usable = has_known_place(part, is_of_sequences) & part["value"].abs().le(LARGEST)
+        usable = has_known_place(part, is_of_sequences) & part["value"].abs().le(LARGEST_SCORE)
         if is_of_sequences:
             usable &= part["value"].ge(0)
         unusable += int((~usable).sum())
@@ -256,7 +259,7 @@ def check_scores_of_set(part: pd.DataFrame, name: str, is_of_sequences: bool) ->
         raise ValueError(f"the row `n` of the clean images of {plain(name)} says {n:.6g} images")
     part = part.assign(n=int(n), sequences=is_of_sequences)
     if is_of_sequences:
-        return part, []
+        return check_scores_of_sequences(part, plain(name))
     corruptions = corruptions_of_scores(part)
     all_cells = len(cells_of(corruptions))
     cells = part[(part["method"] == "softmax") & part["corruption"].isin(corruptions)]
@@ -268,6 +271,39 @@ def check_scores_of_set(part: pd.DataFrame, name: str, is_of_sequences: bool) ->
         problems.append(f"{scored} of {all_cells} corrupted cells of {plain(name)} scored")
     mean_of_a_part = part["corruption"].isin(SUMMARIES) & part["metric"].isin(incomplete)
     return part[~mean_of_a_part], problems
+
+
+def check_scores_of_sequences(part: pd.DataFrame, name: str) -> tuple[pd.DataFrame, list[str]]:
+    """The scores of a set of sequences, and what they lack. Left out are means that are not over all perturbations of
+    the set. name: of the set, for messages.
+
+    Where a perturbation has lost all of its rows, the means show it: they are not those of the perturbations that are
+    left."""
+    places = part["corruption"].unique()
+    perturbations = [place for place in places if place not in ("clean", *SUMMARIES)]
+    lacking: dict[str, list[str]] = {"lacks scores of single perturbations": [], "lacks means": [],
+                                     "has means of other perturbations than are there": []}
+    without_score, without_mean, of_others = lacking.values()
+    lost = set()
+    for (method, metric), scores in part.groupby(["method", "metric"], sort=False):
+        if metric in NOT_AVERAGED or not set(scores["corruption"]) - {"clean"}:
+            continue
+        values = scores.set_index("corruption")["value"]
+        known = [place for place in perturbations if place in values.index]
+        if len(known) < len(perturbations) and metric not in MAY_LACK_PERTURBATIONS:
+            without_score.append(metric)
+        elif "mean" not in values.index:
+            without_mean.append(metric)
+        elif not np.isclose(values["mean"], values[known].mean(), rtol=1e-6, atol=1e-9):
+            of_others.append(metric)
+        else:
+            continue
+        lost.add((method, metric))
+    keys = pd.Series(list(zip(part["method"], part["metric"], strict=True)), index=part.index)
+    is_lost_mean = part["corruption"].isin(SUMMARIES) & keys.isin(lost)
+    problems = [f"{name} {words}: {', '.join(map(plain, dict.fromkeys(metrics)))}"
+                for words, metrics in lacking.items() if metrics]
+    return part[~is_lost_mean], problems
 
 
 def recorded_precision(scores: pd.DataFrame, folder: Path) -> pd.Series:

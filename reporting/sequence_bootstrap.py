@@ -156,24 +156,38 @@ def difference_of(resampled: Resampled, variant: Row, pairs: Mapping[int, Sequen
 # --- intervals of single models ---
 
 
-def interval_of_flips(resampled: Resampled, runs: Iterable[int],
-                      baseline: tuple[int, np.ndarray] | None = None) -> tuple[float, float] | None:
-    """The 95 % interval of the mean flip probability of some runs, or of their mean flip rate; None where a run has no
-    stored predictions. baseline: the position of its run, and bool (P,) which perturbations have a flip rate."""
+def interval_of_flips(resampled: Resampled, runs: Iterable[int]) -> tuple[float, float] | None:
+    """The 95 % interval of the mean flip probability of some runs; None where a run has no stored predictions, and
+    where they are not of the same perturbations."""
+    flips = mean_flips(resampled, list(runs))
+    return None if flips is None else interval_of(flips[1:])
+
+
+def interval_of_flip_rate(resampled: Resampled, runs: Iterable[int], baseline_run: int,
+                          defined: Mapping[str, bool]) -> tuple[float, float] | None:
+    """The 95 % interval of the mean flip rate of some runs. baseline_run: position of the baseline's run. defined:
+    {perturbation: whether it has a flip rate}, of all perturbations of the baseline.
+
+    None where a run has no stored predictions, where no rate is defined, and where the predictions and the baseline's
+    scores are not of the same perturbations."""
     indices = list(runs)
+    flips, divisors = mean_flips(resampled, indices), mean_flips(resampled, [baseline_run])
+    if flips is None or divisors is None or not any(defined.values()):
+        return None
+    if {resampled.perturbations[index] for index in [*indices, baseline_run]} != {tuple(defined)}:
+        return None
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return interval_of((flips / divisors)[1:, list(defined.values())])
+
+
+def mean_flips(resampled: Resampled, indices: Sequence[int]) -> np.ndarray | None:
+    """The flip probabilities on every resample, means over some runs, float64 (resamples + 1, P); None where there is
+    no run, where one has no stored predictions, and where they are not of the same perturbations."""
     if not indices or any(index not in resampled.values for index in indices):
         return None
-    flips = np.mean([resampled.values[index][:, :, FLIPS] for index in indices], axis=0)
-    if baseline is None:
-        return interval_of(flips[1:])
-    of_baseline, defined = baseline
-    if of_baseline not in resampled.values or not defined.any():
+    if len({resampled.perturbations[index] for index in indices}) > 1:
         return None
-    if len({resampled.perturbations[index] for index in [*indices, of_baseline]}) > 1:
-        return None
-    divisors = resampled.values[of_baseline][:, :, FLIPS]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return interval_of((flips / divisors)[1:, defined])
+    return np.mean([resampled.values[index][:, :, FLIPS] for index in indices], axis=0)
 
 
 def csv_lines(differences: Iterable[SequenceDifference]) -> list[dict[str, Any]]:

@@ -27,7 +27,8 @@ from reporting.ranking import MAIN_GROUP
 from reporting.rows import COMPARED_LOSSES, Block, join_names
 from reporting.runs import OF_SEQUENCES, Run
 from reporting.scores import RAW, TEMPERATURE, blocks_of, in_block
-from reporting.sequence_bootstrap import Resampled, SequenceDifference, interval_of_flips, resample_block
+from reporting.sequence_bootstrap import (
+    Resampled, SequenceDifference, interval_of_flip_rate, interval_of_flips, resample_block)
 from reporting.sequence_models import (
     CONSTANT, MEAN, MEASURES, SHOWN, Number, SequenceBaseline, SequenceModel, SequenceSection, SequenceSet,
     common_fields, find_sequence_baseline, models_of_cards, models_of_runs, number_of, rate_of,
@@ -358,31 +359,27 @@ def lines_of_place(report: SequenceReport, section: SequenceSection, model: Sequ
     for (method, of_place, metric), values in model.values.items():
         if of_place == place:
             interval = None
-            if (method, place, metric) == (RAW, MEAN, OF_SEQUENCES):
-                interval = interval_of_model(report, model, None)
+            if (method, place, metric) == (RAW, MEAN, OF_SEQUENCES) and model.candidate.block in report.resampled:
+                interval = interval_of_flips(report.resampled[model.candidate.block], model.candidate.runs)
             lines.append(csv_line(method, place, metric, Number(values), model, interval))
     baseline = report.baselines.get(section.group)
     rate = rate_of(model, baseline, place) if place != CLEAN else None
     if baseline is not None and rate is not None:
-        interval = interval_of_model(report, model, baseline) if place == MEAN else None
+        interval = interval_of_rate(report, model, baseline) if place == MEAN else None
         lines.append(csv_line(RAW, place, RATE, rate, model, interval)
                      | {"baseline": baseline.name, "baseline_digest": baseline.digest})
     return lines
 
 
-def interval_of_model(report: SequenceReport, model: SequenceModel,
-                      baseline: SequenceBaseline | None) -> tuple[float, float] | None:
-    """The 95 % interval of a model's mean flip probability, or with a baseline of its mean flip rate; None for a card,
-    and where the predictions of a run are not there."""
+def interval_of_rate(report: SequenceReport, model: SequenceModel,
+                     baseline: SequenceBaseline) -> tuple[float, float] | None:
+    """The 95 % interval of a model's mean flip rate; None where the model or the baseline is a card, and where the
+    predictions of a run are not there."""
     block = model.candidate.block
-    if block is None or block not in report.resampled:
+    if block is None or block not in report.resampled or baseline.run is None:
         return None
-    of_baseline = None
-    if baseline is not None:
-        if baseline.run is None:
-            return None
-        of_baseline = baseline.run, ~baseline.undefined
-    return interval_of_flips(report.resampled[block], model.candidate.runs, of_baseline)
+    defined = dict(zip(baseline.perturbations, (~baseline.undefined).tolist(), strict=True))
+    return interval_of_flip_rate(report.resampled[block], model.candidate.runs, baseline.run, defined)
 
 
 def csv_line(method: str, place: str, metric: str, number: Number, model: SequenceModel,

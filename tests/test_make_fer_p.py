@@ -11,6 +11,8 @@ import make_fer_p
 import perturbations
 from building import worker
 from building.built_set import open_set
+from building.layout import MOST_FRAMES
+from building.options import rebuild_command, sequence_command
 from building.verification import verify
 from datasets import load_split, parse_options
 from datasets.drawn import layouts
@@ -182,8 +184,10 @@ def test_a_set_of_the_other_kind_is_refused(sequences, sequence_args, built, bui
 @pytest.mark.parametrize("change", mostly_slow([
     {"kind": "other"}, {"kind": 3}, {"preset": "fer-c"}, {"preset": "rafdb-p"}, {"constants": {}}, {"border": "grey"},
     {"difficulty": 0}, {"picture_size": 10**9}, {"constants": {"translate": {"count": 10**9, "middle": 1, "step": 1}}},
-    {"constants": {"translate": {"count": 3}}}, {"image_format": "jpg"},
-], fast=[0, 3, 8]))
+    {"constants": {"translate": {"count": 3}}}, {"image_format": "jpg"}, {"source": "\x1b[2J"}, {"resolution": 0},
+    {"constants": {"translate": {"count": 42, "middle": 1, "step": 1}}},
+    {"difficulty": 3, "constants": {"gaussian_noise": {"count": 31, "sd": [.02]}}},
+], fast=[0, 3, 8, 11]))
 def test_manifests_that_make_no_sense(sequences, tmp_path, change):
     shutil.copytree(sequences, tmp_path / "x")
     manifest = json.loads((tmp_path / "x" / "manifest.json").read_text())
@@ -191,6 +195,19 @@ def test_manifests_that_make_no_sense(sequences, tmp_path, change):
     (tmp_path / "x" / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(DamagedFile, match="manifest.json is damaged|made_with"):
         open_set(tmp_path / "x")
+
+
+def test_no_published_sequence_is_longer_than_allowed():
+    longest = max(table[name]["count"] for table in (*perturbations.IMAGENET_P.values(), perturbations.RAFDB_P)
+                  for name in table)
+    assert MOST_FRAMES == longest == 41
+
+
+def test_commands_of_foreign_settings_are_one_printable_line(sequences):
+    """`options` of a manifest may hold any text. Before, it reached the terminal as it is."""
+    made_with = open_set(sequences).made_with | {"options": {"train": "1\x1b]0;title\x07\n2"}}
+    for text in (rebuild_command(sequences, made_with), sequence_command(sequences, made_with, 48)):
+        assert text.isprintable() and "--data" in text and "\\x1b" in text
 
 
 def test_a_changed_frame_is_noticed(sequences, tmp_path):

@@ -24,7 +24,7 @@ from evaluation.sequence_scores import Temperature, score_sequences
 from perturbations import is_noise
 from reporting import sequence_plots, stability
 from reporting.candidates import Candidate, Group
-from reporting.runs import read_runs
+from reporting.runs import read_runs, read_scores
 from reporting.scores import RAW, TEMPERATURE, blocks_of, sequences_as_table
 from reporting.sequence_bootstrap import mean_over_perturbations, replicates, resample_block
 from reporting.sequence_models import MEAN, SequenceBaseline, SequenceModel, models_of_runs, rate_of
@@ -419,6 +419,42 @@ def test_a_baseline_without_sequences_is_named(copy, example, tmp_path):
 
 # ---- what is missing, damaged or hostile
 
+@pytest.mark.parametrize("is_lost, words, lost_means", [
+    (lambda row: row["corruption"] == "translate",
+     "has means of other perturbations than are there: accuracy, nll, ece, flip_probability,", {"flip_probability", "ece"}),
+    (lambda row: (row["corruption"], row["metric"]) == ("translate", "flip_probability"),
+     "lacks scores of single perturbations: flip_probability", {"flip_probability"}),
+    (lambda row: (row["corruption"], row["metric"]) == (MEAN, "top2_distance"), "lacks means: top2_distance", set()),
+    (lambda row: (row["corruption"], row["metric"]) == ("translate", "total_variation_unflipped"), "", set()),
+])
+def test_lost_perturbations_and_means_are_named(copy, demo, is_lost, words, lost_means):
+    """A mean that is not over the perturbations that are there is left out; before, nothing was said."""
+    if not words:  # a perturbation whose frames all flip has none, and the mean is over the others
+        rows = rows_of(copy / BASELINE)
+        others = {method: [rows[method, name, "total_variation_unflipped"] for name in NAMES if name != "translate"]
+                  for method in (RAW, TEMPERATURE)}
+        change_scores(copy / BASELINE, lambda row: row | (
+            {"value": repr(float(np.mean(others[row["method"]])))}
+            if (row["corruption"], row["metric"]) == (MEAN, "total_variation_unflipped") else {}))
+    change_scores(copy / BASELINE, lambda row: None if is_lost(row) else row)
+    scores, problems = read_scores(copy / BASELINE / "scores.csv")
+    assert [words in problem and "Demo-P" in problem for problem in problems] == ([True] if words else [])
+    means = set(scores.loc[scores["corruption"] == MEAN, "metric"])
+    assert not means & lost_means and "distinct_predictions" in means and "n" in means
+
+
+def test_a_baseline_whose_scores_lack_a_perturbation_has_no_intervals(copy, example):
+    """Its predictions have all of them. Before, this ended in IndexError."""
+    shutil.copytree(example[0] / "SCN-ce-0", copy / "SCN-ce-0")
+    change_scores(copy / BASELINE, lambda row: None if row["corruption"] == "translate" else row)
+    for folder in (copy / "baseline-maxent+mbls-0", copy / "SCN-ce-0"):
+        change_scores(folder, lambda row: None if row["corruption"] == "translate" else row)
+    text = run_report(copy, baseline=copy / BASELINE)
+    rates = [line for line in csv_of(copy, "stability") if line["metric"] == "flip_rate"]
+    assert rates and all(line["low"] == "" for line in rates)
+    assert "The baseline is baseline, CE, seed 0" in " ".join(text.split())
+
+
 def damage_values(copy):
     change_scores(copy / BASELINE, lambda row: row | (
         {"value": "-0.5"} if (row["corruption"], row["metric"]) == ("translate", "flip_probability") else {}))
@@ -468,8 +504,9 @@ def lose_set(copy):
 @pytest.mark.parametrize("damage, words", mostly_slow([
     (damage_values, "2 rows of its scores.csv hold no usable score"),
     (damage_names, "rows of its scores.csv hold no usable score"),
-    (damage_sequences, "is damaged (its entry `sequences` names no perturbations)"),
-    (damage_corruptions, "is damaged ("), (damage_kind, "it names no perturbations"),
+    (damage_sequences, "is damaged (its entry `sequences` does not name perturbations of one preset)"),
+    (damage_corruptions, "is damaged (its entry `sequences` does not name perturbations of one preset)"),
+    (damage_kind, "it names no perturbations"),
     (damage_logits, "its shape is (3, 2), not (16, 8)"), (lose_frame, "predictions on Demo-P"),
     (lose_predictions, "predictions on Demo-P"), (lose_set, "no intervals of sequences"),
 ], fast=(2, 5)))
