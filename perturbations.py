@@ -65,6 +65,7 @@ TEST_SET = {
 }
 EXTRA = {"imagenet-p": ("speckle_noise", "gaussian_blur", "spatter", "shear"), "rafdb-p": ()}
 PERTURBATIONS: dict[str, tuple[str, ...]] = {preset: names + EXTRA[preset] for preset, names in TEST_SET.items()}
+ALL = tuple(name for names in PERTURBATIONS.values() for name in names)  # of all presets, in the order of tables
 
 # {perturbation: {argument of its function: value}}. count: number of frames. The constant of frame i, counted from 0,
 # is (i - middle) * step or first + i * step. Tuples hold a value for each difficulty.

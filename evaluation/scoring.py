@@ -53,8 +53,8 @@ def score_run(run: TrainedRun, matched_sets: Sequence[MatchedSet], options: Infe
 
     limit: only the first images of a set, this many: scores are printed, and nothing is written; None, or as many as
     the set has: all of them. verify: whether images are compared with their checksums; the sets have to be opened so.
-    on_loaded: what looks at the loaded network before it is scored. top_k: as for `SetScorer`. Raises UserError where anything is wrong with the
-    run, the sets or the machine."""
+    on_loaded: what looks at the loaded network before it is scored. top_k: as for `SetScorer`. Raises UserError where
+    anything is wrong with the run, the sets or the machine."""
     with devices.exact_float32():
         fabric = devices.connect(PRECISIONS[options.precision])
         with holding(fabric, run.folder, matched_sets, limit):

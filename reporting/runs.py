@@ -31,7 +31,7 @@ from support.files import read_json
 
 KEYS = {  # entries of args.json that every run must have: {name: type}
     "script": str, "dataset": str, "loss": str, "protocol": str, "seed": int, "image_size": int, "noise": float | int}
-OF_SEQUENCES = "flip_probability"  # metric that only the scores of sets of perturbation sequences have
+FLIP_PROBABILITY = "flip_probability"  # metric that only the scores of sets of perturbation sequences have
 # (corruption, severity) of the rows of such a set; those of a set of corruptions are of `places_of`.
 PLACES_OF_SEQUENCES = {("clean", 0), ("mean", 0), *((name, 0) for names in PERTURBATIONS.values() for name in names)}
 # Metrics of sets of sequences whose row `mean` is no mean over perturbations, and those that a perturbation may lack.
@@ -198,7 +198,7 @@ def read_scores(path: Path) -> tuple[pd.DataFrame | None, list[str]]:
     scores = read_score_table(path)
     parts, problems_of_sets, unusable = [], [], 0
     for (name, version, _), part in scores.groupby(["set", "set_version", "precision"]):
-        is_of_sequences = bool((part["metric"] == OF_SEQUENCES).any())
+        is_of_sequences = bool((part["metric"] == FLIP_PROBABILITY).any())
         usable = has_known_place(part, is_of_sequences) & part["value"].abs().le(LARGEST_SCORE)
         if is_of_sequences:
             usable &= part["value"].ge(0)

@@ -601,7 +601,8 @@ def test_set_json_says_what_the_set_has(scored, sequences):
     {"frames": {"zoom_blur": 10**9}, "difficulty": 1}, {"frames": {"zoom_blur": 3.5}, "difficulty": 1},
     {"frames": {"zoom_blur": True}, "difficulty": 1}, {"frames": {"zoom_blur": 5}, "difficulty": 4},
     {"frames": {"zoom_blur": 42}, "difficulty": 1}, {"frames": {"glass_blur": 9}, "difficulty": 1},
-    {"frames": {"zoom_blur": 9, "p_scale": 9}, "difficulty": 1}, {"frames": {"zoom_blur": 2}, "difficulty": 2}, {"frames": ["zoom_blur"], "difficulty": 1},
+    {"frames": {"zoom_blur": 9, "p_scale": 9}, "difficulty": 1},
+    {"frames": {"zoom_blur": 2}, "difficulty": 2}, {"frames": ["zoom_blur"], "difficulty": 1},
     {"frames": {"zoom_blur": 5}, "difficulty": None}, {"frames": {"zoom_blur": 5}}])
 def test_a_hostile_entry_of_set_json_is_refused(entry):
     with pytest.raises(ValueError, match="sequences"):

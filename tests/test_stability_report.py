@@ -26,7 +26,7 @@ from reporting import sequence_plots, stability
 from reporting.candidates import Candidate, Group
 from reporting.runs import read_runs, read_scores
 from reporting.scores import RAW, TEMPERATURE, blocks_of, sequences_as_table
-from reporting.sequence_bootstrap import mean_over_perturbations, replicates, resample_block
+from reporting.sequence_bootstrap import replicates, resample_block
 from reporting.sequence_models import MEAN, SequenceBaseline, SequenceModel, models_of_runs, rate_of
 from reporting.stored_sequences import MEASURED, flips_by_distance, open_sequences, read_block, temperatures_of
 from support.errors import UserError
@@ -179,7 +179,7 @@ def test_the_set_as_it_is_has_the_scores_of_scores_csv(stored):
     for index, values in resampled.values.items():
         expected = rows_of(runs[index].folder)
         assert resampled.perturbations[index] == NAMES
-        for place, of_place in zip((*NAMES, MEAN), (*values[0], mean_over_perturbations(values)[0]), strict=True):
+        for place, of_place in zip((*NAMES, MEAN), (*values[0], metrics.mean_of_known(values, 1)[0]), strict=True):
             for (method, metric), value in zip(MEASURED, of_place, strict=True):
                 assert value == pytest.approx(expected[method, place, metric], abs=1e-9), (place, method, metric)
 
@@ -206,7 +206,7 @@ def test_resamples_against_repeating_images(stored):
 
 def test_a_sequence_whose_frames_all_flip_is_left_out_of_its_mean():
     values = np.array([[[0.5, np.nan], [0.1, np.nan]], [[np.nan, 1.0], [0.3, 3.0]]])
-    assert mean_over_perturbations(values) == pytest.approx(np.array([[0.3, np.nan], [0.3, 2.0]]), nan_ok=True)
+    assert metrics.mean_of_known(values, 1) == pytest.approx(np.array([[0.3, np.nan], [0.3, 2.0]]), nan_ok=True)
 
 
 @pytest.mark.slow
@@ -311,7 +311,8 @@ def test_one_constant_seed_puts_a_row_apart_and_its_pair_out_of_the_differences(
     shutil.copytree(example[0] / "baseline-maxent+mbls-1", copy / "baseline-maxent+mbls-1")
     make_run(copy, demo, "baseline", "ce", 1, constant=True)
     text = " ".join(run_report(copy).split())
-    assert "baseline, CE: 1 of 2 seeds always predicts one class (1)." in text
+    assert ("baseline, CE: 1 of 2 seeds predicts one class everywhere (seed 1); the numbers are means over all seeds."
+            in text)
     assert "baseline, seed 1: not among the differences in stability, because a model predicts one class only" in text
     assert {line["seeds"] for line in csv_of(copy, "flicker")} == {"0"}
 
@@ -421,7 +422,8 @@ def test_a_baseline_without_sequences_is_named(copy, example, tmp_path):
 
 @pytest.mark.parametrize("is_lost, words, lost_means", [
     (lambda row: row["corruption"] == "translate",
-     "has means of other perturbations than are there: accuracy, nll, ece, flip_probability,", {"flip_probability", "ece"}),
+     "has means of other perturbations than are there: accuracy, nll, ece, flip_probability,",
+     {"ece", "top2_distance"}),
     (lambda row: (row["corruption"], row["metric"]) == ("translate", "flip_probability"),
      "lacks scores of single perturbations: flip_probability", {"flip_probability"}),
     (lambda row: (row["corruption"], row["metric"]) == (MEAN, "top2_distance"), "lacks means: top2_distance", set()),
