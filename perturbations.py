@@ -205,18 +205,6 @@ def frame_of(picture: np.ndarray, preset: str = "imagenet-p") -> np.ndarray:
     return _scene(picture, preset, "margin").clean().copy()
 
 
-def strip(image: np.ndarray, name: str, rng: np.random.Generator, **options: Any) -> np.ndarray:
-    """Five frames of a sequence in a row: the first, those at a quarter, half and three quarters, and the last, with
-    four white pixels between them: uint8 (S, 5 S + 16, 3). Arguments as for `frames`."""
-    sequence = list(frames(image, name, rng, **options))
-    count = len(sequence)
-    gap = np.full((len(sequence[0]), 4, 3), 255, np.uint8)
-    row = [sequence[0]]
-    for index in (count // 4, count // 2, 3 * count // 4, count - 1):
-        row += [gap, sequence[index]]
-    return np.concatenate(row, axis=1)
-
-
 def _names(preset: str) -> tuple[str, ...]:
     """The perturbations of a preset. Raises ValueError where there is no such preset."""
     if preset not in PERTURBATIONS:

@@ -15,6 +15,7 @@ from typing import Any
 
 from building.integrity import HEX, require, require_types, sha256
 from building.layout import IMAGE_FORMATS, MOST_FRAMES, SEQUENCES, cells_of_set, is_sequence_set, partial_folder
+from building.options import BuildOptions, SequenceOptions
 from corruptions import PRESETS, SEVERITIES, arguments_of, corruptions_of
 from datasets.split import SAFE_ID
 from perturbations import BORDERS, PERTURBATIONS, is_noise, side_with_margin
@@ -78,8 +79,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _script(folder: Path) -> str:
-    """The command that builds the sets that are named like this folder, for messages."""
-    return "make_fer_p.py" if folder.name.endswith("-P") else "make_fer_c.py"
+    """The command that builds this set, for messages: by the settings of the set or of its unfinished build, and where
+    neither can be read, by the name of the folder."""
+    for file in (folder / "manifest.json", partial_folder(folder) / "build.json"):
+        try:
+            content = read_json(file)
+        except (OSError, UserError):
+            continue
+        made_with = content.get("made_with", content)
+        if isinstance(made_with, dict) and "dataset" in made_with:
+            return SequenceOptions.SCRIPT if is_sequence_set(made_with) else BuildOptions.SCRIPT
+    return SequenceOptions.SCRIPT if folder.name.endswith("-P") else BuildOptions.SCRIPT
 
 
 def _reason_no_set(folder: Path) -> str:

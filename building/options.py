@@ -16,7 +16,9 @@ from datasets import RECIPES
 from support.cli import Between, Fraction, command_line
 from support.image_sizes import SIZES
 
-RELEASED = {"corruptions": "fer-c-released", "visibility": "l2-uint8"}  # what the published sets were made with
+PRESETS_OF_PROTOCOLS = {"paper": "fer-c", "released": "fer-c-released"}  # --corruptions that follow from --protocol
+# What the published sets were made with.
+RELEASED = {"corruptions": PRESETS_OF_PROTOCOLS["released"], "visibility": "l2-uint8"}
 
 
 @dataclass
@@ -73,7 +75,7 @@ class BuildOptions(SourceOptions):
     """paper: as the paper describes it. released: as the published sets were made. This sets --corruptions
     fer-c-released and --visibility l2-uint8, for AffectNet also --data crop=legacy, for Aff-Wild2 --data
     val_split=frames"""
-    corruptions: str = "fer-c"
+    corruptions: str = PRESETS_OF_PROTOCOLS["paper"]
     """preset of severity constants: fer-c, fer-c-released or imagenet-c; or mivia, the 18 corruptions of RAF-DB-C
     (MIVIA), ten of them those of FER-C with other constants"""
     format: Literal["png", "jpg", "webp"] = "png"
@@ -165,7 +167,9 @@ def command(options: SourceOptions, **changes: Any) -> str:
 def rebuild_command(folder: Path, made_with: Mapping[str, Any]) -> str:
     """The command line that builds a set with these settings (a manifest's `made_with`) into `folder`. Where the data
     set lies and which mixture file was given is not among the settings."""
-    if "kind" in made_with:
+    from building.layout import is_sequence_set  # with OpenCV, for which `--help` need not wait
+
+    if is_sequence_set(made_with):
         return command(sequence_options(folder, made_with))
     softening = made_with["softening"]
     options = BuildOptions(

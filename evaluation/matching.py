@@ -12,8 +12,8 @@ from pathlib import Path
 
 from building.built_set import BuiltSet, open_set
 from building.layout import partial_folder
-from building.options import sequence_command
-from datasets import DATASETS, TITLES, default_set
+from building.options import PRESETS_OF_PROTOCOLS, sequence_command
+from datasets import DATASETS, default_set
 from datasets.split import printable
 from evaluation.class_matching import DROP, ClassMatch, expression_names, match_classes
 from evaluation.trained_run import TrainedRun
@@ -21,7 +21,6 @@ from support.cli import value_words
 from support.errors import DamagedFile, UserError
 
 USUAL_CROP = "xywh"  # of AffectNet, the only data set with an option `crop`
-PRESETS_OF_PROTOCOLS = ("fer-c", "fer-c-released")  # --corruptions that follow from --protocol
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def default_set_of(run: TrainedRun) -> Path:
     folder = default_set(run.dataset)
     if not folder.exists() and not partial_folder(folder).exists():
         command = building_command(run.dataset, run, folder)
-        sequences = folder.with_name(f"{TITLES[run.dataset]}-P")
+        sequences = default_set(run.dataset, sequences=True)
         example = f", for example {sequences}," if sequences.is_dir() else ","
         raise UserError(f"{folder} is not there. Name a set with --set{example} or build it: {command}")
     return folder
@@ -102,7 +101,7 @@ def building_command(dataset: str, run: TrainedRun, folder: Path, preset: str | 
     words += value_words("dataset", dataset)
     words += value_words("protocol", run.protocol)
     words += value_words("image_size", run.image_size)
-    if preset not in (None, *PRESETS_OF_PROTOCOLS):
+    if preset not in (None, *PRESETS_OF_PROTOCOLS.values()):
         words += value_words("corruptions", preset)
     if dataset == run.dataset:
         root, data_options = run.settings.get("root"), run.settings.get("data")

@@ -50,6 +50,7 @@ from perturbations import is_noise
 from support.errors import UserError
 
 TEMPERATURE = "temperature"  # the second method, and the metric of its row `clean`
+METHODS = (METHOD, TEMPERATURE)
 TOP = 2  # places of a ranking that the distance looks at which every set of sequences has
 STABILITY_METRICS = ("flip_probability", "flip_probability_se", "top2_distance", "total_variation",
                      "total_variation_unflipped", "confidence_change", "distinct_predictions")

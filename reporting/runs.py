@@ -18,9 +18,9 @@ import pandas as pd
 
 from corruptions import cells_of
 from datasets import DATASETS, default_set
-from evaluation.scores import COLUMNS, FIRST_RELEASE_COLUMNS, LATER_COLUMNS, SUMMARIES
+from evaluation.scores import COLUMNS, FIRST_RELEASE_COLUMNS, LATER_COLUMNS, METHOD, SUMMARIES
+from evaluation.scores_file import PLACES_OF_SEQUENCES
 from metrics import LARGEST_SCORE
-from perturbations import PERTURBATIONS
 from reporting.cells import corruptions_of_scores
 from reporting.notes import READ_ERRORS, Note, check_regular, plain
 from reporting.rows import Block, Row, Setup
@@ -32,8 +32,6 @@ from support.files import read_json
 KEYS = {  # entries of args.json that every run must have: {name: type}
     "script": str, "dataset": str, "loss": str, "protocol": str, "seed": int, "image_size": int, "noise": float | int}
 FLIP_PROBABILITY = "flip_probability"  # metric that only the scores of sets of perturbation sequences have
-# (corruption, severity) of the rows of such a set; those of a set of corruptions are of `places_of`.
-PLACES_OF_SEQUENCES = {("clean", 0), ("mean", 0), *((name, 0) for names in PERTURBATIONS.values() for name in names)}
 # Metrics of sets of sequences whose row `mean` is no mean over perturbations, and those that a perturbation may lack.
 NOT_AVERAGED = {"flip_probability_se", "distinct_predictions", "n"}
 MAY_LACK_PERTURBATIONS = {"total_variation_unflipped"}
@@ -236,7 +234,9 @@ def read_score_table(path: Path) -> pd.DataFrame:
 def has_known_place(part: pd.DataFrame, is_of_sequences: bool) -> np.ndarray:
     """Whether each row of scores.csv, all of one set, is of the clean images, a cell or perturbation, or a summary over
     these: bool (rows,)."""
-    known = PLACES_OF_SEQUENCES if is_of_sequences else set(places_of(corruptions_of_scores(part)))
+    known = set(places_of(corruptions_of_scores(part)))
+    if is_of_sequences:
+        known = {(name, 0) for name, _ in PLACES_OF_SEQUENCES}
     places = zip(part["corruption"], part["severity"].fillna(0), strict=True)
     return np.array([place in known for place in places], dtype=bool)
 
@@ -262,7 +262,7 @@ def check_scores_of_set(part: pd.DataFrame, name: str, is_of_sequences: bool) ->
         return check_scores_of_sequences(part, plain(name))
     corruptions = corruptions_of_scores(part)
     all_cells = len(cells_of(corruptions))
-    cells = part[(part["method"] == "softmax") & part["corruption"].isin(corruptions)]
+    cells = part[(part["method"] == METHOD) & part["corruption"].isin(corruptions)]
     cells_of_metric = cells["metric"].value_counts()
     incomplete = [metric for metric in part["metric"].unique() if cells_of_metric.get(metric, 0) < all_cells]
     problems = []

@@ -21,7 +21,7 @@ import pandas as pd
 
 import metrics
 from evaluation.cards import Card
-from evaluation.sequence_scores import TOP, distance_metric, places_of_metric
+from evaluation.sequence_scores import METHODS, TEMPERATURE, TOP, distance_metric, places_of_metric
 from perturbations import ALL
 from reporting.baselines import digest_of_card, digest_of_run, locate_baseline
 from reporting.candidates import Candidate, Group, candidate_of_card, candidate_of_row, name_apart
@@ -29,7 +29,7 @@ from reporting.notes import plain
 from reporting.ranking import names_of_versions, order_of_group, reason_against_group
 from reporting.rows import Block, Row, rank
 from reporting.runs import FLIP_PROBABILITY, Run
-from reporting.scores import METHODS, RAW, TEMPERATURE, blocks_of, in_block
+from reporting.scores import RAW, blocks_of, in_block
 
 MEAN = "mean"
 DISTINCT_PREDICTIONS = "distinct_predictions"  # metric: classes among the predictions; of `MEAN` those of all frames

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from evaluation.cards import Card
+from evaluation.sequence_scores import TEMPERATURE
 from evaluation.summary import DEMO
 from reporting import captions, csv_tables, sequence_bootstrap
 from reporting.candidates import CLEAN, Group
@@ -26,7 +27,7 @@ from reporting.options import ReportOptions
 from reporting.ranking import MAIN_GROUP
 from reporting.rows import COMPARED_LOSSES, Block, join_names
 from reporting.runs import FLIP_PROBABILITY, Run
-from reporting.scores import RAW, TEMPERATURE, blocks_of, in_block
+from reporting.scores import RAW, blocks_of, in_block
 from reporting.sequence_bootstrap import (
     Resampled, SequenceDifference, interval_of_flip_rate, interval_of_flips, resample_block)
 from reporting.sequence_models import (

@@ -15,14 +15,14 @@ from tqdm import tqdm
 
 import metrics
 from evaluation.predictions import stored_sequences
-from evaluation.sequence_scores import decisions_by_sequence, moves_by_sequence
+from evaluation.sequence_scores import TEMPERATURE, decisions_by_sequence, moves_by_sequence
 from perturbations import ALL, is_noise
 from reporting.notes import READ_ERRORS, Note, plain
 from reporting.candidates import CLEAN
 from reporting.predictions import find_set, open_predictions, read_logits
 from reporting.rows import COMPARED_LOSSES, Block, Row, named_pairs
 from reporting.runs import Run
-from reporting.scores import RAW, TEMPERATURE, in_block, runs_in_block
+from reporting.scores import RAW, in_block, runs_in_block
 from support.errors import DamagedFile
 
 MEASURED = (

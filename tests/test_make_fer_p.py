@@ -222,7 +222,13 @@ def test_a_changed_frame_is_noticed(sequences, tmp_path):
 
 def test_strips_and_estimate(sequences, sequence_args, tmp_path, capsys):
     make_fer_p.main(sequence_args(out=sequences, strip=tmp_path / "strips.png"))
-    assert cv2.imread(str(tmp_path / "strips.png")).shape == (len(NAMES) * SIZE, 5 * SIZE, 3)
+    drawn = cv2.imread(str(tmp_path / "strips.png"))[:, :, ::-1]
+    assert drawn.shape == (len(NAMES) * SIZE, 5 * SIZE, 3)
+    data = open_set(sequences)
+    top = SIZE * data.corruptions.index("translate")
+    for place, number in enumerate((0, 4, 8, 12, 15)):  # of 16 frames
+        picture = drawn[top:top + SIZE, place * SIZE:(place + 1) * SIZE]
+        assert np.array_equal(picture, data.pixels(0, "translate", number))
     make_fer_p.main(sequence_args(out=tmp_path / "x", dry_run=True))
     forms = len(open_set(sequences).cells)
     assert f"3 images x {forms} forms, about " in capsys.readouterr().out and not (tmp_path / "x").exists()

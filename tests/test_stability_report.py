@@ -20,12 +20,12 @@ from evaluation.cards import Card, Extras, ModelOfCard, SetOfCard, make_card, wr
 from evaluation.class_matching import same_classes
 from evaluation.model_facts import ModelFacts
 from evaluation.predictions import made_from, predictions_file, write_array, write_origin
-from evaluation.sequence_scores import Temperature, score_sequences
+from evaluation.sequence_scores import TEMPERATURE, Temperature, score_sequences
 from perturbations import is_noise
 from reporting import sequence_plots, stability
 from reporting.candidates import Candidate, Group
 from reporting.runs import read_runs, read_scores
-from reporting.scores import RAW, TEMPERATURE, blocks_of, sequences_as_table
+from reporting.scores import RAW, blocks_of, sequences_as_table
 from reporting.sequence_bootstrap import replicates, resample_block
 from reporting.sequence_models import MEAN, SequenceBaseline, SequenceModel, models_of_runs, rate_of
 from reporting.stored_sequences import MEASURED, flips_by_distance, open_sequences, read_block, temperatures_of

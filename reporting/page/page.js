@@ -336,8 +336,9 @@ function drawScores() {
     });
   }
   const suites = [...new Set(DATA.blocks.map(block => corruptionsOf(block).length))];
+  const corruptions = suites[0] ?? DATA.corruptions.length;
   $("all-cells").textContent = suites.length > 1 ? "all cells, each corruption at 5 severities" :
-    `the ${5 * (suites[0] ?? 17)} cells, ${suites[0] ?? 17} corruptions at 5 severities`;
+    `the ${5 * corruptions} cells, ${corruptions} corruptions at 5 severities`;
   drawFloors();
 }
 
