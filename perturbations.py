@@ -17,7 +17,8 @@ border        where pixels come from that enter the frame from outside. The publ
                 margin   `image` is a larger picture; the frame is its centre, see `side_with_margin`. Beyond the
                          picture it is black, as published
                 reflect  `image` is the frame; it is mirrored at its border, the border pixels not repeated. Frames of
-                         `scale` below 100 % then show mirrored faces around the face, nine of them at 40 %
+                         `scale` below 100 % then show mirrored faces around the face; at 40 % up to nine faces are in
+                         the frame, most of them cut
                 zero     `image` is the frame; it is black beyond
               Perturbations of imagenet-p that move nothing use the frame only. Those of rafdb-p blur and spatter the
               whole picture and then cut the frame out, so that with `margin` they see what lies around the frame.

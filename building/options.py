@@ -23,7 +23,9 @@ RELEASED = {"corruptions": PRESETS_OF_PROTOCOLS["released"], "visibility": "l2-u
 
 @dataclass
 class SourceOptions:
-    """Which images a set is built of, and how the work is divided; the same for sets of both kinds."""
+    """Which images a set is built of, and how the work is divided; the same for sets of both kinds.
+
+    The children give some of these fields again, only for another help text."""
 
     dataset: str
     """data set whose test split is taken"""
@@ -53,7 +55,7 @@ class SourceOptions:
     """check the shards next to --out, join them into the set, and remove what was written into them"""
 
     SCRIPT: ClassVar[str]
-    """the command that has these options"""
+    """the command that has these options; each child names its own"""
 
 
 @dataclass
@@ -122,11 +124,12 @@ class SequenceOptions(SourceOptions):
     """size of the source pictures in pixels, by which the constants of imagenet-p are chosen: those for 224, 64 or 32,
     whichever is nearest (default: --image-size)"""
     difficulty: Annotated[int, Between(1, 3)] = 1
-    """of imagenet-p, 1 to 3: strength of the noise, and for the other perturbations how many frames apart predictions
+    """of imagenet-p, 1 to 3: strength of the noise, and in the other perturbations how many frames apart predictions
     are compared; 1 is the usual one"""
     border: Literal["reflect", "zero", "margin"] = "reflect"
     """what moves into a frame from outside. reflect: the face, mirrored. zero: black, which by itself changes
     predictions. margin: the frame is cut out of a larger picture, as published: 256 pixels for 224, 130 for 100"""
+    # --from; the name ends in _ because `from` is a word of Python
     from_: Annotated[Literal["aligned", "original"], tyro.conf.arg(name="from")] = "aligned"
     """aligned: the pictures that the data set's other sets are made of. original (rafdb only): Image/original, aligned
     by its landmarks with a margin, as RAF-DB-P was made; it takes --border margin"""

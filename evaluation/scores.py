@@ -56,8 +56,9 @@ def is_contradicted(corruption: str) -> bool:
     """Whether the soft labels of a corruption contradict what can still be seen.
 
     It was measured for the three of `CONTRADICTED`. Brightness minus and contrast plus of preset mivia are the same
-    operations in the other direction, to which the distance behind the labels is as sensitive, and its mixtures hold
-    one of them: they count too. All have one of the three words in their names."""
+    operations in the other direction: they too change every pixel, so that the distance from which the labels are
+    computed is as large. Its mixtures hold one of these operations. All of them count, and all have one of the three
+    words in their names."""
     return not set(corruption.split("_")).isdisjoint(CONTRADICTED)
 
 

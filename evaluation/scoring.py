@@ -24,7 +24,7 @@ from evaluation.matching import MatchedSet
 from evaluation.predictions import Blocks, finish_predictions, predictions_folder, prepare_predictions
 from evaluation.scores import score
 from evaluation.scores_file import earlier_scores, with_rows_of_set
-from evaluation.sequence_scores import Temperature, score_sequences
+from evaluation.sequence_scores import Temperature, check_top_k, score_sequences
 from evaluation.sources import LoadedModel, check_image_size, load_model
 from evaluation.summary import preview_text, summary_line
 from evaluation.trained_run import TrainedRun
@@ -175,6 +175,8 @@ def score_sets(scorer: SetScorer, folder: Path, matched_sets: Sequence[MatchedSe
 
     folder: of the run or model; process 0 has to hold its lock unless all sets are previews. limit: as for
     `score_run`."""
+    for matched in matched_sets:  # before anything is computed
+        check_top_k(scorer.top_k, matched.built, matched.classes)
     file_rows: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     if scorer.is_first_process and not all_previews(matched_sets, limit):

@@ -94,8 +94,7 @@ def score_sequences(built: BuiltSet, folder: Path, limit: int | None, precision:
     `TOP`. The other arguments and the errors are those of `scores.score`; besides, UserError where there are fewer
     classes than `top_k`."""
     images = scored_images(built, limit, classes)
-    if top_k is not None and top_k > images.classes.shared:
-        raise UserError(f"--top-k {top_k}: of {built.folder} only {images.classes.shared} classes are ranked")
+    check_top_k(top_k, built, images.classes)
     divisors = {METHOD: 1.0}
     if temperature is not None and temperature.value is not None:
         divisors[TEMPERATURE] = temperature.value
@@ -125,6 +124,12 @@ def score_sequences(built: BuiltSet, folder: Path, limit: int | None, precision:
     own_notes = temperature.notes if temperature is not None else []
     note = "; ".join([*notes, *notes_on_classes(images, scored[METHOD]), *ties_note, *own_notes])
     return [row for method, values in scored.items() for row in rows_of_scores(built, values, precision, note, method)]
+
+
+def check_top_k(top_k: int | None, built: BuiltSet, classes: ClassMatch) -> None:
+    """Raises UserError where --top-k names more places than there are classes. classes: how model and set match."""
+    if top_k is not None and built.has_sequences and top_k > classes.shared:
+        raise UserError(f"--top-k {top_k}: of {built.folder} only {classes.shared} classes are ranked")
 
 
 def places_of_rankings(top_k: int | None) -> tuple[int, ...]:

@@ -49,7 +49,8 @@ NOT_FINITE = "the logits of the validation images are not finite"
 
 @dataclass(frozen=True)
 class OneProcess:
-    """Stands for Fabric in `compute.predict`, so that process 0 takes all images."""
+    """Stands for Fabric in `compute.predict`, which divides the images among all processes: here only process 0 calls
+    it, so that it has to take all of them."""
 
     device: torch.device
     global_rank: int = 0

@@ -210,6 +210,28 @@ def test_commands_of_foreign_settings_are_one_printable_line(sequences):
         assert text.isprintable() and "--data" in text and "\\x1b" in text
 
 
+@pytest.mark.parametrize("border, words", [("margin", "enlarged to 36 pixels"), ("reflect", "")])
+def test_faces_that_a_margin_cuts_are_said(sequence_args, tmp_path, capsys, border, words):
+    make_fer_p.main(sequence_args(out=tmp_path / "x", border=border, perturbations=("translate",)))
+    out = capsys.readouterr().out
+    assert words in out and ("a face that fills its picture is cut" in out) == (border == "margin")
+
+
+def test_the_script_of_a_set_does_not_follow_from_its_name(sequences, built, tmp_path):
+    """`--out data/mine` has sequences, too; before, its name told the script."""
+    for source, name, script in ((sequences, "mine", "make_fer_p.py"), (built, "mine-P", "make_fer_c.py")):
+        (tmp_path / name).mkdir()
+        manifest = json.loads((source / "manifest.json").read_text())
+        manifest["made_with"]["size"] = 3
+        (tmp_path / name / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(DamagedFile, match=f"build the set again with {script}"):
+            open_set(tmp_path / name)
+        (tmp_path / f"{name}2.partial").mkdir()
+        (tmp_path / f"{name}2.partial" / "build.json").write_text(json.dumps(manifest["made_with"]))
+        with pytest.raises(UserError, match=f"build is not finished .* {script} --dataset demo"):
+            open_set(tmp_path / f"{name}2")
+
+
 def test_a_changed_frame_is_noticed(sequences, tmp_path):
     shutil.copytree(sequences, tmp_path / "x")
     data = open_set(tmp_path / "x")

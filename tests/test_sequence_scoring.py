@@ -32,7 +32,7 @@ from evaluation.predictions import all_cells, cell_name, predictions_file, read_
 from evaluation.scores_file import read_scores
 from evaluation.scoring_options import CardOptions, ClassOptions
 from evaluation.trained_run import read_trained_run
-from evaluation.sequence_scores import SEQUENCE_METRICS, Temperature, score_sequences, stability_of
+from evaluation.sequence_scores import SEQUENCE_METRICS, Temperature, places_of_rankings, score_sequences, stability_of
 from models.resnet import ResNet18
 from support import run_folder
 from support.errors import DamagedFile, UserError
@@ -197,6 +197,31 @@ def test_c2_from_logits_to_scores(build_sequences, tmp_path, monkeypatch):
     value = values_of(score_logits(built, folder, tmp_path, monkeypatch))
     assert value["brightness", "top2_distance"] == pytest.approx(1.666667, abs=1e-6)
     assert value["gaussian_noise", "top2_distance"] == pytest.approx(2.333333, abs=1e-6)
+
+
+def test_the_distance_of_other_numbers_of_places(build_sequences, tmp_path, monkeypatch, capsys):
+    """C2 with k = 3, as metrics.topk_distances has it, behind the distance that every run has."""
+    built = set_with_frames(build_sequences, monkeypatch, tmp_path / "Demo-P", 4)
+    scores = np.concatenate([C2, np.full((4, 1), -9)], axis=1)
+    folder = write_logits(tmp_path / "logits", built, lambda cell: np.tile(
+        scores[0 if cell is None else cell[1]], (IMAGES, 1)))
+    before = score_logits(built, folder, tmp_path, monkeypatch)
+    rows = score_logits(built, folder, tmp_path, monkeypatch, top_k=3, card=CardOptions(tmp_path / "card.json"))
+    assert [row for row in rows if row["metric"] != "top3_distance"] == before
+    value = values_of(rows)
+    for name, noise in (("brightness", False), ("gaussian_noise", True)):
+        expected = metrics.topk_distances(scores[None], 3, noise).item()
+        assert value[name, "top3_distance"] == pytest.approx(expected) and expected > 0
+    order = [row["metric"] for row in rows if row["corruption"] == "mean"]
+    assert order.index("top3_distance") == order.index("top2_distance") + 1
+    card = cards.read_card(tmp_path / "card.json")
+    assert card.score("mean", "top3_distance") == pytest.approx(value["mean", "top3_distance"])
+    assert places_of_rankings(2) == places_of_rankings(None) == (2,) and places_of_rankings(1) == (1, 2)
+    monkeypatch.setattr(predictions, "prepare_blocks", None)  # refused before anything is computed
+    with pytest.raises(UserError, match="--top-k 9: of .*Demo-P only 8 classes are ranked"):
+        score_logits(built, folder, tmp_path, monkeypatch, top_k=9)
+    with pytest.raises(UserError, match="top-k"):
+        score_logits(built, folder, tmp_path, monkeypatch, top_k=0)
 
 
 def test_a_constant_model_is_told_apart(sequences, tmp_path, monkeypatch, capsys):
@@ -618,6 +643,19 @@ def test_a_hostile_set_json_is_replaced(run, sequences, half):
     assert contents(run) == before
 
 
+def test_corruptions_and_perturbations_are_not_of_one_set(scored, tmp_path):
+    """Each of the two rows could be there alone."""
+    text = (scored[0] / "scores.csv").read_text()
+    row = next(line for line in text.splitlines() if ",translate,,accuracy," in line)
+    path = tmp_path / "scores.csv"
+    for place in ("contrast,3", "pooled,"):
+        path.write_text(text + row.replace("translate,", place).replace("accuracy", "nll") + "\n")
+        with pytest.raises(DamagedFile, match="Demo-P has corruptions and perturbations"):
+            read_scores(path)
+    path.write_text(text + row.replace("Demo-P", "Demo-C").replace("translate,", "contrast,3") + "\n")
+    assert len(read_scores(path)) == len(text.splitlines())
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_mutated_scores_are_read_or_refused(scored, tmp_path_factory, data):
@@ -671,7 +709,11 @@ def change_at(*path):
     change_at("sequences", "scores", "softmax", "clean", {}), change_at("sequences", "scores", "vote", {}),
     change_at("sequences", "scores", "softmax", "translate", "flip_probability", 1.5),
     change_at("sequences", "scores", "temperature", "clean", "temperature", 0),
-    change_at("standard_errors", {}), change_at("sequences", "scores", "softmax", "p_scale", {}),
+    change_at("sequences", "scores", "softmax", "translate", "top101_distance", 1),
+    change_at("sequences", "scores", "softmax", "translate", "top3_distance", -1),
+    change_at("sequences", "scores", "temperature", "clean", "temperature", 2e6),
+    change_at("sequences", "frames", "translate", 42), change_at("standard_errors", {}),
+    change_at("sequences", "scores", "softmax", "p_scale", {}),
     change_at("scores", "places", "pooled", {}), change_at("method", "temperature"),
     change_at("sequences", "frames", "p_scale", 30), lambda data: data["sequences"]["scores"].pop("softmax"),
     lambda data: data["sequences"].pop("frames")])

@@ -418,6 +418,35 @@ def test_a_baseline_without_sequences_is_named(copy, example, tmp_path):
     assert f"--baseline {copy / BASELINE}: no model of this report was scored on the same images" in text
 
 
+@pytest.mark.parametrize("k", [3])
+def test_a_column_for_other_numbers_of_places(copy, demo, k):
+    """Behind top-2, before mFR; the other run has none."""
+    folder = copy / BASELINE
+    out = folder / "predictions" / "Demo-P"
+    (folder / "scores.csv").unlink()
+    write_rows(folder / "scores.csv", score_sequences(demo, out, None, temperature=Temperature(1.9), top_k=k))
+    run_report(copy, html=copy.parent / "page.html", baseline=folder)
+    text = (copy / "report" / "stability.md").read_text()
+    heads = [cell.strip() for cell in next(line for line in text.splitlines() if "| acc." in line).split("|")]
+    assert heads[3:8] == ["acc.", "flips", "top-2", f"top-{k}", "mFR"]
+    cells = {line.split("|")[2].strip(): [cell.strip() for cell in line.split("|")] for line in text.splitlines()
+             if "| baseline, " in line}
+    value = rows_of(folder)[RAW, MEAN, f"top{k}_distance"]
+    assert cells["baseline, CE"][6] == f"{value:.2f}" and cells["baseline, MaxEnt+MbLS"][6] == "—"
+    (line,) = [line for line in csv_of(copy, "stability") if line["metric"] == f"top{k}_distance"
+               and line["perturbation"] == MEAN and line["method"] == RAW]
+    assert float(line["mean"]) == pytest.approx(value)
+    (one,) = page_data(copy.parent / "page.html")["sequences"]
+    assert [measure["label"] for measure in one["measures"]][2:4] == ["top-2", f"top-{k}"]
+
+
+def test_the_legend_speaks_of_sequences_only(example):
+    for name in ("stability.md", "perturbations.md", "flicker.md", "tables.md", "all.tex"):
+        text = (example[0] / "report" / name).read_text()
+        assert "Stability: over sequences of frames" in text and "over seeds; bold" in text.replace("\n", " ")
+        assert "85 cells" not in text and "reliability diagrams" not in text and "[all_cells" not in text
+
+
 # ---- what is missing, damaged or hostile
 
 @pytest.mark.parametrize("is_lost, words, lost_means", [
@@ -605,6 +634,22 @@ def test_hostile_names_are_only_text(demo, tmp_path):
     (one,) = page_data(tmp_path / "page.html")["sequences"]
     assert one["lines"][0]["model"].startswith(name)
     assert "<img" not in (tmp_path / "runs" / "report" / "stability.tex").read_text()
+
+
+def test_the_page_of_sequences_has_no_empty_sections(browser, example, copy):  # noqa: F811
+    """Before, it began with an empty ranking, an empty table of scores and 'No evaluated run yet.'"""
+    page = Page(browser, example[0].parent / "page.html")
+    assert page.run("return [...document.querySelectorAll('main > section')].map(x => x.id)") == [
+        "stability", "runs", "downloads", "missing"]
+    assert page.texts("nav a") == ["Stability", "Runs", "Downloads", "Missing"]
+    assert page.run("return document.querySelector('a.skip').getAttribute('href')") == "#stability"
+    assert page.texts("a.skip") == ["Skip to the section Stability"] and "scores.csv" not in page.texts("#files button")
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    for run in copy.iterdir():  # nothing is scored: the sections say so
+        (run / "scores.csv").unlink()
+    run_report(copy, html=copy.parent / "page.html")
+    page = Page(browser, copy.parent / "page.html")
+    assert page.texts("#ranking-table") == ["Nothing to rank yet."] and page.texts("a.skip") == ["Skip to the ranking"]
 
 
 @pytest.mark.slow
