@@ -162,13 +162,17 @@ class Resamples:
         version = images.built.manifest["set_version"]
         self.cluster_of_image = cluster_of_image[images.rows]
         self.weights = draw_weights(int(cluster_of_image.max()) + 1, RESAMPLES, version)
+        self.known: dict[bytes, float] = {}  # a temperature leaves flips as they are, so most are asked for twice
 
     def standard_error(self, values: np.ndarray) -> float:
         """The bootstrap standard error of the mean of values, float64 (N,), one for each scored image; 0 where there is
         only one image."""
-        means = resampled_means(values[:, None], self.cluster_of_image, self.weights)[1:, 0]
-        means = means[np.isfinite(means)]  # a resample may have none of the images
-        return float(means.std(ddof=1)) if len(means) > 1 else 0.0
+        key = values.tobytes()
+        if key not in self.known:
+            means = resampled_means(values[:, None], self.cluster_of_image, self.weights)[1:, 0]
+            means = means[np.isfinite(means)]  # a resample may have none of the images
+            self.known[key] = float(means.std(ddof=1)) if len(means) > 1 else 0.0
+        return self.known[key]
 
 
 def divided(cell: CellPredictions, images: ScoredImages, temperature: float) -> CellPredictions:
