@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,11 +23,11 @@ import metrics
 import perturbations
 from building import forms
 from building.built_set import open_set
-from datasets import load_split, parse_options
+from datasets import affectnet, load_split, parse_options
 from datasets.images import read_image
 from evaluation import benchmark, cards, inference, predictions, validation
 from evaluation.export_ids import export_ids
-from evaluation.matching import match
+from evaluation.matching import USUAL_CROP, match
 from evaluation.model_options import ModelOptions
 from evaluation.predictions import all_cells, cell_name, predictions_file, read_array, stored_cells, stored_sequences
 from evaluation.scores_file import read_scores
@@ -875,6 +876,7 @@ def test_faces_cut_otherwise_are_refused_with_the_command(run, of_run, of_set):
     assert match(trained, built, force=False).notes == []
     made_with |= {"dataset": "ferplus", "options": {}}  # another data set has no such option
     assert match(trained, built, force=False).notes == []
+    assert signature(affectnet.load_several).parameters["crop"].default == USUAL_CROP
 
 
 def test_another_image_size_is_refused_with_the_command(run, sequences):
