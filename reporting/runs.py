@@ -275,35 +275,38 @@ def check_scores_of_set(part: pd.DataFrame, name: str, is_of_sequences: bool) ->
 
 def check_scores_of_sequences(part: pd.DataFrame, name: str) -> tuple[pd.DataFrame, list[str]]:
     """The scores of a set of sequences, and what they lack. Left out are means that are not over all perturbations of
-    the set. name: of the set, for messages.
-
-    Where a perturbation has lost all of its rows, the means show it: they are not those of the perturbations that are
-    left."""
-    places = part["corruption"].unique()
-    perturbations = [place for place in places if place not in ("clean", *SUMMARIES)]
-    lacking: dict[str, list[str]] = {"lacks scores of single perturbations": [], "lacks means": [],
-                                     "has means of other perturbations than are there": []}
-    without_score, without_mean, of_others = lacking.values()
+    the set. name: of the set, for messages."""
+    perturbations = [place for place in part["corruption"].unique() if place not in ("clean", *SUMMARIES)]
+    metrics_by_problem: dict[str, list[str]] = {}
     lost = set()
     for (method, metric), scores in part.groupby(["method", "metric"], sort=False):
-        if metric in NOT_AVERAGED or not set(scores["corruption"]) - {"clean"}:
-            continue
         values = scores.set_index("corruption")["value"]
-        known = [place for place in perturbations if place in values.index]
-        if len(known) < len(perturbations) and metric not in MAY_LACK_PERTURBATIONS:
-            without_score.append(metric)
-        elif "mean" not in values.index:
-            without_mean.append(metric)
-        elif not np.isclose(values["mean"], values[known].mean(), rtol=1e-6, atol=1e-9):
-            of_others.append(metric)
-        else:
-            continue
-        lost.add((method, metric))
+        problem = problem_of_mean(metric, values, perturbations)
+        if problem:
+            metrics_by_problem.setdefault(problem, []).append(metric)
+            lost.add((method, metric))
     keys = pd.Series(list(zip(part["method"], part["metric"], strict=True)), index=part.index)
     is_lost_mean = part["corruption"].isin(SUMMARIES) & keys.isin(lost)
-    problems = [f"{name} {words}: {', '.join(map(plain, dict.fromkeys(metrics)))}"
-                for words, metrics in lacking.items() if metrics]
+    problems = [f"{name} {problem}: {', '.join(map(plain, dict.fromkeys(metrics)))}"
+                for problem, metrics in metrics_by_problem.items()]
     return part[~is_lost_mean], problems
+
+
+def problem_of_mean(metric: str, values: pd.Series, perturbations: list[str]) -> str:
+    """Why a metric of a set of sequences has no usable mean over the perturbations, in words; empty where it has one,
+    or is none of which there is a mean.
+
+    values: of one method, by the place of their rows. perturbations: that the set has. Where a perturbation has lost
+    all of its rows, the mean shows it: it is not that of the perturbations that are left."""
+    if metric in NOT_AVERAGED or not set(values.index) - {"clean"}:
+        return ""
+    known = [place for place in perturbations if place in values.index]
+    if len(known) < len(perturbations) and metric not in MAY_LACK_PERTURBATIONS:
+        return "lacks scores of single perturbations"
+    if "mean" not in values.index:
+        return "lacks means"
+    is_their_mean = np.isclose(values["mean"], values[known].mean(), rtol=1e-6, atol=1e-9)
+    return "" if is_their_mean else "has means of other perturbations than are there"
 
 
 def recorded_precision(scores: pd.DataFrame, folder: Path) -> pd.Series:

@@ -129,15 +129,15 @@ class Scored(NamedTuple):
 
     set_version: str
     precision: str
-    weights: Any
-    """hash of the model's weights; of a damaged file anything"""
+    weights: str | None
+    """hash of the model's weights; None: the card has none"""
 
 
 def cards_of_other_models(cards: Iterable[Card],
                           predictions: Mapping[Block, BlockSequences]) -> tuple[list[Card], list[Note]]:
     """The cards of sets of sequences without those of runs of the report, and a note on each of these. predictions: of
     all blocks of the report."""
-    scored = {Scored(block.set_version, block.precision, stored.info.get("weights"))
+    scored = {Scored(block.set_version, block.precision, str(stored.info.get("weights")))  # set.json may hold anything
               for block, block_predictions in predictions.items() for stored in block_predictions.stored.values()}
     others, notes = [], []
     for card in cards:

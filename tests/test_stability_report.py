@@ -410,6 +410,13 @@ def test_the_card_of_a_run_of_the_report_is_not_listed_twice(copy, demo, tmp_pat
     assert "the same" not in text.split("Missing:")[0] and "which is listed as a run" in text
 
 
+def test_weights_in_a_damaged_set_json_may_be_anything(copy):
+    """Before, a list ended in TypeError."""
+    path = copy / BASELINE / "predictions" / "Demo-P" / "set.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"weights": [1, {}]}))
+    assert "baseline, CE" in run_report(copy)
+
+
 def test_a_baseline_without_sequences_is_named(copy, example, tmp_path):
     with pytest.raises(UserError, match="neither a card nor the folder"):
         run_report(copy, baseline=tmp_path)
