@@ -87,8 +87,8 @@ NOT_COMPARED_IN_FIRST_RELEASE = {
     "val_images", "data_sha256", "noise_realised", "fused"}
 # Options of train_openset.py that say what is scored; they do not change the result of what they have in common.
 OPEN_SET_PLACES = ("pools", "scorings", "set", "keep_snapshots")
-METHOD = "softmax"  # in scores.csv: how probabilities are computed from logits; sets of sequences have one more
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}  # an option's value -> Fabric's name for it, which files hold
+METHOD = "softmax"  # in scores.csv: how probabilities are computed from logits; sets of sequences have one more
 DATA = "training data"  # compared like a setting: a digest of the ids and labels of training and validation images
 
 
