@@ -1,8 +1,9 @@
-"""The 17 corruptions of FER-C, each at five severities: `corrupt(image, name, severity, rng)`.
+"""Corruptions of images at five severities, the 17 of FER-C and the 18 of MIVIA: `corrupt(image, name, severity, rng)`.
 
-corruption  an operation on an image, a key of `CORRUPTIONS`; preset mivia has others, see `corruptions_of`
+corruption  an operation on an image, a key of `OPERATIONS`; FER-C's are the keys of `CORRUPTIONS`
+suite       the corruptions that a set has, in its order: the 17 of FER-C, or the 18 of preset mivia (`corruptions_of`)
 severity    1 (weakest) to 5: which of five rows of constants the operation takes
-cell        a corruption at a severity, such as ("snow", 3). There are 85, in the order of `CELLS`; arrays with a value
+cell        a corruption at a severity, such as ("snow", 3). FER-C has 85, in the order of `CELLS`; arrays with a value
             for each have the shape (85, ...) or (17, 5, ...), see `cell_index`
 preset      the constants of all corruptions at all severities, see `PRESETS`
 
@@ -147,9 +148,9 @@ def _mivia_constants(row: dict[str, Any], size: int) -> dict[str, Any]:
     All other constants, the sigma of Gaussian blur among them, are the same at every size.
     """
     scale = size / 48
-    if "alias" in row:
+    if "alias" in row:  # only defocus_blur has it
         return {argument: value * scale for argument, value in row.items()}
-    if "reach" in row:
+    if "reach" in row:  # only motion_blur has it, and the mixture with it
         return row | {argument: max(1, int(row[argument] * scale // 3)) for argument in ("reach", "sigma")}
     return row
 

@@ -82,6 +82,9 @@ class Args:
     built with --no-images"""
     verify: Annotated[bool, Rare] = True  # the text is that of --no-verify
     """do not compare the set's files with their checksums; the scores carry a note"""
+    top_k: Annotated[int | None, Rare, Between(1, 100)] = None
+    """sets of perturbation sequences: also score how far the ranking of the classes moves among its first places, this
+    many, as top<k>_distance; top2_distance is always scored"""
     batch_size: Annotated[int, Between(1)] = 128
     """largest number of images that the network takes at once, on each device"""
     force: Annotated[bool, Rare] = False
@@ -158,7 +161,7 @@ def score_trained_run(args: Args, folder: Path) -> None:
     check_card(args.card.card, built_sets, args.limit)
     options = inference_options(args)
     extras = RunExtras(run, matched_sets, options, bool(args.check.check), args.card.card, statements)
-    score_run(run, matched_sets, options, args.limit, args.verify, extras)
+    score_run(run, matched_sets, options, args.limit, args.verify, extras, args.top_k)
 
 
 def refuse_file(path: Path) -> None:
@@ -185,7 +188,7 @@ def score_other_model(args: Args, kind: str) -> None:
     from evaluation.sources import opened_model
 
     scoring = ModelScoring(inference_options(args), args.classes, args.check, args.limit, args.verify,
-                           card=args.card.card)
+                           card=args.card.card, top_k=args.top_k)
     with opened_model(args.source, built_sets, statements) as model:
         score_model(model, built_sets, scoring)
 

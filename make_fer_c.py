@@ -1,4 +1,4 @@
-"""Build FER-C: every test image in 17 corruptions x 5 severities, with soft labels and a manifest.
+"""Build FER-C: every test image in all corruptions of a preset, with soft labels and a manifest.
 
   python make_fer_c.py --dataset demo                          faces drawn on the spot, nothing to fetch
   python make_fer_c.py --dataset ferplus --root DIR --workers 8
@@ -6,6 +6,7 @@
   python make_fer_c.py --dataset ferplus --shard 2/8           one of 8 parts, on any machine; --merge joins them
   python make_fer_c.py --dataset ferplus --verify              hash a finished set again
 
+A corruption has 5 severities. FER-C has 17 corruptions, so 85 forms of an image; --corruptions mivia has 18 others.
 The set grows in <out>.partial and moves to <out> (--out) when it is complete. After a kill, the same command goes on
 and ends with the same bytes. FER-C: arXiv:2312.11542; the corruptions are ImageNet-C's (Hendrycks and Dietterich, ICLR
 2019).
@@ -31,8 +32,8 @@ class Args(BuildOptions):
     verify: bool = False
     """build nothing: hash every file of the finished set again, and name what is missing, changed or extra"""
     gallery: Path | None = None
-    """also draw figure 2 of the paper, one image in all 17 corruptions with its labels, into this file (.png, .svg or
-    .pdf)"""
+    """also draw figure 2 of the paper, one image in all corruptions of the set with its labels, into this file (.png,
+    .svg or .pdf)"""
 
 
 def main(args: Args) -> None:
@@ -62,8 +63,8 @@ def check_options(args: Args) -> None:
 
 
 def draw_gallery(out: Path, file: Path) -> None:
-    """Draw figure 2 of the paper: one image in all 17 corruptions at severity 5, each above the bars of its soft
-    label."""
+    """Draw figure 2 of the paper: one image in all corruptions of the set at severity 5, each above the bars of its
+    soft label."""
     import matplotlib.style
 
     from building.built_set import open_set

@@ -39,8 +39,7 @@ def main(args: Args) -> None:
     check_options(args)
     from building.modes import run  # takes a second, and `--help` needs none of it
 
-    usual = default_set(args.dataset)
-    out = run(args, args.out or usual.with_name(f"{TITLES[args.dataset]}-P"), args.dry_run, args.verify)
+    out = run(args, args.out or default_set(args.dataset, sequences=True), args.dry_run, args.verify)
     if args.strip and not (args.dry_run or args.verify):
         draw_strips(out, args.strip)
 
@@ -76,8 +75,7 @@ def draw_strips(out: Path, file: Path) -> None:
 
     built = open_set(out)
     rows = []
-    for name in built.corruptions:
-        count = sum(perturbation == name for perturbation, _ in built.cells)
+    for name, count in built.frame_counts.items():
         numbers = (0, count // 4, count // 2, 3 * count // 4, count - 1)
         frames = list(built.pixels_of_cells(0, [(name, number) for number in numbers]))
         rows.append(np.concatenate(frames, 1))

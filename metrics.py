@@ -25,6 +25,7 @@ from scipy.optimize import brentq
 
 BINS = 15
 EDGE_SLACK = 1e-7  # float32 keeps 0.2 as 0.200000003: what lies this little above an edge belongs to the bin below
+LARGEST_SCORE = 1e6  # reports and cards take no score, no number of nats and no temperature that is larger
 RELEASED_BATCH = 256  # the FER-C release averages means over batches of this size, for most algorithms
 
 
@@ -365,6 +366,10 @@ METRICS: dict[str, Metric] = {
 
 # ---- one temperature for all logits
 
+class NoTemperature(ValueError):
+    """No temperature fits logits and labels best. The text is the reason."""
+
+
 WIDEST_LOG_SCALE = 12.0  # the scaled logits may be e^12 times as large, or as small, as logits of spread 1
 
 
@@ -375,9 +380,10 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     With b = 1 / T the NLL is convex, so there is one minimum, where its derivative, the mean over images of
     sum_k p_k z_k - z_label, is 0. Logits that are all multiplied by a > 0 have the temperature a T.
 
-    logits: (N, K). labels: integers (N,) in 0..K-1. Raises ValueError where they do not fit, and where the NLL has no
-    minimum: where it falls for ever as T goes to 0, as it does if every label has the highest logit, or for ever as T
-    grows, as it does if logits tell nothing of the labels."""
+    logits: (N, K). labels: integers (N,) in 0..K-1. Raises ValueError where they do not fit, and NoTemperature where
+    the NLL has no minimum, or has it at a T above `LARGEST_SCORE`. There is none where the NLL falls for ever as T goes
+    to 0, as it does if every label has the highest logit, or for ever as T grows, as it does if logits tell nothing of
+    the labels."""
     logits, labels = _numbers("logits", logits), np.asarray(labels)
     if logits.ndim != 2 or not logits.size or labels.shape != logits.shape[:1] or labels.dtype.kind not in "iu":
         raise ValueError(f"logits must be (N, K) and labels integers (N,), not {logits.shape} and {labels.dtype} "
@@ -387,7 +393,7 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     centred = logits - logits.mean(1, keepdims=True)
     spread = np.sqrt((centred ** 2).mean())
     if not spread > 0:
-        raise ValueError("the NLL is the same at every temperature: all logits of an image are equal")
+        raise NoTemperature("the NLL is the same at every temperature: all logits of an image are equal")
     scaled = centred / spread
     of_label = scaled[np.arange(len(labels)), labels]
 
@@ -395,13 +401,19 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
         return float(((softmax(np.exp(log_b) * scaled) * scaled).sum(1) - of_label).mean())
 
     if slope(-WIDEST_LOG_SCALE) >= 0:
-        raise ValueError("no temperature is the best: the logits tell nothing of the labels")
+        raise NoTemperature("the logits tell nothing of the labels")
     if slope(WIDEST_LOG_SCALE) <= 0:
-        raise ValueError("no temperature is the best: every label has the highest logit")
-    return float(spread / np.exp(brentq(slope, -WIDEST_LOG_SCALE, WIDEST_LOG_SCALE, xtol=1e-12)))
+        raise NoTemperature("every label has the highest logit")
+    temperature = float(spread / np.exp(brentq(slope, -WIDEST_LOG_SCALE, WIDEST_LOG_SCALE, xtol=1e-12)))
+    if temperature > LARGEST_SCORE:
+        raise NoTemperature(f"the best one, {temperature:.1e}, is above {LARGEST_SCORE:.0e}")
+    return temperature
 
 
 # ---- errors relative to a baseline's (docs/method.md: mCE)
+
+LEAST_STANDARD_ERRORS = 2  # of a baseline's value, that it has to reach for a ratio to it; reports say "twice"
+
 
 def corruption_error(errors: ArrayLike, baseline: ArrayLike) -> np.ndarray:
     """CE of every corruption, (..., C): the sum of the errors over severities, divided by the baseline's (Hendrycks and
@@ -516,7 +528,8 @@ def confidence_changes(probs: ArrayLike, against_first: bool = False, difficulty
 
 def undefined_rates(baseline: ArrayLike, standard_errors: ArrayLike) -> np.ndarray:
     """Which perturbations have no flip rate, bool (P,), the same for every model: those whose value of the baseline is
-    not above 0, or below twice its standard error, so that a ratio would say more about chance than about a model.
+    not above 0, or below `LEAST_STANDARD_ERRORS` times its standard error, so that a ratio would say more about chance
+    than about a model.
 
     baseline: (P,), the baseline's flip probabilities or distances; standard_errors: (P,), of a bootstrap over
     sequences. Raises ValueError where they do not fit, or a standard error is negative."""
@@ -525,7 +538,7 @@ def undefined_rates(baseline: ArrayLike, standard_errors: ArrayLike) -> np.ndarr
         raise ValueError(f"baseline and standard errors must be (P,), not {baseline.shape} and {errors.shape}")
     if (errors < 0).any():
         raise ValueError("standard errors must not be negative")
-    return (baseline <= 0) | (baseline < 2 * errors)
+    return (baseline <= 0) | (baseline < LEAST_STANDARD_ERRORS * errors)
 
 
 def flip_rates(values: ArrayLike, baseline: ArrayLike, undefined: ArrayLike | None = None) -> np.ndarray:
@@ -552,9 +565,14 @@ def flip_rates(values: ArrayLike, baseline: ArrayLike, undefined: ArrayLike | No
 def mean_flip_rate(values: ArrayLike, baseline: ArrayLike, undefined: ArrayLike | None = None) -> float:
     """The mean of `flip_rates` over the perturbations that have one (mFR of ImageNet-P, without its factor of 100); NaN
     where none has. How many are missing has to be reported with it. Arguments and errors as there."""
-    rates = flip_rates(values, baseline, undefined)
-    rates = rates[~np.isnan(rates)]
-    return float(rates.mean()) if len(rates) else float("nan")
+    return float(mean_of_defined(flip_rates(values, baseline, undefined)))
+
+
+def mean_of_defined(rates: np.ndarray) -> np.ndarray:
+    """The mean of flip rates, float64 (P, ...), over the perturbations that have one, (...); NaN where none has. A rate
+    is undefined for every model, so that a perturbation with a NaN is left out for all."""
+    is_defined = ~np.isnan(rates.reshape(len(rates), -1)).any(1)
+    return rates[is_defined].mean(0) if is_defined.any() else np.full(rates.shape[1:], np.nan)
 
 
 def _compared_frames(values: np.ndarray, dimensions: int, against_first: bool,
@@ -601,6 +619,12 @@ def _mean_of_frames(values: np.ndarray, probs: np.ndarray, reference: np.ndarray
         return values.mean(1)
     prediction = probs.argmax(-1)
     is_counted = prediction[:, frame] == prediction[:, reference]
-    count = is_counted.sum(1)
-    total = np.where(is_counted, values, 0).sum(1)
-    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
+    return mean_of_known(np.where(is_counted, values, np.nan), 1)
+
+
+def mean_of_known(values: np.ndarray, axis: int) -> np.ndarray:
+    """The mean of values along an axis over those that are not NaN; NaN where all are."""
+    is_known = ~np.isnan(values)
+    count = is_known.sum(axis)
+    total = np.where(is_known, values, 0).sum(axis)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)

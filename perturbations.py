@@ -17,7 +17,8 @@ border        where pixels come from that enter the frame from outside. The publ
                 margin   `image` is a larger picture; the frame is its centre, see `side_with_margin`. Beyond the
                          picture it is black, as published
                 reflect  `image` is the frame; it is mirrored at its border, the border pixels not repeated. Frames of
-                         `scale` below 100 % then show mirrored faces around the face, nine of them at 40 %
+                         `scale` below 100 % then show mirrored faces around the face; at 40 % up to nine faces are in
+                         the frame, most of them cut
                 zero     `image` is the frame; it is black beyond
               Perturbations of imagenet-p that move nothing use the frame only. Those of rafdb-p blur and spatter the
               whole picture and then cut the frame out, so that with `margin` they see what lies around the frame.
@@ -65,6 +66,7 @@ TEST_SET = {
 }
 EXTRA = {"imagenet-p": ("speckle_noise", "gaussian_blur", "spatter", "shear"), "rafdb-p": ()}
 PERTURBATIONS: dict[str, tuple[str, ...]] = {preset: names + EXTRA[preset] for preset, names in TEST_SET.items()}
+ALL = tuple(name for names in PERTURBATIONS.values() for name in names)  # of all presets, in the order of tables
 
 # {perturbation: {argument of its function: value}}. count: number of frames. The constant of frame i, counted from 0,
 # is (i - middle) * step or first + i * step. Tuples hold a value for each difficulty.
@@ -202,18 +204,6 @@ def side_with_margin(size: int, preset: str = "imagenet-p") -> int:
 def frame_of(picture: np.ndarray, preset: str = "imagenet-p") -> np.ndarray:
     """The frame in the centre of a picture that has a margin (`side_with_margin`), unchanged: uint8 (S, S, 3)."""
     return _scene(picture, preset, "margin").clean().copy()
-
-
-def strip(image: np.ndarray, name: str, rng: np.random.Generator, **options: Any) -> np.ndarray:
-    """Five frames of a sequence in a row: the first, those at a quarter, half and three quarters, and the last, with
-    four white pixels between them: uint8 (S, 5 S + 16, 3). Arguments as for `frames`."""
-    sequence = list(frames(image, name, rng, **options))
-    count = len(sequence)
-    gap = np.full((len(sequence[0]), 4, 3), 255, np.uint8)
-    row = [sequence[0]]
-    for index in (count // 4, count // 2, 3 * count // 4, count - 1):
-        row += [gap, sequence[index]]
-    return np.concatenate(row, axis=1)
 
 
 def _names(preset: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@
 unless the set was opened with verify=False.
 """
 import io
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,11 @@ class BuiltSet:
     def cells(self) -> tuple[tuple[str, int], ...]:
         """The cells (corruptions at a severity, or frames of perturbations), in the order of the tables."""
         return cells_of_set(self.made_with)
+
+    @property
+    def frame_counts(self) -> dict[str, int]:
+        """{perturbation: number of its frames} of a set of sequences, in its order."""
+        return dict(Counter(name for name, _ in self.cells))
 
     @property
     def has_sequences(self) -> bool:

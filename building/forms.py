@@ -44,7 +44,8 @@ def make_forms(clean: np.ndarray, image_id: str, cells: Iterable[tuple[str, int]
 
     clean: of the size `layout.picture_size`. The frames of a sequence follow from each other: each perturbation has one
     random stream, keyed by (seed, id of the image, perturbation), and the frames before one that is asked for are made
-    with it. So frames are best asked for in their order."""
+    with it. So the frames of a perturbation are best asked for one after the other and in their order: in any other
+    order they are the same, but the sequence is made again."""
     if not is_sequence_set(made_with):
         for name, severity in cells:
             yield make_form(clean, image_id, name, severity, made_with)

@@ -21,7 +21,7 @@ from typing import Any
 from corruptions import cells_of, corruptions_of
 from perturbations import PERTURBATIONS
 
-MOST_FRAMES = 1000  # of a sequence
+MOST_FRAMES = 41  # of a sequence: `translate` of imagenet-p has as many, and no perturbation has more
 SEQUENCES = "sequences"  # `kind` of a set of perturbation sequences; the other sets have no such entry
 
 TABLES = ("labels.csv", "soft_labels.npy", "visibility.npy", "visibility_mean.csv", "gmm.json")

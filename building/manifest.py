@@ -15,15 +15,17 @@ from typing import Any
 
 from building.integrity import HEX, require, require_types, sha256
 from building.layout import IMAGE_FORMATS, MOST_FRAMES, SEQUENCES, cells_of_set, is_sequence_set, partial_folder
+from building.options import BuildOptions, SequenceOptions
 from corruptions import PRESETS, SEVERITIES, arguments_of, corruptions_of
 from datasets.split import SAFE_ID
-from perturbations import BORDERS, PERTURBATIONS, side_with_margin
+from perturbations import BORDERS, PERTURBATIONS, is_noise, side_with_margin
 from perturbations import constants as constants_of_sequences
 from support.errors import DamagedFile, UserError
 from support.files import read_json
 from support.image_sizes import SIZES
 
 FORMAT = 1  # of the files of a set; a set of another format is not read
+SOURCES = ("aligned", "original")  # of sequences: values of --from
 LARGEST_CONSTANT, MOST_IN_A_LIST = 1000, 10  # of the constants of perturbations
 
 # The settings of which the set version is a hash.
@@ -77,8 +79,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _script(folder: Path) -> str:
-    """The command that builds the sets that are named like this folder, for messages."""
-    return "make_fer_p.py" if folder.name.endswith("-P") else "make_fer_c.py"
+    """The command that builds this set, for messages: by the settings of the set or of its unfinished build, and where
+    neither can be read, by the name of the folder."""
+    for file in (folder / "manifest.json", partial_folder(folder) / "build.json"):
+        try:
+            content = read_json(file)
+        except (OSError, UserError):
+            continue
+        made_with = content.get("made_with", content)
+        if isinstance(made_with, dict) and "dataset" in made_with:
+            return SequenceOptions.SCRIPT if is_sequence_set(made_with) else BuildOptions.SCRIPT
+    return SequenceOptions.SCRIPT if folder.name.endswith("-P") else BuildOptions.SCRIPT
 
 
 def _reason_no_set(folder: Path) -> str:
@@ -128,6 +139,8 @@ def check_sequences(made_with: Mapping[str, Any], file: Path, where: str) -> Non
     require(preset in PERTURBATIONS, file, f"{where}preset is unknown")
     require(made_with["image_format"] == "png", file, f"{where}image_format is not png")
     require(made_with["border"] in BORDERS, file, f"{where}border is unknown")
+    require(made_with["source"] in SOURCES, file, f"{where}source is unknown")
+    require(made_with["resolution"] >= 1, file, f"{where}resolution is out of range")
     require(made_with["difficulty"] in (1, 2, 3), file, f"{where}difficulty is out of range")
     has_margin = made_with["border"] == "margin"
     expected = side_with_margin(made_with["size"], preset) if has_margin else made_with["size"]
@@ -141,6 +154,9 @@ def check_sequences(made_with: Mapping[str, Any], file: Path, where: str) -> Non
             require(is_like(arguments[argument], usual), file, f"{where}constants.{name}.{argument}")
         count = arguments["count"]
         require(isinstance(count, int) and 2 <= count <= MOST_FRAMES, file, f"{where}constants.{name}.count")
+        by_difficulty = arguments.get("photons", arguments.get("sd")) if is_noise(name) else None
+        require(by_difficulty is None or made_with["difficulty"] <= len(by_difficulty), file,
+                f"{where}constants.{name} has no value for this difficulty")
 
 
 def is_like(value: Any, usual: Any) -> bool:

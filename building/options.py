@@ -16,12 +16,16 @@ from datasets import RECIPES
 from support.cli import Between, Fraction, command_line
 from support.image_sizes import SIZES
 
-RELEASED = {"corruptions": "fer-c-released", "visibility": "l2-uint8"}  # what the published sets were made with
+PRESETS_OF_PROTOCOLS = {"paper": "fer-c", "released": "fer-c-released"}  # --corruptions that follow from --protocol
+# What the published sets were made with.
+RELEASED = {"corruptions": PRESETS_OF_PROTOCOLS["released"], "visibility": "l2-uint8"}
 
 
 @dataclass
 class SourceOptions:
-    """Which images a set is built of, and how the work is divided; the same for sets of both kinds."""
+    """Which images a set is built of, and how the work is divided; the same for sets of both kinds.
+
+    The children give some of these fields again, only for another help text."""
 
     dataset: str
     """data set whose test split is taken"""
@@ -51,7 +55,7 @@ class SourceOptions:
     """check the shards next to --out, join them into the set, and remove what was written into them"""
 
     SCRIPT: ClassVar[str]
-    """the command that has these options"""
+    """the command that has these options; each child names its own"""
 
 
 @dataclass
@@ -73,7 +77,7 @@ class BuildOptions(SourceOptions):
     """paper: as the paper describes it. released: as the published sets were made. This sets --corruptions
     fer-c-released and --visibility l2-uint8, for AffectNet also --data crop=legacy, for Aff-Wild2 --data
     val_split=frames"""
-    corruptions: str = "fer-c"
+    corruptions: str = PRESETS_OF_PROTOCOLS["paper"]
     """preset of severity constants: fer-c, fer-c-released or imagenet-c; or mivia, the 18 corruptions of RAF-DB-C
     (MIVIA), ten of them those of FER-C with other constants"""
     format: Literal["png", "jpg", "webp"] = "png"
@@ -120,11 +124,12 @@ class SequenceOptions(SourceOptions):
     """size of the source pictures in pixels, by which the constants of imagenet-p are chosen: those for 224, 64 or 32,
     whichever is nearest (default: --image-size)"""
     difficulty: Annotated[int, Between(1, 3)] = 1
-    """of imagenet-p, 1 to 3: strength of the noise, and for the other perturbations how many frames apart predictions
+    """of imagenet-p, 1 to 3: strength of the noise, and in the other perturbations how many frames apart predictions
     are compared; 1 is the usual one"""
     border: Literal["reflect", "zero", "margin"] = "reflect"
     """what moves into a frame from outside. reflect: the face, mirrored. zero: black, which by itself changes
     predictions. margin: the frame is cut out of a larger picture, as published: 256 pixels for 224, 130 for 100"""
+    # --from; the name ends in _ because `from` is a word of Python
     from_: Annotated[Literal["aligned", "original"], tyro.conf.arg(name="from")] = "aligned"
     """aligned: the pictures that the data set's other sets are made of. original (rafdb only): Image/original, aligned
     by its landmarks with a margin, as RAF-DB-P was made; it takes --border margin"""
@@ -147,8 +152,11 @@ def fill_defaults(options: OptionsT) -> OptionsT:
 
 
 def command(options: SourceOptions, **changes: Any) -> str:
-    """The command line that gives `options` with these changes, for messages. It has --dataset, --out where one is
-    given, and what differs from the defaults."""
+    """The command line that gives `options` with these changes, for messages, in one printable line: options of a set
+    that others have built may hold anything. It has --dataset, --out where one is given, and what differs from the
+    defaults."""
+    from datasets.split import printable  # with pandas, for which `--help` need not wait
+
     options = dataclasses.replace(options, **changes)
     defaults = fill_defaults(options)
     if isinstance(defaults, BuildOptions):
@@ -156,13 +164,15 @@ def command(options: SourceOptions, **changes: Any) -> str:
     always = ["dataset"]
     if options.out is not None:
         always.append("out")
-    return shlex.join(command_line(options.SCRIPT, options, defaults, always))
+    return printable(shlex.join(command_line(options.SCRIPT, options, defaults, always)))
 
 
 def rebuild_command(folder: Path, made_with: Mapping[str, Any]) -> str:
     """The command line that builds a set with these settings (a manifest's `made_with`) into `folder`. Where the data
     set lies and which mixture file was given is not among the settings."""
-    if "kind" in made_with:
+    from building.layout import is_sequence_set  # with OpenCV, for which `--help` need not wait
+
+    if is_sequence_set(made_with):
         return command(sequence_options(folder, made_with))
     softening = made_with["softening"]
     options = BuildOptions(
@@ -189,10 +199,18 @@ def sequence_options(folder: Path, made_with: Mapping[str, Any]) -> SequenceOpti
         difficulty=made_with["difficulty"], border=made_with["border"], from_=made_with["source"])
 
 
-def sequence_command(folder: Path, made_with: Mapping[str, Any], image_size: int) -> str:
-    """The command line that builds a set of sequences with these settings into `folder`, but with images of another
-    size, whose constants follow from it."""
-    return command(sequence_options(folder, made_with), image_size=image_size, resolution=None)
+def sequence_command(folder: Path, made_with: Mapping[str, Any], image_size: int, crop: str | None = None) -> str:
+    """The command line that builds a set of sequences with these settings into `folder`, but with images of this size,
+    whose constants follow from it, and with this crop of the faces. crop: value of the data set's option; None: as it
+    is."""
+    options = sequence_options(folder, made_with)
+    changes: dict[str, Any] = {}
+    if image_size != options.image_size:
+        changes |= {"image_size": image_size, "resolution": None}
+    if crop is not None:
+        others = tuple(pair for pair in options.data if not pair.startswith("crop="))
+        changes["data"] = (*others, f"crop={crop}")
+    return command(options, **changes)
 
 
 def repair_advice(folder: Path, made_with: Mapping[str, Any]) -> str:

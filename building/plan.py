@@ -5,9 +5,8 @@ set takes, to see whether it can be read, hashes its file, and returns a `Plan`.
 labels or its images is refused here, before the first byte of the set is written; destination.py and state.py refuse
 what is wrong with the folder of the set.
 
-D_worst, by which differences are divided to give the visibility (eq. 9), is the largest mean difference of the 85 cells
-(corruptions at a severity). It is estimated on `D_WORST_IMAGES` images of the whole split, so --limit does not change
-it.
+D_worst, by which differences are divided to give the visibility (eq. 9), is the largest mean difference of all cells (a
+corruption at a severity). It is estimated on `D_WORST_IMAGES` images of the whole split, so --limit does not change it.
 """
 import json
 import sys
@@ -38,7 +37,7 @@ from support.random_streams import keyed_rng
 
 PUBLISHED_SIZE = 100  # pixels of the pictures of RAF-DB-P, whose constants are for this size
 D_WORST_IMAGES = 100  # D_worst is the largest mean difference over these (FER-C, section 4.2.3)
-CHUNK = 4  # source images of a chunk: 344 files, which share one journal
+CHUNK = 4  # source images of a chunk, which share one journal; of FER-C 344 files
 ALL_FILES, WITHOUT_IMAGES = "all", "no images/"  # which files of a set are kept, as build.json says it
 
 
@@ -87,6 +86,7 @@ def make_plan(options: BuildOptions | SequenceOptions) -> Plan:
     if isinstance(options, BuildOptions):
         labels, gmm, notes = fused_labels(options, split, root, data_options)
     else:
+        print_note_on_margin(options, split.frame)
         labels, gmm, notes = given_labels(split)
         d_worst_rows = set_rows[:0]  # D_worst is for soft labels, which sequences do not have
 
@@ -123,6 +123,18 @@ def frame_of_sources(options: SourceOptions, root: Path, frame: pd.DataFrame) ->
     from datasets.rafdb_originals import original_pictures
     paths, maps = original_pictures(root, frame["path"].tolist())
     return frame.assign(path=paths, alignment=list(maps))
+
+
+def print_note_on_margin(options: SequenceOptions, frame: pd.DataFrame) -> None:
+    """Say where --border margin cuts faces: the margin is then taken from the pictures themselves. frame: of a
+    split."""
+    boxes = frame[["left", "top", "right", "bottom"]].to_numpy(np.float64)
+    if options.border != "margin" or options.from_ == "original" or not np.isnan(boxes).any():
+        return
+    side = perturbations.side_with_margin(options.image_size, options.preset)
+    print(f"--border margin: these pictures have no boxes of faces, so each is enlarged to {side} pixels, and the "
+          f"frame is its centre of {options.image_size}: a face that fills its picture is cut. --border reflect keeps "
+          f"it whole")
 
 
 # ---- labels before softening

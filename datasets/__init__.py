@@ -75,9 +75,10 @@ def default_root(name: str) -> Path:
     return data_folder() / name
 
 
-def default_set(name: str) -> Path:
-    """The folder of the corrupted set built from a data set, without `--out`: <data>/<title>-C."""
-    return data_folder() / f"{TITLES[name]}-C"
+def default_set(name: str, sequences: bool = False) -> Path:
+    """The folder of the set built from a data set, without `--out`: <data>/<title>-C with corrupted images, or
+    <data>/<title>-P with perturbation sequences."""
+    return data_folder() / f"{TITLES[name]}-{'P' if sequences else 'C'}"
 
 
 def parse_options(pairs: Iterable[str]) -> dict[str, str]:

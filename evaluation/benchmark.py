@@ -266,7 +266,8 @@ def as_outputs(outputs: Any, count: int) -> np.ndarray:
 def benchmark(model: Any, sets: Any, *, input: str | None = None, output: str | None = None,
               classes: Sequence[str] | str | None = None, name: str | None = None, limit: int | None = None,
               on_the_fly: bool = False, verify: bool = True, batch_size: int | None = None, workers: int | None = None,
-              missing_classes: str | None = None, no_check: bool = False, card: Any = None, out: Any = None,
+              missing_classes: str | None = None, top_k: int | None = None, no_check: bool = False, card: Any = None,
+              out: Any = None,
               training_data: str | None = None, overlap: str | None = None, licence: str | None = None,
               link: str | None = None, python: str | None = None) -> Any:
     """Score a model on built sets, as evaluate.py does. Returns the rows of scores.csv as a pandas.DataFrame.
@@ -282,7 +283,7 @@ def benchmark(model: Any, sets: Any, *, input: str | None = None, output: str | 
     folders = [sets] if isinstance(sets, str | os.PathLike) else list(sets)
     stated = {"input": input, "output": output, "classes": as_text(classes), "limit": limit, "batch_size": batch_size,
               "name": name or name_of(model), "workers": workers, "missing_classes": missing_classes,
-              "card": card and os.fspath(card), "training_data": training_data, "overlap": overlap,
+              "top_k": top_k, "card": card and os.fspath(card), "training_data": training_data, "overlap": overlap,
               "licence": licence, "link": link}
     words = ["--set", *(os.fspath(folder) for folder in folders)]
     for option, value in stated.items():

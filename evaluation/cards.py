@@ -296,9 +296,7 @@ def entries_of_sequences(built: BuiltSet, rows: Sequence[Mapping[str, Any]]) -> 
         if row["metric"] not in NO_SCORES and not is_in_scores:
             places = scores.setdefault(row["method"], {})
             places.setdefault(row["corruption"], {})[row["metric"]] = round_number(float(row["value"]))
-    names = [name for name, _ in built.cells]
-    return {"difficulty": built.made_with["difficulty"],
-            "frames": {name: names.count(name) for name in built.corruptions}, "scores": scores}
+    return {"difficulty": built.made_with["difficulty"], "frames": built.frame_counts, "scores": scores}
 
 
 def round_number(value: float) -> float:

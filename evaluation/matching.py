@@ -12,14 +12,15 @@ from pathlib import Path
 
 from building.built_set import BuiltSet, open_set
 from building.layout import partial_folder
-from building.options import sequence_command
-from datasets import DATASETS, TITLES, default_set
+from building.options import PRESETS_OF_PROTOCOLS, sequence_command
+from datasets import DATASETS, default_set
+from datasets.split import printable
 from evaluation.class_matching import DROP, ClassMatch, expression_names, match_classes
 from evaluation.trained_run import TrainedRun
 from support.cli import value_words
 from support.errors import DamagedFile, UserError
 
-PRESETS_OF_PROTOCOLS = ("fer-c", "fer-c-released")  # --corruptions that follow from --protocol
+USUAL_CROP = "xywh"  # of AffectNet, the only data set with an option `crop`
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def default_set_of(run: TrainedRun) -> Path:
     folder = default_set(run.dataset)
     if not folder.exists() and not partial_folder(folder).exists():
         command = building_command(run.dataset, run, folder)
-        sequences = folder.with_name(f"{TITLES[run.dataset]}-P")
+        sequences = default_set(run.dataset, sequences=True)
         example = f", for example {sequences}," if sequences.is_dir() else ","
         raise UserError(f"{folder} is not there. Name a set with --set{example} or build it: {command}")
     return folder
@@ -100,7 +101,7 @@ def building_command(dataset: str, run: TrainedRun, folder: Path, preset: str | 
     words += value_words("dataset", dataset)
     words += value_words("protocol", run.protocol)
     words += value_words("image_size", run.image_size)
-    if preset not in (None, *PRESETS_OF_PROTOCOLS):
+    if preset not in (None, *PRESETS_OF_PROTOCOLS.values()):
         words += value_words("corruptions", preset)
     if dataset == run.dataset:
         root, data_options = run.settings.get("root"), run.settings.get("data")
@@ -110,15 +111,16 @@ def building_command(dataset: str, run: TrainedRun, folder: Path, preset: str | 
             for data_option in data_options:
                 words += value_words("data", data_option)
     words += value_words("out", folder)
-    return f"`{shlex.join(words)}`"
+    return f"`{printable(shlex.join(words))}`"
 
 
 def match(run: TrainedRun, built: BuiltSet, force: bool) -> MatchedSet:
     """Compare a run with a built set.
 
     Classes are matched by name. Raises UserError where the scores would not mean what they seem to: where the classes
-    differ, or protocol or image size do. With `force` a difference of the last two becomes a note. Sequences are the
-    same in both protocols."""
+    differ, or protocol or image size do. With `force` a difference of the last two becomes a note. Sets of sequences
+    are the same in both protocols, except for the crop of the faces (`differing_crops`), which is compared instead of
+    the protocol."""
     classes = match_classes_of_run(run, built)
     notes = notes_on_order(classes)
     set_protocol, set_size = built.made_with["protocol"], built.made_with["size"]
@@ -126,11 +128,37 @@ def match(run: TrainedRun, built: BuiltSet, force: bool) -> MatchedSet:
         if not force:
             raise UserError(mismatch_message(run, built, "protocol", run.protocol, set_protocol))
         notes.append(f"forced: protocol {run.protocol} scored on a set of protocol {set_protocol}")
+    crops = differing_crops(run, built) if built.has_sequences else None
+    if crops is not None:
+        if not force:
+            raise UserError(mismatch_message(run, built, "faces cut with crop", *crops))
+        notes.append("forced: faces cut with crop {} in training, with crop {} in the set".format(*crops))
     if run.image_size != set_size:
         if not force:
             raise UserError(mismatch_message(run, built, "image size", run.image_size, set_size))
         notes.append(f"forced: image size {run.image_size}, set {set_size}")
     return MatchedSet(built, classes, notes)
+
+
+def differing_crops(run: TrainedRun, built: BuiltSet) -> tuple[str, str] | None:
+    """The values of the data set's option `crop` that the run and the set were made with, where they differ; None where
+    they do not, and where the set is of another data set.
+
+    Of AffectNet, --protocol released sets `crop=legacy`; a set of sequences has it only if it was built with --data
+    crop=legacy."""
+    if built.made_with["dataset"] != run.dataset:
+        return None
+    of_run = printable(data_options_of(run).get("crop", USUAL_CROP))
+    of_set = printable(built.made_with["options"].get("crop", USUAL_CROP))
+    return None if of_run == of_set else (of_run, of_set)
+
+
+def data_options_of(run: TrainedRun) -> dict[str, str]:
+    """The options of its data set that a run was trained with, {name: value}."""
+    pairs = run.settings.get("data")
+    if not isinstance(pairs, list):
+        return {}
+    return dict(pair.partition("=")[::2] for pair in pairs if isinstance(pair, str))
 
 
 def match_model(name: str, model_classes: Sequence[str], built: BuiltSet, missing_classes: str = DROP) -> MatchedSet:
@@ -149,12 +177,14 @@ def notes_on_order(classes: ClassMatch) -> list[str]:
 
 
 def mismatch_message(run: TrainedRun, built: BuiltSet, subject: str, of_run: str | int, of_set: str | int) -> str:
-    """The message for a run and a set that differ in protocol or image size, with the command that builds a set which
-    fits."""
+    """The message for a run and a set that differ in protocol, image size or crop, with the command that builds a set
+    which fits."""
     folder = built.folder.with_name(f"{built.folder.resolve().name}-{run.protocol}-{run.image_size}")
     if built.has_sequences:
-        folder = built.folder.with_name(f"{built.folder.resolve().name}-{run.image_size}")
-        command = f"`{sequence_command(folder, built.made_with, run.image_size)}`"
+        crops = differing_crops(run, built)
+        words = [str(run.image_size), *([crops[0]] if crops is not None else [])]
+        folder = built.folder.with_name("-".join([built.folder.resolve().name, *words]))
+        command = f"`{sequence_command(folder, built.made_with, run.image_size, crops and crops[0])}`"
     else:
         command = building_command(built.made_with["dataset"], run, folder, built.made_with["preset"])
     return (f"{run.folder} has {subject} {of_run}, {built.folder} has {of_set}: the scores would not be comparable. "

@@ -57,6 +57,8 @@ class ModelScoring:
     """the folder of all runs, in which the model gets a folder; None: the usual one"""
     card: Path | None = None
     """where a copy of the card is written, besides the one in the model's folder"""
+    top_k: int | None = None
+    """as for `scoring.SetScorer`"""
 
 
 def score_model(model: LoadedModel | StoredLogits, built_sets: Sequence[BuiltSet], scoring: ModelScoring) -> Path:
@@ -74,7 +76,8 @@ def score_model(model: LoadedModel | StoredLogits, built_sets: Sequence[BuiltSet
         checks: dict[str, CheckResult] = {}
         if scoring.check.check is not False and fabric.global_rank == 0:
             checks = checks_of_sets(model, matched_sets, scoring.inference, fabric.device)
-        scorer = SetScorer(fabric, source_of(model, fabric, scoring.inference), precision, scoring.verify)
+        scorer = SetScorer(fabric, source_of(model, fabric, scoring.inference), precision, scoring.verify,
+                           top_k=scoring.top_k)
         with holding(fabric, folder, matched_sets, scoring.limit) as holds:
             if holds:
                 write_model(folder, stored_model)

@@ -52,7 +52,7 @@ from building.built_set import BuiltSet
 from building.layout import MOST_FRAMES
 from corruptions import CELLS, CORRUPTIONS, OPERATIONS, cells_of, suite_of
 from evaluation.class_matching import ClassMatch, same_classes
-from perturbations import PERTURBATIONS
+from perturbations import ALL, PERTURBATIONS
 from support import run_folder
 from support.errors import DamagedFile, first_line
 from support.files import final_name, os_errors_as_user_errors, read_json, write_text, write_whole
@@ -65,7 +65,7 @@ BLOCKS, FINISHED = "blocks", "set"  # subfolders of a partial folder
 BLOCK_FILE = re.compile(r"(\d{1,9})\.([0-9a-f]{16})\.npy")  # number and digest
 CELL_FILE = re.compile(r"\d{1,3}\.npy")  # in the folder of a corruption or perturbation
 # The folders that cells of any set have: names of corruptions and of perturbations.
-CELL_FOLDERS = tuple(dict.fromkeys((*OPERATIONS, *(name for names in PERTURBATIONS.values() for name in names))))
+CELL_FOLDERS = tuple(dict.fromkeys((*OPERATIONS, *ALL)))
 
 # A block has at most this many images and bytes, but at least one source image: with all 86 cells of FER-C it is as
 # large as a chunk of the builder (4 source images, `building.plan.CHUNK`), and a worker process holds three at a time
@@ -286,9 +286,7 @@ def kind_of_set(built: BuiltSet) -> dict[str, Any]:
     corruptions of FER-C, `corruptions` with the names of others, and `sequences` with the number of frames of each
     perturbation and the difficulty."""
     if built.has_sequences:
-        names = [name for name, _ in built.cells]
-        frames = {name: names.count(name) for name in built.corruptions}
-        return {"sequences": {"frames": frames, "difficulty": built.made_with["difficulty"]}}
+        return {"sequences": {"frames": built.frame_counts, "difficulty": built.made_with["difficulty"]}}
     return {} if built.corruptions == tuple(CORRUPTIONS) else {"corruptions": list(built.corruptions)}
 
 
@@ -314,8 +312,10 @@ def stored_sequences(info: Mapping[str, Any]) -> Sequences | None:
     if entry is None:
         return None
     frames = entry.get("frames") if isinstance(entry, dict) else None
-    if not isinstance(frames, dict) or not frames or not set(frames) <= set(CELL_FOLDERS):
+    if not isinstance(frames, dict) or not frames:
         raise ValueError("its entry `sequences` names no perturbations")
+    if not any(set(frames) <= set(names) for names in PERTURBATIONS.values()):
+        raise ValueError("its entry `sequences` does not name perturbations of one preset")
     difficulty = entry.get("difficulty")
     numbers = [difficulty, *frames.values()]
     if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):

@@ -15,7 +15,8 @@ four ways, which differ because ECE and other scores are not linear (`SUMMARIES`
   mean_without_brightness_contrast_snow
                         the mean of the scores of the cells of the other corruptions, 70 in FER-C. The soft labels of
                         these three contradict what a model can still see (docs/method.md), so rankings are shown
-                        without them too. `is_contradicted` says which corruptions of other sets are meant
+                        without them too. `is_contradicted` says which corruptions of other sets are meant. The name
+                        is the same for all sets, also for one that has no snow: files and cards hold it
 
 A model that is no run may lack classes of the set, and the set may lack classes of the model (class_matching.py). Then
 `ScoredImages` says which images and classes are scored. Where the model has further classes, two more metrics say how
@@ -38,8 +39,8 @@ from evaluation.class_matching import (
 )
 from evaluation.predictions import Cell, all_cells, predictions_file, read_array
 from support.errors import UserError
+from support.run_folder import METHOD
 
-METHOD = "softmax"  # how probabilities are computed from logits; sequence_scores.py has another one
 FIRST_RELEASE_COLUMNS = ("set", "set_version", "method", "corruption", "severity", "metric", "value")
 LATER_COLUMNS = ("precision", "notes")  # missing in scores.csv of the project's first release
 COLUMNS = (*FIRST_RELEASE_COLUMNS, *LATER_COLUMNS)
@@ -55,8 +56,9 @@ def is_contradicted(corruption: str) -> bool:
     """Whether the soft labels of a corruption contradict what can still be seen.
 
     It was measured for the three of `CONTRADICTED`. Brightness minus and contrast plus of preset mivia are the same
-    operations in the other direction, to which the distance behind the labels is as sensitive, and its mixtures hold
-    one of them: they count too. All have one of the three words in their names."""
+    operations in the other direction: they too change every pixel, so that the distance from which the labels are
+    computed is as large. Its mixtures hold one of these operations. All of them count, and all have one of the three
+    words in their names."""
     return not set(corruption.split("_")).isdisjoint(CONTRADICTED)
 
 

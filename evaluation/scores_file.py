@@ -13,18 +13,19 @@ from typing import Any
 
 from corruptions import PRESETS, cells_of, corruptions_of
 from evaluation.predictions import ORIGIN, predictions_folder, set_aside
-from evaluation.scores import COLUMNS, FIRST_RELEASE_COLUMNS, METHOD, SUMMARIES
-from evaluation.sequence_scores import TEMPERATURE
-from perturbations import PERTURBATIONS
+from evaluation.scores import COLUMNS, FIRST_RELEASE_COLUMNS, SUMMARIES
+from evaluation.sequence_scores import METHODS
+from perturbations import ALL
 from support import run_folder
 from support.errors import DamagedFile, first_line
 from support.files import read_json, read_rows
 
-METHODS = (METHOD, TEMPERATURE)
-# Every pair of a corruption and a severity, as text, that a row can have; perturbations have an empty severity.
-PLACES = {("clean", ""), *((name, "") for name in SUMMARIES),
-          *((name, str(severity)) for preset in PRESETS for name, severity in cells_of(corruptions_of(preset))),
-          *((name, "") for names in PERTURBATIONS.values() for name in names)}
+# Every pair of a corruption and a severity, as text, that a row can have, by the kind of its set; a perturbation and a
+# summary have an empty severity.
+PLACES_OF_CORRUPTIONS = {
+    ("clean", ""), *((name, "") for name in SUMMARIES),
+    *((name, str(severity)) for preset in PRESETS for name, severity in cells_of(corruptions_of(preset)))}
+PLACES_OF_SEQUENCES = {("clean", ""), ("mean", ""), *((name, "") for name in ALL)}
 
 
 def earlier_scores(run: Path, weights_sha256: str, sets_scored_now: Collection[str] = ()) -> list[dict[str, Any]]:
@@ -85,6 +86,12 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
         raise
     except (ValueError, csv.Error) as error:
         raise DamagedFile(f"{path} is damaged ({first_line(error)})") from None
+    places: dict[tuple[str, ...], set[tuple[str, str]]] = {}
+    for row in rows:
+        places.setdefault((row["set"], row["set_version"]), set()).add((row["corruption"], row["severity"]))
+    for (name, _), places_of_set in places.items():
+        if not (places_of_set <= PLACES_OF_CORRUPTIONS or places_of_set <= PLACES_OF_SEQUENCES):
+            raise DamagedFile(f"{path} is damaged ({name} has corruptions and perturbations)")
     keys = {tuple(value for name, value in row.items() if name not in ("value", "notes")) for row in rows}
     if len(keys) < len(rows):
         raise DamagedFile(f"{path} is damaged (a score is there twice)")
@@ -104,7 +111,7 @@ def is_score(row: dict[str, str]) -> bool:
     value is no number."""
     if row.keys() != set(COLUMNS) or None in row.values():
         return False
-    has_place = (row["corruption"], row["severity"]) in PLACES
+    has_place = (row["corruption"], row["severity"]) in PLACES_OF_CORRUPTIONS | PLACES_OF_SEQUENCES
     has_precision = row["precision"] in ("", *run_folder.PRECISIONS)
     has_names = all(row[name] for name in ("set", "set_version", "method", "metric"))
     printable = all(text.isprintable() for text in row.values())

@@ -24,7 +24,7 @@ from evaluation.matching import MatchedSet
 from evaluation.predictions import Blocks, finish_predictions, predictions_folder, prepare_predictions
 from evaluation.scores import score
 from evaluation.scores_file import earlier_scores, with_rows_of_set
-from evaluation.sequence_scores import Temperature, score_sequences
+from evaluation.sequence_scores import Temperature, check_top_k, score_sequences
 from evaluation.sources import LoadedModel, check_image_size, load_model
 from evaluation.summary import preview_text, summary_line
 from evaluation.trained_run import TrainedRun
@@ -48,13 +48,13 @@ NOTES_ON_VERIFICATION: dict[bool | None, list[str]] = {
 
 
 def score_run(run: TrainedRun, matched_sets: Sequence[MatchedSet], options: InferenceOptions, limit: int | None = None,
-              verify: bool = True, on_loaded: OnLoaded | None = None) -> None:
+              verify: bool = True, on_loaded: OnLoaded | None = None, top_k: int | None = None) -> None:
     """Score a run on these sets, one after the other; scores.csv is written after each of them.
 
     limit: only the first images of a set, this many: scores are printed, and nothing is written; None, or as many as
     the set has: all of them. verify: whether images are compared with their checksums; the sets have to be opened so.
-    on_loaded: what looks at the loaded network before it is scored. Raises UserError where anything is wrong with the
-    run, the sets or the machine."""
+    on_loaded: what looks at the loaded network before it is scored. top_k: as for `SetScorer`. Raises UserError where
+    anything is wrong with the run, the sets or the machine."""
     with devices.exact_float32():
         fabric = devices.connect(PRECISIONS[options.precision])
         with holding(fabric, run.folder, matched_sets, limit):
@@ -67,7 +67,7 @@ def score_run(run: TrainedRun, matched_sets: Sequence[MatchedSet], options: Infe
             temperature = NO_RUN
             if any(matched.built.has_sequences and not is_preview(limit, matched.built) for matched in matched_sets):
                 temperature = temperature_of_run(run, model, network, fabric, options)
-            scorer = SetScorer(fabric, source, options.precision, verify, run.nll_batch, temperature)
+            scorer = SetScorer(fabric, source, options.precision, verify, run.nll_batch, temperature, top_k)
             score_sets(scorer, run.folder, matched_sets, limit, on_scored)
 
 
@@ -121,6 +121,8 @@ class SetScorer:
     """images in a batch of `metrics.nll_released`"""
     temperature: Temperature = NO_RUN
     """of the model, for sets of sequences"""
+    top_k: int | None = None
+    """of sets of sequences: first places of a ranking for one more distance; None: there is only that of two places"""
 
     def rows(self, matched: MatchedSet, parent: Path, limit: int | None) -> list[dict[str, Any]]:
         """The rows of scores.csv for one set; [] in other processes than process 0.
@@ -143,7 +145,7 @@ class SetScorer:
         if built.has_sequences:
             temperature = self.temperature if limit is None else None
             return score_sequences(built, folder, limit, self.precision, notes, self.nll_batch, matched.classes,
-                                   temperature)
+                                   temperature, self.top_k)
         return score(built, folder, limit, self.precision, notes, self.nll_batch, matched.classes)
 
     def folder(self, matched: MatchedSet, parent: Path) -> Path:
@@ -173,6 +175,8 @@ def score_sets(scorer: SetScorer, folder: Path, matched_sets: Sequence[MatchedSe
 
     folder: of the run or model; process 0 has to hold its lock unless all sets are previews. limit: as for
     `score_run`."""
+    for matched in matched_sets:  # before anything is computed
+        check_top_k(scorer.top_k, matched.built, matched.classes)
     file_rows: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     if scorer.is_first_process and not all_previews(matched_sets, limit):

@@ -7,16 +7,18 @@ empty:
 
   clean             the scores of the clean images that every other set has, against hard labels
   <perturbation>    the scores in `SEQUENCE_METRICS`
-  mean              the mean over the perturbations, but for the three that the table names
+  mean              the mean over the perturbations that have the score; of flip_probability_se, distinct_predictions
+                    and n see below
 
   accuracy, nll, ece         of all frames, against the hard labels
   flip_probability           fraction of frames whose prediction is another one than that of the reference
   flip_probability_se        its bootstrap standard error over the images of the set, or over its identities
                              (error_bootstrap.py); of `mean` that of the mean
-  top2_distance              how far the ranking of the classes moves among its first two places
+  top2_distance              how far the ranking of the classes moves among its first two places. With --top-k 3 there
+                             is also top3_distance, and so on
   total_variation            how far the probabilities move
   total_variation_unflipped  the same, over frames without a flip: a model may change its confidence and not its mind.
-                             Missing where every frame has a flip
+                             Missing where every frame has a flip; `mean` is then over the other perturbations
   confidence_change          how far the confidence in the reference's prediction moves
   distinct_predictions       number of different classes among the predictions; of `mean` among those of the whole set,
                              clean images included. 1: a constant model, whose stability means nothing
@@ -27,6 +29,7 @@ which validation.py has fitted on the validation split of the model's data set. 
 logits are known is missing, and the notes say why. The row (clean, temperature) holds the temperature.
 Nothing here imports torch.
 """
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,10 +50,12 @@ from perturbations import is_noise
 from support.errors import UserError
 
 TEMPERATURE = "temperature"  # the second method, and the metric of its row `clean`
-TOP = 2  # places of a ranking that `top2_distance` looks at
+METHODS = (METHOD, TEMPERATURE)
+TOP = 2  # places of a ranking that the distance looks at which every set of sequences has
 STABILITY_METRICS = ("flip_probability", "flip_probability_se", "top2_distance", "total_variation",
                      "total_variation_unflipped", "confidence_change", "distinct_predictions")
 SEQUENCE_METRICS = ("accuracy", "nll", "ece", *STABILITY_METRICS, "n")  # of a perturbation and of the mean
+METRIC_OF_PLACES = re.compile(r"top([1-9]\d{0,2})_distance")  # the number of places is `places_of_metric`
 
 
 @dataclass(frozen=True)
@@ -81,33 +86,37 @@ class PerturbationScores:
 
 def score_sequences(built: BuiltSet, folder: Path, limit: int | None, precision: str = "32",
                     notes: Sequence[str] = (), nll_batch: int = metrics.RELEASED_BATCH,
-                    classes: ClassMatch | None = None, temperature: Temperature | None = None) -> list[dict[str, Any]]:
+                    classes: ClassMatch | None = None, temperature: Temperature | None = None,
+                    top_k: int | None = None) -> list[dict[str, Any]]:
     """The rows of scores.csv for one set of sequences, each a dict of `scores.COLUMNS`.
 
-    temperature: of the model; None: it is not asked for. The other arguments and the errors are those of
-    `scores.score`."""
+    temperature: of the model; None: it is not asked for. top_k: places of a ranking for a further distance; None: only
+    `TOP`. The other arguments and the errors are those of `scores.score`; besides, UserError where there are fewer
+    classes than `top_k`."""
     images = scored_images(built, limit, classes)
-    of_methods = {METHOD: 1.0}
+    check_top_k(top_k, built, images.classes)
+    divisors = {METHOD: 1.0}
     if temperature is not None and temperature.value is not None:
-        of_methods[TEMPERATURE] = temperature.value
-    scored: dict[str, list[tuple[str, int | str, dict[str, float]]]] = {method: [] for method in of_methods}
-    by_perturbation: dict[str, list[PerturbationScores]] = {method: [] for method in of_methods}
+        divisors[TEMPERATURE] = temperature.value
+    scored: dict[str, list[tuple[str, int | str, dict[str, float]]]] = {method: [] for method in divisors}
+    by_perturbation: dict[str, list[PerturbationScores]] = {method: [] for method in divisors}
 
     clean = images.read(folder, None)
     ties = count_ties(clean.logits)
-    for method, divisor in of_methods.items():
+    for method, divisor in divisors.items():
         values = summary_of_pool([divided(clean, images, divisor)], images, nll_batch)
+        if method == TEMPERATURE:
+            values[TEMPERATURE] = divisor
         scored[method].append(("clean", "", values))
-    if TEMPERATURE in of_methods:
-        scored[TEMPERATURE][0][2][TEMPERATURE] = of_methods[TEMPERATURE]
     resamples = Resamples(images)
     for name in built.corruptions:
         frames = [images.read(folder, cell) for cell in built.cells if cell[0] == name]
         ties += sum(count_ties(frame.logits) for frame in frames)
-        for method, divisor in of_methods.items():
-            one = scores_of_perturbation([divided(frame, images, divisor) for frame in frames], images, name, resamples)
-            by_perturbation[method].append(one)
-            scored[method].append((name, "", one.values))
+        for method, divisor in divisors.items():
+            scores = scores_of_perturbation([divided(frame, images, divisor) for frame in frames], images, name,
+                                            resamples, places_of_rankings(top_k))
+            by_perturbation[method].append(scores)
+            scored[method].append((name, "", scores.values))
     for method, values_of_method in by_perturbation.items():
         scored[method].append(("mean", "", mean_of_perturbations(values_of_method, clean, resamples)))
 
@@ -117,8 +126,35 @@ def score_sequences(built: BuiltSet, folder: Path, limit: int | None, precision:
     return [row for method, values in scored.items() for row in rows_of_scores(built, values, precision, note, method)]
 
 
+def check_top_k(top_k: int | None, built: BuiltSet, classes: ClassMatch) -> None:
+    """Raises UserError where --top-k names more places than there are classes. classes: how model and set match."""
+    if top_k is not None and built.has_sequences and top_k > classes.shared:
+        raise UserError(f"--top-k {top_k}: of {built.folder} only {classes.shared} classes are ranked")
+
+
+def places_of_rankings(top_k: int | None) -> tuple[int, ...]:
+    """For how many first places of a ranking there is a distance, ascending. top_k: of --top-k; None: not given."""
+    return tuple(sorted({TOP, top_k or TOP}))
+
+
+def distance_metric(places: int) -> str:
+    """The name of the distance between the first places of two rankings, in the column `metric`."""
+    return f"top{places}_distance"
+
+
+def places_of_metric(metric: str) -> int | None:
+    """How many places of a ranking a metric looks at; None where it is no such distance."""
+    match = METRIC_OF_PLACES.fullmatch(metric)
+    return None if match is None else int(match[1])
+
+
 class Resamples:
     """The resamples of the scored images, the same for all perturbations and models."""
+
+    cluster_of_image: np.ndarray
+    """int64 (N,): which cluster each scored image is of (error_bootstrap.py)"""
+    weights: np.ndarray
+    """float64 (RESAMPLES + 1, clusters): how often each resample holds each cluster; the first is the set as it is"""
 
     def __init__(self, images: ScoredImages) -> None:
         frame = images.built.frame
@@ -126,13 +162,17 @@ class Resamples:
         version = images.built.manifest["set_version"]
         self.cluster_of_image = cluster_of_image[images.rows]
         self.weights = draw_weights(int(cluster_of_image.max()) + 1, RESAMPLES, version)
+        self.known: dict[bytes, float] = {}  # a temperature leaves flips as they are, so most are asked for twice
 
     def standard_error(self, values: np.ndarray) -> float:
         """The bootstrap standard error of the mean of values, float64 (N,), one for each scored image; 0 where there is
         only one image."""
-        means = resampled_means(values[:, None], self.cluster_of_image, self.weights)[1:, 0]
-        means = means[np.isfinite(means)]  # a resample may have none of the images
-        return float(means.std(ddof=1)) if len(means) > 1 else 0.0
+        key = values.tobytes()
+        if key not in self.known:
+            means = resampled_means(values[:, None], self.cluster_of_image, self.weights)[1:, 0]
+            means = means[np.isfinite(means)]  # a resample may have none of the images
+            self.known[key] = float(means.std(ddof=1)) if len(means) > 1 else 0.0
+        return self.known[key]
 
 
 def divided(cell: CellPredictions, images: ScoredImages, temperature: float) -> CellPredictions:
@@ -145,13 +185,12 @@ def divided(cell: CellPredictions, images: ScoredImages, temperature: float) -> 
 
 
 def scores_of_perturbation(frames: Sequence[CellPredictions], images: ScoredImages, name: str,
-                           resamples: Resamples) -> PerturbationScores:
-    """The scores of a perturbation. frames: in their order."""
+                           resamples: Resamples, places: Sequence[int]) -> PerturbationScores:
+    """The scores of a perturbation. frames: in their order. places: of `places_of_rankings`."""
     logits = np.stack([frame.logits for frame in frames], axis=1)
     probs = np.stack([frame.probabilities for frame in frames], axis=1)
     values = scores_of_frames(probs, logits, images)
-    difficulty = images.built.made_with["difficulty"]
-    stability, flips, classes = stability_of(probs, logits, name, difficulty)
+    stability, flips, classes = stability_of(probs, logits, name, images.built.made_with["difficulty"], places)
     values |= stability
     values["flip_probability_se"] = resamples.standard_error(flips)
     if images.classes.removed:
@@ -161,8 +200,13 @@ def scores_of_perturbation(frames: Sequence[CellPredictions], images: ScoredImag
 
 
 def in_order(values: dict[str, float]) -> dict[str, float]:
-    """The same scores in the order of `SEQUENCE_METRICS`, those of removed classes last."""
-    return {name: values[name] for name in (*SEQUENCE_METRICS, *REMOVED_METRICS) if name in values}
+    """The same scores in the order of `SEQUENCE_METRICS`, with further distances behind `top2_distance` and those of
+    removed classes last."""
+    distances = sorted(filter(places_of_metric, values), key=lambda metric: places_of_metric(metric) or 0)
+    names: list[str] = []
+    for metric in (*SEQUENCE_METRICS, *REMOVED_METRICS):
+        names += distances if metric == distance_metric(TOP) else [metric]
+    return {name: values[name] for name in names if name in values}
 
 
 def scores_of_frames(probs: np.ndarray, logits: np.ndarray, images: ScoredImages) -> dict[str, float]:
@@ -178,40 +222,60 @@ def scores_of_frames(probs: np.ndarray, logits: np.ndarray, images: ScoredImages
     return values | {"ece": float(metrics.ece(rows.max(1), correct))}
 
 
-def stability_of(probs: np.ndarray, logits: np.ndarray, name: str,
-                 difficulty: int) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
+def stability_of(probs: np.ndarray, logits: np.ndarray, name: str, difficulty: int,
+                 places: Sequence[int] = (TOP,)) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
     """How stable predictions are over the frames of a perturbation: ({metric: value}, flips of each sequence, float64
     (N,), the classes among the predictions).
 
-    probs: float64 (N, frames, K). logits: (N, frames, shared classes), whose ranking is that of probs. difficulty: of
-    the set. Raises UserError where there are too few frames to compare."""
-    against_first = is_noise(name)
+    logits: (N, frames, shared classes), whose ranking is that of probs. The other arguments are those of
+    `decisions_by_sequence`. Raises UserError where there are too few frames to compare."""
     try:
-        flips = metrics.flips(probs.argmax(-1), against_first, difficulty)
+        by_sequence = decisions_by_sequence(probs.argmax(-1), logits, name, difficulty, places)
     except ValueError as error:
         raise UserError(f"{name}: {error}") from None
-    unflipped = metrics.total_variations(probs, against_first, difficulty, unflipped_only=True)
-    unflipped = unflipped[~np.isnan(unflipped)]
-    distances = metrics.topk_distances(logits, min(TOP, logits.shape[-1]), against_first, difficulty)
+    by_sequence |= moves_by_sequence(probs, name, difficulty)
     classes = np.unique(probs.argmax(-1))
-    values = {
-        "flip_probability": float(flips.mean()),
-        "top2_distance": float(distances.mean()),
-        "total_variation": float(metrics.total_variations(probs, against_first, difficulty).mean()),
-        "confidence_change": float(metrics.confidence_changes(probs, against_first, difficulty).mean()),
-        "distinct_predictions": len(classes),
+    known = {metric: values[~np.isnan(values)] for metric, values in by_sequence.items()}
+    values = {metric: float(numbers.mean()) for metric, numbers in known.items() if len(numbers)}
+    return values | {"distinct_predictions": len(classes)}, by_sequence["flip_probability"], classes
+
+
+def decisions_by_sequence(predictions: np.ndarray, logits: np.ndarray, name: str, difficulty: int,
+                          places: Sequence[int] = (TOP,)) -> dict[str, np.ndarray]:
+    """How often every sequence of a perturbation changes its prediction, and how far its ranking moves, {metric:
+    float64 (N,)}; a temperature changes neither.
+
+    predictions: int (N, frames). logits: (N, frames, classes). name: of the perturbation. difficulty: of the set.
+    places: for how many first places of the ranking there is a distance; where there are fewer classes, it looks at
+    all. Raises ValueError where there are too few frames to compare."""
+    against_first = is_noise(name)
+    values = {"flip_probability": metrics.flips(predictions, against_first, difficulty)}
+    for count in places:
+        values[distance_metric(count)] = metrics.topk_distances(
+            logits, min(count, logits.shape[-1]), against_first, difficulty)
+    return values
+
+
+def moves_by_sequence(probs: np.ndarray, name: str, difficulty: int) -> dict[str, np.ndarray]:
+    """How far the probabilities of every sequence of a perturbation move, {metric: float64 (N,)}.
+    `total_variation_unflipped` is NaN where every frame has a flip. probs: float64 (N, frames, K). The other arguments
+    and the errors are those of `decisions_by_sequence`."""
+    against_first = is_noise(name)
+    return {
+        "total_variation": metrics.total_variations(probs, against_first, difficulty),
+        "total_variation_unflipped": metrics.total_variations(probs, against_first, difficulty, unflipped_only=True),
+        "confidence_change": metrics.confidence_changes(probs, against_first, difficulty),
     }
-    if len(unflipped):
-        values["total_variation_unflipped"] = float(unflipped.mean())
-    return values, flips, classes
 
 
 def mean_of_perturbations(scores: Sequence[PerturbationScores], clean: CellPredictions,
                           resamples: Resamples) -> dict[str, float]:
     """The row `mean`. clean: the predictions of the clean images."""
-    names = dict.fromkeys(name for one in scores for name in one.values)
-    means = {name: float(np.mean([one.values[name] for one in scores if name in one.values])) for name in names}
-    means["flip_probability_se"] = resamples.standard_error(np.mean([one.flips for one in scores], axis=0))
-    classes = [one.classes for one in scores]
+    names = dict.fromkeys(name for perturbation in scores for name in perturbation.values)
+    means = {name: float(np.mean([perturbation.values[name] for perturbation in scores if name in perturbation.values]))
+             for name in names}
+    means["flip_probability_se"] = resamples.standard_error(
+        np.mean([perturbation.flips for perturbation in scores], axis=0))
+    classes = [perturbation.classes for perturbation in scores]
     means["distinct_predictions"] = len(np.unique(np.concatenate([clean.probabilities.argmax(1), *classes])))
     return means | {"n": len(clean.logits)}

@@ -36,15 +36,16 @@ def stability_lines(built: BuiltSet, rows: list[dict[str, Any]]) -> str:
     values = summary_values(rows)
     demo = f" ({DEMO})" if built.made_with["dataset"] == "demo" else ""
     accuracy, flips, error, variation = (100 * values["mean", metric] for metric in PRINTED_OF_SEQUENCES)
-    lines = [f"{built.folder.name}{demo}: accuracy {100 * values['clean', 'accuracy']:.1f} clean, {accuracy:.1f} on "
-             f"frames, flips {flips:.2f} (standard error {error:.2f}), total variation {variation:.2f} percent, "
+    clean = 100 * values["clean", "accuracy"]
+    lines = [f"{built.folder.name}{demo}: accuracy {clean:.1f} % clean, {accuracy:.1f} % on frames, flips "
+             f"{flips:.2f} % (standard error {error:.2f} %), total variation {variation:.2f} %, "
              f"{int(values['mean', 'n'])} images in {len(built.corruptions)} perturbations"]
     if values["mean", "distinct_predictions"] == 1:
         lines.append("  a constant model: it predicts one class everywhere, so that its stability means nothing")
     scaled = {(row["corruption"], row["metric"]): row["value"] for row in rows if row["method"] == TEMPERATURE}
     if scaled:
         lines.append(f"  after one temperature, {scaled['clean', TEMPERATURE]:.3g}: total variation "
-                     f"{100 * scaled['mean', 'total_variation']:.2f} percent; flips and accuracy stay")
+                     f"{100 * scaled['mean', 'total_variation']:.2f} %; flips and accuracy stay")
     return "\n".join(lines)
 
 

@@ -49,7 +49,8 @@ NOT_FINITE = "the logits of the validation images are not finite"
 
 @dataclass(frozen=True)
 class OneProcess:
-    """Stands for Fabric in `compute.predict`, so that process 0 takes all images."""
+    """Stands for Fabric in `compute.predict`, which divides the images among all processes: here only process 0 calls
+    it, so that it has to take all of them."""
 
     device: torch.device
     global_rank: int = 0
@@ -65,13 +66,21 @@ def temperature_of_run(run: TrainedRun, model: LoadedModel, network: torch.nn.Mo
     """The temperature of a run. Process 0 reads the stored logits, or computes and stores them, and prints why there is
     no temperature; all processes call this, and all return the same.
 
-    network: the model's module, set up by Fabric. Raises UserError where files cannot be written."""
+    network: the model's module, set up by Fabric. Raises UserError in all processes where files cannot be written:
+    without the broadcast, the others would wait for process 0 until their connection times out."""
     open_network(fabric, network, run.image_size)
-    temperature = None
+    result: Temperature | UserError | None = None
     if fabric.global_rank == 0:
-        temperature = fitted_temperature(run, model, network, fabric.device, options)
+        try:
+            result = fitted_temperature(run, model, network, fabric.device, options)
+        except UserError as error:
+            result = error
     fabric.barrier()
-    return fabric.broadcast(temperature)
+    result = fabric.broadcast(result)
+    if isinstance(result, UserError):
+        raise result
+    assert result is not None
+    return result
 
 
 def fitted_temperature(run: TrainedRun, model: LoadedModel, network: torch.nn.Module, device: torch.device,
@@ -86,10 +95,8 @@ def fitted_temperature(run: TrainedRun, model: LoadedModel, network: torch.nn.Mo
             stored = logits_and_labels(run, network, device, options)
             files.write(wanted, *stored)
         return Temperature(metrics.fit_temperature(*stored))
-    except NoValidation as error:
+    except (NoValidation, metrics.NoTemperature) as error:
         return Temperature(None, str(error))
-    except ValueError as error:  # the NLL has no minimum
-        return Temperature(None, str(error).removeprefix("no temperature is the best: "))
 
 
 def logits_and_labels(run: TrainedRun, network: torch.nn.Module, device: torch.device,
@@ -160,6 +167,8 @@ class ValidationFiles:
             if [digest(logits), digest(labels)] != info.get("digests"):
                 raise DamagedFile(f"{self.path('validation.npy')} is damaged (its values are not those that were "
                                   f"written)")
+            if not ((labels >= 0) & (labels < logits.shape[1])).all():
+                raise DamagedFile(f"{self.path('validation_labels.npy')} is damaged (it holds labels of no class)")
             return logits, labels
         except (FileNotFoundError, NotADirectoryError):
             return None

@@ -187,6 +187,20 @@ def summarise(uncalibrated: np.ndarray, calibrated: np.ndarray) -> list[Interval
     return [Interval(*numbers) for numbers in columns.tolist()]
 
 
+def interval_of(values: np.ndarray) -> tuple[float, float] | None:
+    """The 95 % interval of the mean over several cases, for example corruptions or perturbations. values: float64
+    (resamples, cases); resamples in which one of them is not defined are left out. None where less than half of the
+    resamples are left."""
+    if not values.shape[1]:
+        return None
+    means = values.mean(1)
+    means = means[np.isfinite(means)]
+    if len(means) < len(values) / 2 or not len(means):
+        return None
+    low, high = np.percentile(means, [50 - LEVEL / 2, 50 + LEVEL / 2])
+    return float(low), float(high)
+
+
 def clusters_of(folder: Path, n: int) -> tuple[str, np.ndarray]:
     """What is drawn (image or identity), and the cluster of each of the first n images, int64 (n,) counted from 0; from
     the labels.csv of a built set. Raises ValueError where that holds fewer images, DamagedFile where it is damaged."""

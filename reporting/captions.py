@@ -9,7 +9,8 @@ from reporting.rows import Block, Setup
 from reporting.runs import Run
 
 LEGEND = """Percent, NLL in nats; mean ± standard deviation (n - 1) over seeds; bold (underlined in LaTeX): best of its
-column within a section. F1: macro. Corrupted: mean over the 85 cells (17 corruptions at 5 severities), accuracy and F1
+column within a section. F1: macro. Corrupted: mean over [all_cells|the 85 cells (17 corruptions at 5 severities)], \
+accuracy and F1
 by hard labels, all else by soft labels (the reliability diagrams pool all cells, and ECE of the pool is another
 number). CECE: mean over classes; CECE sum: sum over classes. —: missing, see the end of tables.md.
 Settings stand behind an algorithm or a loss where its runs differ in them; runs with the usual settings of the data set

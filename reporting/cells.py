@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from corruptions import CORRUPTIONS, OPERATIONS, PRESETS, SEVERITIES, cells_of, corruptions_of, suite_of
-from evaluation.predictions import stored_cells
+from evaluation.predictions import stored_cells, stored_sequences
 from evaluation.scores import CONTRADICTED, is_contradicted
 
 FER_C = tuple(CORRUPTIONS)
@@ -43,7 +43,7 @@ def corruptions_of_predictions(info: Mapping[str, Any]) -> tuple[str, ...]:
     """The corruptions of the set that predictions are of. info: their set.json. Raises ValueError where it makes no
     sense, or where the set has perturbation sequences."""
     names = tuple(dict.fromkeys(name for name, _ in stored_cells(info)))
-    if "sequences" in info:
+    if stored_sequences(info) is not None:
         raise ValueError("predictions of perturbation sequences, and scores of corruptions")
     return names
 
@@ -61,26 +61,26 @@ def all_cells(suites: Collection[tuple[str, ...]]) -> str:
     return f"the {len(SEVERITIES) * count} cells ({count} corruptions at 5 severities)"
 
 
+PLACEHOLDER = re.compile(r"\[(\w+)\|([^]]*)\]")  # [name|words on sets of FER-C] in a text for `for_sets`
+
+
 def for_sets(text: str, suites: Collection[tuple[str, ...]]) -> str:
-    """A text that speaks of FER-C's cells, with the numbers and corruptions of other sets. suites: the corruptions of
-    each set; where these are FER-C's, or none, the text stays as it is."""
+    """A text with the words for its placeholders. suites: the corruptions of each set; where these are FER-C's, or
+    none, the words are those that stand in the placeholder."""
     if set(suites) <= {FER_C}:
-        return text
-    words = {"the 85 cells (17 corruptions at 5 severities)": all_cells(suites),
-             "the 70 cells without brightness, contrast and snow": left_in_words(suites)}
-    for of_fer_c, of_sets in words.items():
-        text = re.sub(r"\s+".join(map(re.escape, of_fer_c.split())), of_sets, text)
-    return text
+        return PLACEHOLDER.sub(lambda match: match[2], text)
+    words = {"all_cells": all_cells(suites), "cells_left": left_in_words(suites)}
+    return PLACEHOLDER.sub(lambda match: words[match[1]], text)
 
 
 def left_in_words(suites: Collection[tuple[str, ...]]) -> str:
     """What is left without the corruptions whose soft labels contradict what can be seen: "the 45 cells without
-    brightness and contrast"; of several sets without the number."""
+    brightness and contrast"; of several sets without the number, and with the words of all of them."""
     counts = {cells_left(corruptions) for corruptions in suites}
-    names = {words_left_out(corruptions) for corruptions in suites}
-    if len(counts) > 1:
-        return f"the cells without {max(names, key=len)}"
-    return f"the {counts.pop()} cells without {max(names, key=len)}"
+    words = words_left_out(name for corruptions in suites for name in corruptions)
+    if not words:
+        return all_cells(suites)
+    return f"the cells without {words}" if len(counts) > 1 else f"the {counts.pop()} cells without {words}"
 
 
 def cells_left(corruptions: Iterable[str]) -> int:
@@ -89,7 +89,8 @@ def cells_left(corruptions: Iterable[str]) -> int:
 
 
 def words_left_out(corruptions: Iterable[str]) -> str:
-    """What these corruptions change, in words: "brightness, contrast and snow" in FER-C."""
-    names = list(corruptions)
-    *first, last = [word for word in CONTRADICTED if any(word in name.split("_") for name in names)] or ["none"]
-    return f"{', '.join(first)} and {last}" if first else last
+    """Which of the words of `CONTRADICTED` these corruptions have in their names: "brightness, contrast and snow" in
+    FER-C; empty where they have none."""
+    parts = {part for name in corruptions for part in name.split("_")}
+    words = [word for word in CONTRADICTED if word in parts]
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

@@ -18,12 +18,13 @@ import numpy as np
 from evaluation.cards import Card
 from evaluation.error_bootstrap import RESAMPLES, draw_weights, resampled_errors, standard_errors
 from evaluation.image_scores import ImageScores
-from metrics import corruption_error, relative_corruption_error, self_relative_error
+from metrics import LEAST_STANDARD_ERRORS, corruption_error, relative_corruption_error, self_relative_error
 from reporting.baselines import digest_of_card, digest_of_run, locate_baseline
+from reporting.bootstrap import interval_of
 from reporting.candidates import CLEAN, Candidate, Group, candidate_of_card, candidate_of_row
 from reporting.cells import FER_C
 from reporting.notes import plain
-from reporting.rank_stability import LEVEL, Images
+from reporting.rank_stability import Images
 from reporting.ranking import Ranking
 from reporting.rows import Row
 from reporting.runs import Run
@@ -35,7 +36,6 @@ TITLE = "Errors under corruption on {set}"
 LEGEND = """Errors: 1 - accuracy, in percent. mCE: mean over corruptions of the error divided by the baseline's (100: as
 good as the baseline). Relative mCE: the same for the error that corruption adds. Mean error: not divided.
 Self-relative: divided by the model's own error on clean images."""
-TWICE = 2  # standard errors that a denominator has to reach
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class Baseline:
     def _reaches(self, sums: np.ndarray, kind: str) -> np.ndarray:
         least = np.zeros(len(sums))
         if self.standard_errors is not None:
-            least = np.array([TWICE * self.standard_errors[name][kind] for name in self.corruptions])
+            least = np.array([LEAST_STANDARD_ERRORS * self.standard_errors[name][kind] for name in self.corruptions])
         return (sums > 0) & (sums >= least)
 
 
@@ -224,19 +224,6 @@ def mean_of(values: np.ndarray) -> float:
     """The mean of the numbers that are defined; NaN where none is."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else nan
-
-
-def interval_of(values: np.ndarray) -> tuple[float, float] | None:
-    """The 95 % interval of the mean over corruptions. values: float64 (resamples, corruptions); resamples in which one
-    of them is not defined are left out. None where too few are left."""
-    if not values.shape[1]:
-        return None
-    means = values.mean(1)
-    means = means[np.isfinite(means)]
-    if len(means) < len(values) / 2 or not len(means):
-        return None
-    low, high = np.percentile(means, [50 - LEVEL / 2, 50 + LEVEL / 2])
-    return float(low), float(high)
 
 
 # --- as grids and as lines of CSV ---

@@ -30,7 +30,7 @@ VARIANT_NAMES = {SOFT: "soft labels", HARD: "hard labels", VOTES: "votes", WITHO
 HEADINGS = {SOFT: "soft", HARD: "hard", VOTES: "votes", WITHOUT: "{count} cells"}
 TITLE = "Rank stability on {set}: {metric} on corrupted images"
 LEGEND = """Ranks: places by soft labels, hard labels, votes (the labels before softening, where these are no single
-classes) and soft labels in the 70 cells without brightness, contrast and snow. From, to: 95 %
+classes) and soft labels in [cells_left|the 70 cells without brightness, contrast and snow]. From, to: 95 %
 interval of the place from resampled images; where some models have no stored predictions and therefore no interval, it
 is the place among the others ("stored")."""
 Images = Mapping[Candidate, Sequence[ImageScores]]  # of every run of a candidate

@@ -58,8 +58,9 @@ COLUMNS = (
 ECE_COLUMNS = {SOFT: "soft labels", HARD: "hard labels", WITHOUT: "soft labels without {words}"}
 TITLE = "Ranking on {set}: {metric} on corrupted images"
 LEGEND = """Ranking: mean over the seeds of a row; cards are single models. Change: corrupted minus clean, of the score
-that ranks. ECE against soft labels, against hard labels, and against soft labels in the 70 cells without brightness,
-contrast and snow, whose soft labels contradict what classifiers still see (docs/method.md). Bold: best of its section,
+that ranks. ECE against soft labels, against hard labels, and against soft labels in \
+[cells_left|the 70 cells without brightness,
+contrast and snow], whose soft labels contradict what classifiers still see (docs/method.md). Bold: best of its section,
 references left out. References look at no image and have no rank (–)."""
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -235,10 +236,26 @@ def suites_of(predictions: Mapping[Block, PredictionSummary], comparison: Compar
     return suites | {ranking.corruptions for ranking in comparison.rankings}
 
 
+class Legends(NamedTuple):
+    """What stands below tables, as paragraphs."""
+
+    all_tables: list[str]
+    """below the tables of corruptions, and below all tables together"""
+    stability: list[str]
+    """below the tables of perturbation sequences"""
+
+    def of_table(self, name: str) -> list[str]:
+        """Below one table."""
+        return self.stability if name in stability.TABLES else self.all_tables
+
+
 def legends(options: ReportOptions, differences: list[Difference], grids: Mapping[str, list[Grid]],
-            suites: set[tuple[str, ...]]) -> list[str]:
-    """What stands below every table: the meaning of its numbers, and what is odd about the paper's. suites: the
-    corruptions of each set."""
+            suites: set[tuple[str, ...]]) -> Legends:
+    """The meaning of the numbers, and what is odd about the paper's. suites: the corruptions of each set."""
+    of_stability = f"{stability.NUMBERS}\n{stability.LEGEND}"
+    names = {name for name, of_name in grids.items() if of_name}
+    if names and names <= set(stability.TABLES):
+        return Legends([of_stability], [of_stability])
     legend = captions.LEGEND
     if differences:
         legend += f"\n{bootstrap.LEGEND}"
@@ -248,21 +265,22 @@ def legends(options: ReportOptions, differences: list[Difference], grids: Mappin
     if any(grids[name] for name in stability.TABLES):
         legend += f"\n{stability.LEGEND}"
     legend = for_sets(legend, suites)
-    return [legend, *published.NOTES] if options.published else [legend]
+    return Legends([legend, *published.NOTES] if options.published else [legend], [of_stability])
 
 
-def write_tables(folder: Path, grids: Mapping[str, list[Grid]], legend: list[str], notes: list[Note]) -> None:
+def write_tables(folder: Path, grids: Mapping[str, list[Grid]], legend: Legends, notes: list[Note]) -> None:
     """Write NAME.md and NAME.tex of every table, and all of them as tables.md and all.tex. Files of a table that is no
     longer there, its CSV file included, are removed: they would show runs that are gone."""
     for name, of_name in grids.items():
         if of_name:
-            text = "\n".join([*map(markdown.render, of_name), *(f"{paragraph}\n" for paragraph in legend)])
+            paragraphs = [f"{paragraph}\n" for paragraph in legend.of_table(name)]
+            text = "\n".join([*map(markdown.render, of_name), *paragraphs])
             write_text(folder / f"{name}.md", text)
         else:
             for kind in ("md", "csv", "tex"):
                 (folder / f"{name}.{kind}").unlink(missing_ok=True)
-    latex.write(folder, {name: of_name for name, of_name in grids.items() if of_name}, legend)
-    write_text(folder / "tables.md", whole_text(grids, legend, notes))
+    latex.write(folder, {name: of_name for name, of_name in grids.items() if of_name}, legend.all_tables)
+    write_text(folder / "tables.md", whole_text(grids, legend.all_tables, notes))
 
 
 def whole_text(grids: Mapping[str, list[Grid]], legend: list[str], notes: list[Note]) -> str:

@@ -18,8 +18,9 @@ import pandas as pd
 
 from corruptions import cells_of
 from datasets import DATASETS, default_set
-from evaluation.scores import COLUMNS, FIRST_RELEASE_COLUMNS, LATER_COLUMNS, SUMMARIES
-from perturbations import PERTURBATIONS
+from evaluation.scores import COLUMNS, FIRST_RELEASE_COLUMNS, LATER_COLUMNS, METHOD, SUMMARIES
+from evaluation.scores_file import PLACES_OF_SEQUENCES
+from metrics import LARGEST_SCORE
 from reporting.cells import corruptions_of_scores
 from reporting.notes import READ_ERRORS, Note, check_regular, plain
 from reporting.rows import Block, Row, Setup
@@ -30,10 +31,10 @@ from support.files import read_json
 
 KEYS = {  # entries of args.json that every run must have: {name: type}
     "script": str, "dataset": str, "loss": str, "protocol": str, "seed": int, "image_size": int, "noise": float | int}
-OF_SEQUENCES = "flip_probability"  # metric that only the scores of sets of perturbation sequences have
-# (corruption, severity) of the rows of such a set; those of a set of corruptions are of `places_of`.
-PLACES_OF_SEQUENCES = {("clean", 0), ("mean", 0), *((name, 0) for names in PERTURBATIONS.values() for name in names)}
-LARGEST = 1e6  # no score and no number of nats is larger
+FLIP_PROBABILITY = "flip_probability"  # metric that only the scores of sets of perturbation sequences have
+# Metrics of sets of sequences whose row `mean` is no mean over perturbations, and those that a perturbation may lack.
+NOT_AVERAGED = {"flip_probability_se", "distinct_predictions", "n"}
+MAY_LACK_PERTURBATIONS = {"total_variation_unflipped"}
 NOT_SEARCHED = {run_folder.PREDICTIONS_FOLDER, run_folder.TRACKER_FOLDER, "report"}  # folders that hold no runs
 
 
@@ -195,8 +196,8 @@ def read_scores(path: Path) -> tuple[pd.DataFrame | None, list[str]]:
     scores = read_score_table(path)
     parts, problems_of_sets, unusable = [], [], 0
     for (name, version, _), part in scores.groupby(["set", "set_version", "precision"]):
-        is_of_sequences = bool((part["metric"] == OF_SEQUENCES).any())
-        usable = has_known_place(part, is_of_sequences) & part["value"].abs().le(LARGEST)
+        is_of_sequences = bool((part["metric"] == FLIP_PROBABILITY).any())
+        usable = has_known_place(part, is_of_sequences) & part["value"].abs().le(LARGEST_SCORE)
         if is_of_sequences:
             usable &= part["value"].ge(0)
         unusable += int((~usable).sum())
@@ -233,7 +234,9 @@ def read_score_table(path: Path) -> pd.DataFrame:
 def has_known_place(part: pd.DataFrame, is_of_sequences: bool) -> np.ndarray:
     """Whether each row of scores.csv, all of one set, is of the clean images, a cell or perturbation, or a summary over
     these: bool (rows,)."""
-    known = PLACES_OF_SEQUENCES if is_of_sequences else set(places_of(corruptions_of_scores(part)))
+    known = set(places_of(corruptions_of_scores(part)))
+    if is_of_sequences:
+        known = {(name, 0) for name, _ in PLACES_OF_SEQUENCES}
     places = zip(part["corruption"], part["severity"].fillna(0), strict=True)
     return np.array([place in known for place in places], dtype=bool)
 
@@ -256,10 +259,10 @@ def check_scores_of_set(part: pd.DataFrame, name: str, is_of_sequences: bool) ->
         raise ValueError(f"the row `n` of the clean images of {plain(name)} says {n:.6g} images")
     part = part.assign(n=int(n), sequences=is_of_sequences)
     if is_of_sequences:
-        return part, []
+        return check_scores_of_sequences(part, plain(name))
     corruptions = corruptions_of_scores(part)
     all_cells = len(cells_of(corruptions))
-    cells = part[(part["method"] == "softmax") & part["corruption"].isin(corruptions)]
+    cells = part[(part["method"] == METHOD) & part["corruption"].isin(corruptions)]
     cells_of_metric = cells["metric"].value_counts()
     incomplete = [metric for metric in part["metric"].unique() if cells_of_metric.get(metric, 0) < all_cells]
     problems = []
@@ -268,6 +271,42 @@ def check_scores_of_set(part: pd.DataFrame, name: str, is_of_sequences: bool) ->
         problems.append(f"{scored} of {all_cells} corrupted cells of {plain(name)} scored")
     mean_of_a_part = part["corruption"].isin(SUMMARIES) & part["metric"].isin(incomplete)
     return part[~mean_of_a_part], problems
+
+
+def check_scores_of_sequences(part: pd.DataFrame, name: str) -> tuple[pd.DataFrame, list[str]]:
+    """The scores of a set of sequences, and what they lack. Left out are means that are not over all perturbations of
+    the set. name: of the set, for messages."""
+    perturbations = [place for place in part["corruption"].unique() if place not in ("clean", *SUMMARIES)]
+    metrics_by_problem: dict[str, list[str]] = {}
+    lost = set()
+    for (method, metric), scores in part.groupby(["method", "metric"], sort=False):
+        values = scores.set_index("corruption")["value"]
+        problem = problem_of_mean(metric, values, perturbations)
+        if problem:
+            metrics_by_problem.setdefault(problem, []).append(metric)
+            lost.add((method, metric))
+    keys = pd.Series(list(zip(part["method"], part["metric"], strict=True)), index=part.index)
+    is_lost_mean = part["corruption"].isin(SUMMARIES) & keys.isin(lost)
+    problems = [f"{name} {problem}: {', '.join(map(plain, dict.fromkeys(metrics)))}"
+                for problem, metrics in metrics_by_problem.items()]
+    return part[~is_lost_mean], problems
+
+
+def problem_of_mean(metric: str, values: pd.Series, perturbations: list[str]) -> str:
+    """Why a metric of a set of sequences has no usable mean over the perturbations, in words; empty where it has one,
+    or is none of which there is a mean.
+
+    values: of one method, by the place of their rows. perturbations: that the set has. Where a perturbation has lost
+    all of its rows, the mean shows it: it is not that of the perturbations that are left."""
+    if metric in NOT_AVERAGED or not set(values.index) - {"clean"}:
+        return ""
+    known = [place for place in perturbations if place in values.index]
+    if len(known) < len(perturbations) and metric not in MAY_LACK_PERTURBATIONS:
+        return "lacks scores of single perturbations"
+    if "mean" not in values.index:
+        return "lacks means"
+    is_their_mean = np.isclose(values["mean"], values[known].mean(), rtol=1e-6, atol=1e-9)
+    return "" if is_their_mean else "has means of other perturbations than are there"
 
 
 def recorded_precision(scores: pd.DataFrame, folder: Path) -> pd.Series:

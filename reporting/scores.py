@@ -9,13 +9,12 @@ from typing import NamedTuple
 import pandas as pd
 
 from evaluation.scores import COLUMNS, METHOD
-from evaluation.sequence_scores import TEMPERATURE
+from evaluation.sequence_scores import METHODS
 from reporting.notes import plain
 from reporting.rows import Block, Row
 from reporting.runs import Run
 
 RAW = METHOD  # `method` of the scores of raw probabilities
-METHODS = (RAW, TEMPERATURE)
 DOMAINS = {"clean": "clean", "corrupted": "mean"}  # domain of a table -> `corruption` of its rows in scores.csv
 
 

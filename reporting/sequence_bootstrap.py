@@ -17,17 +17,17 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+import metrics
 from evaluation.error_bootstrap import draw_weights, resampled_means
 from reporting import bootstrap
-from reporting.bootstrap import Interval, clusters_of
-from reporting.corruption_errors import interval_of
+from reporting.bootstrap import Interval, clusters_of, interval_of
 from reporting.notes import READ_ERRORS, Note, plain, unique_notes
 from reporting.rows import COMPARED_LOSSES, Block, Row, join_names, variants
-from reporting.runs import OF_SEQUENCES, Run
+from reporting.runs import FLIP_PROBABILITY, Run
 from reporting.scores import RAW, runs_in_block
 from reporting.stored_sequences import MEASURED, BlockSequences, StoredSequences
 
-FLIPS = MEASURED.index((RAW, OF_SEQUENCES))
+FLIPS = MEASURED.index((RAW, FLIP_PROBABILITY))
 
 
 class SequenceDifference(NamedTuple):
@@ -89,7 +89,7 @@ def resample_block(block: Block, predictions: BlockSequences, runs: Sequence[Run
         except READ_ERRORS as error:
             result.notes.append(runs[index].unusable_predictions(block, error, predictions.folder))
             continue
-        result.perturbations[index] = tuple(stored.sequences.frames)
+        result.perturbations[index] = tuple(stored.frame_counts)
     return result
 
 
@@ -97,23 +97,14 @@ def replicates(stored: StoredSequences, cluster_of_image: np.ndarray, weights: n
     """The scores of a run on every resample, float64 (resamples + 1, P, columns). cluster_of_image: int64 (N,).
     weights: of `error_bootstrap.draw_weights`. A sequence without a value, because each of its frames has flipped, is
     left out of its mean; where no sequence has one, it is NaN."""
-    of_perturbations = []
-    for name in stored.sequences.frames:
+    values_by_perturbation = []
+    for name in stored.frame_counts:
         values = stored.values(name)
         is_known = ~np.isnan(values)
         sums = resampled_means(np.where(is_known, values, 0), cluster_of_image, weights)
         counts = resampled_means(is_known, cluster_of_image, weights)
-        of_perturbations.append(np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0))
-    return np.stack(of_perturbations, axis=1)
-
-
-def mean_over_perturbations(values: np.ndarray) -> np.ndarray:
-    """The mean of (resamples + 1, P, columns) over the perturbations that have a value, (resamples + 1, columns); NaN
-    where none has."""
-    is_known = ~np.isnan(values)
-    counts = is_known.sum(1)
-    sums = np.where(is_known, values, 0).sum(1)
-    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+        values_by_perturbation.append(np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0))
+    return np.stack(values_by_perturbation, axis=1)
 
 
 def compare(resampled: Resampled, runs: Sequence[Run], sequences: pd.DataFrame,
@@ -143,37 +134,51 @@ def compare(resampled: Resampled, runs: Sequence[Run], sequences: pd.DataFrame,
 
 def difference_of(resampled: Resampled, variant: Row, pairs: Mapping[int, Sequence[int]]) -> SequenceDifference:
     """The differences of one variant. pairs: {seed: positions of the uncalibrated and of the calibrated run}."""
-    of_runs = np.array([[mean_over_perturbations(resampled.values[index]) for index in pair]
-                        for pair in pairs.values()])
-    before, after = of_runs.mean(0)  # (resamples + 1, columns) each
+    # (seeds, 2, resamples + 1, columns): means over the perturbations that have a value
+    means = np.array([[metrics.mean_of_known(resampled.values[index], 1) for index in pair] for pair in pairs.values()])
+    before, after = means.mean(0)  # (resamples + 1, columns) each
     intervals = [interval if np.isfinite(interval).all() else None
                  for interval in bootstrap.summarise(before, after)]
     return SequenceDifference(
         resampled.block, variant.algorithm, variant.all_settings, variant.noise, tuple(pairs),
-        of_runs[:, :, 0].transpose(1, 0, 2), intervals, resampled.cluster, resampled.clusters, resampled.resamples)
+        means[:, :, 0].transpose(1, 0, 2), intervals, resampled.cluster, resampled.clusters, resampled.resamples)
 
 
 # --- intervals of single models ---
 
 
-def interval_of_flips(resampled: Resampled, runs: Iterable[int],
-                      baseline: tuple[int, np.ndarray] | None = None) -> tuple[float, float] | None:
-    """The 95 % interval of the mean flip probability of some runs, or of their mean flip rate; None where a run has no
-    stored predictions. baseline: the position of its run, and bool (P,) which perturbations have a flip rate."""
+def interval_of_flips(resampled: Resampled, runs: Iterable[int]) -> tuple[float, float] | None:
+    """The 95 % interval of the mean flip probability of some runs; None where a run has no stored predictions, and
+    where they are not of the same perturbations."""
+    flips = mean_flips(resampled, list(runs))
+    return None if flips is None else interval_of(flips[1:])
+
+
+def interval_of_flip_rate(resampled: Resampled, runs: Iterable[int], baseline_run: int,
+                          defined: Mapping[str, bool]) -> tuple[float, float] | None:
+    """The 95 % interval of the mean flip rate of some runs. baseline_run: position of the baseline's run. defined:
+    {perturbation: whether it has a flip rate}, of all perturbations of the baseline.
+
+    None where a run has no stored predictions, where no rate is defined, and where the predictions and the baseline's
+    scores are not of the same perturbations."""
     indices = list(runs)
+    flips, divisors = mean_flips(resampled, indices), mean_flips(resampled, [baseline_run])
+    if flips is None or divisors is None or not any(defined.values()):
+        return None
+    if {resampled.perturbations[index] for index in [*indices, baseline_run]} != {tuple(defined)}:
+        return None
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return interval_of((flips / divisors)[1:, list(defined.values())])
+
+
+def mean_flips(resampled: Resampled, indices: Sequence[int]) -> np.ndarray | None:
+    """The flip probabilities on every resample, means over some runs, float64 (resamples + 1, P); None where there is
+    no run, where one has no stored predictions, and where they are not of the same perturbations."""
     if not indices or any(index not in resampled.values for index in indices):
         return None
-    flips = np.mean([resampled.values[index][:, :, FLIPS] for index in indices], axis=0)
-    if baseline is None:
-        return interval_of(flips[1:])
-    of_baseline, defined = baseline
-    if of_baseline not in resampled.values or not defined.any():
+    if len({resampled.perturbations[index] for index in indices}) > 1:
         return None
-    if len({resampled.perturbations[index] for index in [*indices, of_baseline]}) > 1:
-        return None
-    divisors = resampled.values[of_baseline][:, :, FLIPS]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return interval_of((flips / divisors)[1:, defined])
+    return np.mean([resampled.values[index][:, :, FLIPS] for index in indices], axis=0)
 
 
 def csv_lines(differences: Iterable[SequenceDifference]) -> list[dict[str, Any]]:
@@ -183,8 +188,8 @@ def csv_lines(differences: Iterable[SequenceDifference]) -> list[dict[str, Any]]
         for column, ((method, metric), interval) in enumerate(zip(MEASURED, difference.intervals, strict=True)):
             if interval is None:
                 continue
-            values = {f"{side}_by_seed": " ".join(f"{value:.6g}" for value in of_side[:, column])
-                      for side, of_side in zip(COMPARED_LOSSES.values(), difference.values, strict=True)}
+            values = {f"{side}_by_seed": " ".join(f"{value:.6g}" for value in values_of_side[:, column])
+                      for side, values_of_side in zip(COMPARED_LOSSES.values(), difference.values, strict=True)}
             lines.append(difference.block._asdict() | {
                 "algorithm": difference.algorithm, "settings": difference.settings, "noise": difference.noise,
                 "method": method, "metric": metric, **interval._asdict(), **values,

@@ -6,8 +6,8 @@ model changes its mind from frame to frame, not how good it is on a corrupted im
 (candidates.py). stability.py makes tables of the models, sequence_bootstrap.py compares calibrated with uncalibrated
 runs.
 
-A model that predicts one class for every frame of the whole set is *constant*: it never changes its mind, which means
-nothing. Tables list it apart and never mark it as the best.
+A model is *constant* if it predicts one class for every frame of the whole set, in one of its seeds at least: there it
+never changes its mind, which means nothing. Tables list it apart and never mark it as the best.
 
 A *place* is what a score is of: the clean images, a perturbation, or the mean over perturbations.
 """
@@ -21,19 +21,19 @@ import pandas as pd
 
 import metrics
 from evaluation.cards import Card
-from perturbations import PERTURBATIONS
+from evaluation.sequence_scores import METHODS, TEMPERATURE, TOP, distance_metric, places_of_metric
+from perturbations import ALL
 from reporting.baselines import digest_of_card, digest_of_run, locate_baseline
 from reporting.candidates import Candidate, Group, candidate_of_card, candidate_of_row, name_apart
 from reporting.notes import plain
 from reporting.ranking import names_of_versions, order_of_group, reason_against_group
 from reporting.rows import Block, Row, rank
-from reporting.runs import OF_SEQUENCES, Run
-from reporting.scores import METHODS, RAW, TEMPERATURE, blocks_of, in_block
+from reporting.runs import FLIP_PROBABILITY, Run
+from reporting.scores import RAW, blocks_of, in_block
 
 MEAN = "mean"
-CONSTANT = "distinct_predictions"  # metric: the number of classes among the predictions; of `MEAN` those of all frames
+DISTINCT_PREDICTIONS = "distinct_predictions"  # metric: classes among the predictions; of `MEAN` those of all frames
 STANDARD_ERROR = "flip_probability_se"  # metric: of the flip probability, by a bootstrap over sequences
-ORDER = [name for names in PERTURBATIONS.values() for name in names]
 
 
 class Measure(NamedTuple):
@@ -61,6 +61,13 @@ SHOWN += [(method, name) for name, measure in MEASURES.items() if measure.by_tem
           for method in (RAW, TEMPERATURE)]  # (method, metric) in the order of the tables
 
 
+def measure_of(metric: str) -> Measure:
+    """How a score is printed: one of `MEASURES`, or the distance of rankings for another number of places (`evaluate.py
+    --top-k`)."""
+    places = places_of_metric(metric)
+    return MEASURES[metric] if metric in MEASURES else Measure(metric, f"top-{places}", percent=False)
+
+
 @dataclass(frozen=True, eq=False)
 class SequenceModel:
     """The scores of one model on one set of sequences."""
@@ -84,13 +91,13 @@ class SequenceModel:
     @property
     def constant_seeds(self) -> np.ndarray:
         """Which of its runs are constant, bool (seeds,)."""
-        distinct = self.values.get((RAW, MEAN, CONSTANT))
+        distinct = self.values.get((RAW, MEAN, DISTINCT_PREDICTIONS))
         return np.zeros(max(len(self.seeds), 1), bool) if distinct is None else distinct == 1
 
-    def of_perturbations(self, metric: str, method: str = RAW) -> np.ndarray | None:
+    def values_by_perturbation(self, metric: str, method: str = RAW) -> np.ndarray | None:
         """A metric of all perturbations, float64 (P, seeds); None where one of them lacks it."""
         values = [self.values.get((method, name, metric)) for name in self.perturbations]
-        known = [of_place for of_place in values if of_place is not None]
+        known = [of_seeds for of_seeds in values if of_seeds is not None]
         return np.stack(known) if known and len(known) == len(values) else None
 
 
@@ -116,9 +123,9 @@ def values_of_runs(part: pd.DataFrame) -> dict[tuple[str, str, str], np.ndarray]
     """The values of one row of runs, as `SequenceModel.values`. What a run lacks is left out for all."""
     seeds = part["seed"].nunique()
     values = {}
-    for key, of_key in part.sort_values("seed").groupby(["method", "corruption", "metric"]):
-        if len(of_key) == seeds:
-            values[key] = of_key["value"].to_numpy(np.float64)
+    for key, scores in part.sort_values("seed").groupby(["method", "corruption", "metric"]):
+        if len(scores) == seeds:
+            values[key] = scores["value"].to_numpy(np.float64)
     return values
 
 
@@ -135,7 +142,7 @@ def models_of_cards(cards: Iterable[Card]) -> list[SequenceModel]:
 
 def perturbations_of(places: Iterable[str]) -> tuple[str, ...]:
     """The perturbations among some places, in the order of the tables."""
-    return tuple(sorted(set(places) & set(ORDER), key=ORDER.index))
+    return tuple(sorted(set(places) & set(ALL), key=ALL.index))
 
 
 # --- which models stand together ---
@@ -164,6 +171,16 @@ class SequenceSet:
     """of all models"""
 
     @property
+    def columns(self) -> list[tuple[str, str]]:
+        """(method, metric) of the columns of tables: `SHOWN`, and behind `top2_distance` the distances for other
+        numbers of places that a model has."""
+        metrics_of_models = {metric for model in self.models for _, place, metric in model.values if place == MEAN}
+        further = sorted(filter(places_of_metric, metrics_of_models - MEASURES.keys()),
+                         key=lambda metric: places_of_metric(metric) or 0)
+        position = SHOWN.index((RAW, distance_metric(TOP))) + 1
+        return [*SHOWN[:position], *((RAW, metric) for metric in further), *SHOWN[position:]]
+
+    @property
     def models(self) -> list[SequenceModel]:
         """The models of all sections."""
         return [model for section in self.sections for model in section.models]
@@ -175,20 +192,20 @@ def sets_of_models(models: Sequence[SequenceModel], demo_versions: Iterable[str]
     demo_versions = set(demo_versions)
     sets = []
     for name in sorted(set(versions.values())):
-        of_set = [model for model in models if versions[model.candidate.group.set_version] == name]
-        candidates = [model.candidate for model in of_set]
+        sequence_set = [model for model in models if versions[model.candidate.group.set_version] == name]
+        candidates = [model.candidate for model in sequence_set]
         groups = sorted({candidate.group for candidate in candidates},
                         key=lambda group: order_of_group(group, candidates))
         sections = []
         for group in groups:
-            in_group = [model for model in of_set if model.candidate.group == group]
+            in_group = [model for model in sequence_set if model.candidate.group == group]
             reason = reason_against_group(group, groups[0], [model.candidate for model in in_group])
             sections.append(SequenceSection(group, f"apart: {reason}" if reason else "", in_group))
         name_of = name_apart(candidates)
         sets.append(SequenceSet(
             plain(name), any(group.set_version in demo_versions for group in groups), sections,
-            {model: name_of[model.candidate] for model in of_set},
-            perturbations_of(place for model in of_set for place in model.perturbations)))
+            {model: name_of[model.candidate] for model in sequence_set},
+            perturbations_of(place for model in sequence_set for place in model.perturbations)))
     return sets
 
 
@@ -219,10 +236,10 @@ class SequenceBaseline:
     def rates(self, model: SequenceModel) -> np.ndarray | None:
         """The flip rates of a model, float64 (P, seeds), 1: as often as the baseline; NaN where it is undefined. None
         where the model was not scored on the same perturbations."""
-        flips = model.of_perturbations(OF_SEQUENCES)
+        flips = model.values_by_perturbation(FLIP_PROBABILITY)
         if flips is None or model.perturbations != self.perturbations:
             return None
-        rates = [metrics.flip_rates(of_seed, self.flips, self.undefined) for of_seed in flips.T]
+        rates = [metrics.flip_rates(flips_of_seed, self.flips, self.undefined) for flips_of_seed in flips.T]
         return np.stack(rates, axis=1)
 
 
@@ -233,7 +250,8 @@ def find_sequence_baseline(path: Path, runs: Sequence[Run], sequences: pd.DataFr
     if isinstance(located, int):
         return baselines_of_run(located, runs[located], sequences)
     models = models_of_cards(card for card in located if card.has_sequences)
-    return baselines_of_models((model, model.candidate.name, digest_of_card(card_of(model)), None) for model in models)
+    return by_group((model, baseline_of(model, model.candidate.name, digest_of_card(card_of(model)), None))
+                    for model in models)
 
 
 def card_of(model: SequenceModel) -> Card:
@@ -244,13 +262,12 @@ def card_of(model: SequenceModel) -> Card:
 
 def baselines_of_run(index: int, run: Run, sequences: pd.DataFrame) -> dict[Group, SequenceBaseline]:
     """The baselines that one run is, for every group that it was scored in. index: its position in the report."""
-    models = models_of_runs(sequences[sequences["run"] == index])
-    described = []
-    for model in models:
+    pairs = []
+    for model in models_of_runs(sequences[sequences["run"] == index]):
         block = block_of(model)
         digest = digest_of_run(run, block.set, block.precision)
-        described.append((model, f"{model.candidate.name}, seed {run.seed}", digest, index))
-    return baselines_of_models(described)
+        pairs.append((model, baseline_of(model, f"{model.candidate.name}, seed {run.seed}", digest, index)))
+    return by_group(pairs)
 
 
 def block_of(model: SequenceModel) -> Block:
@@ -259,16 +276,20 @@ def block_of(model: SequenceModel) -> Block:
     return model.candidate.block
 
 
-def baselines_of_models(models: Iterable[tuple[SequenceModel, str, str, int | None]]) -> dict[Group, SequenceBaseline]:
-    """The baselines that single models are. models: (model, its name, its digest, the position of its run)."""
-    baselines = {}
-    for model, name, digest, run in models:
-        flips = model.of_perturbations(OF_SEQUENCES)
-        errors = model.of_perturbations(STANDARD_ERROR)
-        if flips is not None:
-            baselines[model.candidate.group] = SequenceBaseline(
-                name, digest, model.perturbations, flips[:, 0], None if errors is None else errors[:, 0], run)
-    return baselines
+def baseline_of(model: SequenceModel, name: str, digest: str, run: int | None) -> SequenceBaseline | None:
+    """A model with one seed as a baseline; None where the flip probability of a perturbation is not known. digest: as
+    in `SequenceBaseline`. run: the position of its run; None for a card."""
+    flips = model.values_by_perturbation(FLIP_PROBABILITY)
+    if flips is None:
+        return None
+    errors = model.values_by_perturbation(STANDARD_ERROR)
+    return SequenceBaseline(name, digest, model.perturbations, flips[:, 0], None if errors is None else errors[:, 0],
+                            run)
+
+
+def by_group(baselines: Iterable[tuple[SequenceModel, SequenceBaseline | None]]) -> dict[Group, SequenceBaseline]:
+    """The baselines that are known, by the group of their model."""
+    return {model.candidate.group: baseline for model, baseline in baselines if baseline is not None}
 
 
 # --- numbers ---
@@ -302,19 +323,12 @@ def rate_of(model: SequenceModel, baseline: SequenceBaseline | None, place: str)
     rates = None if baseline is None else baseline.rates(model)
     if rates is None:
         return None
-    values = rates[model.perturbations.index(place)] if place != MEAN else mean_of_defined(rates)
+    values = rates[model.perturbations.index(place)] if place != MEAN else metrics.mean_of_defined(rates)
     return None if np.isnan(values).any() else Number(values)
 
 
-def mean_of_defined(rates: np.ndarray) -> np.ndarray:
-    """The mean of flip rates over the perturbations that have one, float64 (seeds,) of (P, seeds); NaN where none
-    has."""
-    defined = ~np.isnan(rates).any(1)
-    return rates[defined].mean(0) if defined.any() else np.full(rates.shape[1], np.nan)
-
-
-def common_fields(of_set: SequenceSet, group: Group, name: str, kind: str) -> dict[str, Any]:
+def common_fields(sequence_set: SequenceSet, group: Group, name: str, kind: str) -> dict[str, Any]:
     """The first columns of every CSV file about sequences."""
-    return {"set": of_set.name, "set_version": group.set_version, "images": group.images, "precision": group.precision,
-            "missing_classes": "; ".join(group.missing), "model": name, "kind": kind}
+    return {"set": sequence_set.name, "set_version": group.set_version, "images": group.images,
+            "precision": group.precision, "missing_classes": "; ".join(group.missing), "model": name, "kind": kind}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from perturbations import PERTURBATIONS, is_noise
+from perturbations import ALL, is_noise
 from reporting.plots import spoken, spread
 from reporting.rows import COMPARED_LOSSES
 from reporting.style import GREY, LOSS_LOOKS, OKABE_ITO, PAGE_WIDTH, label, lay_out, variant_names
@@ -24,7 +24,6 @@ LEFT, RIGHT, BETWEEN = 0.47, 0.12, 0.1
 PANEL_HEIGHT, FIRST_SPACE, LINE_SPACE = 1.05, 0.2, 0.36
 LEGEND_LINE = 0.14
 LETTER_WIDTH = 0.064  # of a letter in the legend
-ORDER = [name for names in PERTURBATIONS.values() for name in names]
 
 Curves = Mapping[tuple[str, str], Mapping[str, np.ndarray]]
 
@@ -39,7 +38,7 @@ def draw_flips(curves: Curves, title: str) -> Figure:
     from matplotlib.lines import Line2D
 
     names = variant_names(curves)
-    shown = sorted({name for by_name in curves.values() for name in by_name}, key=ORDER.index)
+    shown = sorted({name for by_name in curves.values() for name in by_name}, key=ALL.index)
     columns = min(len(shown), PANELS_PER_LINE)
     lines = -(-len(shown) // PANELS_PER_LINE)
     texts = [label(name, 24) for name in names] + list(COMPARED_LOSSES.values())

@@ -8,7 +8,7 @@ from typing import Any
 from reporting.ranking import MAIN_GROUP
 from reporting.rows import COMPARED_LOSSES, join_names
 from reporting.sequence_models import (
-    MEAN, MEASURES, SHOWN, Number, SequenceModel, SequenceSection, SequenceSet, number_of, rate_of)
+    MEAN, Number, SequenceModel, SequenceSection, SequenceSet, measure_of, number_of, rate_of)
 from reporting.sequence_bootstrap import SequenceDifference
 from reporting.stability import CONSTANT_HEADING, METHOD_LABELS, RATE, SequenceReport, sentences_of
 from reporting.stored_sequences import MEASURED
@@ -16,50 +16,52 @@ from reporting.stored_sequences import MEASURED
 
 def page_data(report: SequenceReport) -> list[dict[str, Any]]:
     """Every set with its models and the differences between calibrated and uncalibrated runs."""
-    return [data_of_set(report, one) for one in report.sets]
+    return [data_of_set(report, sequence_set) for sequence_set in report.sets]
 
 
-def data_of_set(report: SequenceReport, of_set: SequenceSet) -> dict[str, Any]:
+def data_of_set(report: SequenceReport, sequence_set: SequenceSet) -> dict[str, Any]:
     """One set. sections: the headings that the lines point to."""
     sections: list[str] = []
     lines = []
-    for section in of_set.sections:
+    for section in sequence_set.sections:
         for constant in (False, True):
             models = [model for model in section.models if model.is_constant == constant]
             if models:
                 heading = section.heading or MAIN_GROUP
                 sections.append(join_names(section.heading, CONSTANT_HEADING) if constant else heading)
-                lines += [{"section": len(sections) - 1} | line_of(report, of_set, section, model) for model in models]
-    versions = {section.group.set_version for section in of_set.sections}
+                lines += [{"section": len(sections) - 1} | line_of(report, sequence_set, section, model)
+                          for model in models]
+    versions = {section.group.set_version for section in sequence_set.sections}
     differences = [difference for difference in report.differences if difference.block.set_version in versions]
     blocks = len({difference.block for difference in differences})
     return {
-        "set": of_set.name, "demo": of_set.is_demo, "sentences": sentences_of(report, of_set, with_seeds=False),
-        "perturbations": [MEAN, *of_set.perturbations], "sections": sections, "lines": lines,
+        "set": sequence_set.name, "demo": sequence_set.is_demo,
+        "sentences": sentences_of(report, sequence_set, with_seeds=False),
+        "perturbations": [MEAN, *sequence_set.perturbations], "sections": sections, "lines": lines,
         "measures": [{"key": key_of(method, metric), "method": method, "by_temperature": measure.by_temperature,
                       "label": measure.label, "percent": measure.percent,
                       "higher_is_better": measure.higher_is_better}
-                     for method, metric in SHOWN for measure in [MEASURES[metric]]],
+                     for method, metric in sequence_set.columns for measure in [measure_of(metric)]],
         "methods": METHOD_LABELS,
-        "has_rates": any(section.group in report.baselines for section in of_set.sections),
+        "has_rates": any(section.group in report.baselines for section in sequence_set.sections),
         "differences": [data_of_difference(difference, blocks > 1) for difference in differences]}
 
 
 def key_of(method: str, metric: str) -> str:
     """The key of a column: the metric, and the method where a temperature changes it."""
-    return f"{metric}_{method}" if MEASURES[metric].by_temperature else metric
+    return f"{metric}_{method}" if measure_of(metric).by_temperature else metric
 
 
-def line_of(report: SequenceReport, of_set: SequenceSet, section: SequenceSection,
+def line_of(report: SequenceReport, sequence_set: SequenceSet, section: SequenceSection,
             model: SequenceModel) -> dict[str, Any]:
     """One model. values: {place: {key of a column: [mean, standard deviation]}}"""
     values: dict[str, dict[str, list | None]] = {}
     for place in (MEAN, *model.perturbations):
-        of_place = {key_of(method, metric): pair_of(number_of(model, method, place, metric))
-                    for method, metric in SHOWN}
-        of_place[RATE] = pair_of(rate_of(model, report.baselines.get(section.group), place))
-        values[place] = of_place
-    return {"model": of_set.names[model], "kind": model.candidate.kind, "seeds": len(model.seeds),
+        numbers = {key_of(method, metric): pair_of(number_of(model, method, place, metric))
+                   for method, metric in sequence_set.columns}
+        numbers[RATE] = pair_of(rate_of(model, report.baselines.get(section.group), place))
+        values[place] = numbers
+    return {"model": sequence_set.names[model], "kind": model.candidate.kind, "seeds": len(model.seeds),
             "constant": model.is_constant, "notes": "; ".join(model.candidate.remarks), "values": values}
 
 

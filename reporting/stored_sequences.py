@@ -14,16 +14,15 @@ import pandas as pd
 from tqdm import tqdm
 
 import metrics
-from evaluation.predictions import Sequences, stored_sequences
-from evaluation.sequence_scores import TOP
-from perturbations import is_noise
+from evaluation.predictions import stored_sequences
+from evaluation.sequence_scores import TEMPERATURE, decisions_by_sequence, moves_by_sequence
+from perturbations import ALL, is_noise
 from reporting.notes import READ_ERRORS, Note, plain
 from reporting.candidates import CLEAN
-from reporting.sequence_models import ORDER
 from reporting.predictions import find_set, open_predictions, read_logits
 from reporting.rows import COMPARED_LOSSES, Block, Row, named_pairs
 from reporting.runs import Run
-from reporting.scores import RAW, TEMPERATURE, in_block, runs_in_block
+from reporting.scores import RAW, in_block, runs_in_block
 from support.errors import DamagedFile
 
 MEASURED = (
@@ -42,8 +41,10 @@ class StoredSequences:
     """set.json"""
     labels: np.ndarray
     """int64 (N,)"""
-    sequences: Sequences
-    """the frames of every perturbation, and the difficulty"""
+    frame_counts: Mapping[str, int]
+    """{perturbation: number of frames}, in the order of the tables"""
+    difficulty: int
+    """of the set"""
     temperature: float | None
     """by which logits are divided for the method `temperature`; None where it is not known"""
 
@@ -52,11 +53,11 @@ class StoredSequences:
         another shape."""
         shape = len(self.labels), len(self.info["classes"])
         return np.stack([read_logits(self.folder, (name, frame), shape)
-                         for frame in range(self.sequences.frames[name])], axis=1)
+                         for frame in range(self.frame_counts[name])], axis=1)
 
     def values(self, name: str) -> np.ndarray:
         """The scores of the sequences of a perturbation, as `values_of_sequences` gives them."""
-        return values_of_sequences(self.logits(name), self.labels, name, self.sequences.difficulty, self.temperature)
+        return values_of_sequences(self.logits(name), self.labels, name, self.difficulty, self.temperature)
 
 
 def open_sequences(run: Run, block: Block, temperature: float | None) -> StoredSequences:
@@ -66,17 +67,17 @@ def open_sequences(run: Run, block: Block, temperature: float | None) -> StoredS
         sequences = stored_sequences(info)
         if sequences is None:
             raise ValueError("it names no perturbations")
-        frames = {name: sequences.frames[name] for name in sorted(sequences.frames, key=ORDER.index)}
+        frame_counts = {name: sequences.frames[name] for name in sorted(sequences.frames, key=ALL.index)}
     except ValueError as error:
         raise DamagedFile(f"{folder / 'set.json'} is damaged ({error})") from None
-    return StoredSequences(folder, info, labels, Sequences(frames, sequences.difficulty), temperature)
+    return StoredSequences(folder, info, labels, frame_counts, sequences.difficulty, temperature)
 
 
-def temperatures_of(sequences: pd.DataFrame, block: Block) -> dict[int, float]:
-    """{position of a run: its temperature} of a block, as far as scores.csv has it. sequences: of
+def temperatures_of(scores: pd.DataFrame, block: Block) -> dict[int, float]:
+    """{position of a run: its temperature} of a block, as far as scores.csv has it. scores: of
     `scores.sequences_as_table`."""
-    of_block = in_block(sequences, block)
-    rows = of_block[(of_block["corruption"] == CLEAN) & (of_block["metric"] == TEMPERATURE) & (of_block["value"] > 0)]
+    rows = in_block(scores, block)
+    rows = rows[(rows["corruption"] == CLEAN) & (rows["metric"] == TEMPERATURE) & (rows["value"] > 0)]
     return dict(zip(rows["run"], rows["value"], strict=True))
 
 
@@ -86,23 +87,19 @@ def values_of_sequences(logits: np.ndarray, labels: np.ndarray, name: str, diffi
 
     logits: float32 (N, frames, K). labels: int64 (N,). difficulty: of the set. temperature: None where it is not known;
     then columns of this method are NaN. `total_variation_unflipped` is NaN where every frame has flipped."""
-    count, frames, classes = logits.shape
-    predictions = logits.argmax(-1)
-    comparison = {"against_first": is_noise(name), "difficulty": difficulty}
-    columns = {
-        (RAW, "accuracy"): (predictions == labels[:, None]).mean(1),
-        (RAW, "flip_probability"): metrics.flips(predictions, **comparison),
-        (RAW, "top2_distance"): metrics.topk_distances(logits, min(TOP, classes), **comparison),
-    }
+    columns: dict[tuple[str, str], np.ndarray] = {}
     for method, divisor in ((RAW, 1.0), (TEMPERATURE, temperature)):
         if divisor is None:
             continue
-        probs = metrics.softmax(logits.reshape(-1, classes).astype(np.float64) / divisor).reshape(logits.shape)
-        columns[method, "total_variation"] = metrics.total_variations(probs, **comparison)
-        columns[method, "total_variation_unflipped"] = metrics.total_variations(
-            probs, **comparison, unflipped_only=True)
-        columns[method, "confidence_change"] = metrics.confidence_changes(probs, **comparison)
-    absent = np.full(count, np.nan)
+        scaled = logits.reshape(-1, logits.shape[-1]).astype(np.float64) / divisor
+        probs = metrics.softmax(scaled).reshape(logits.shape)
+        scores = moves_by_sequence(probs, name, difficulty)
+        if method == RAW:
+            predictions = probs.argmax(-1)
+            scores["accuracy"] = (predictions == labels[:, None]).mean(1)
+            scores |= decisions_by_sequence(predictions, logits, name, difficulty)
+        columns |= {(method, metric): values for metric, values in scores.items()}
+    absent = np.full(len(logits), np.nan)
     return np.stack([columns.get(column, absent) for column in MEASURED], axis=1)
 
 
@@ -132,16 +129,16 @@ class BlockSequences:
     notes: list[Note] = field(default_factory=list)
 
 
-def read_block(block: Block, runs: Sequence[Run], sequences: pd.DataFrame, sets: Iterable[Path],
+def read_block(block: Block, runs: Sequence[Run], scores: pd.DataFrame, sets: Iterable[Path],
                constant: set[int]) -> BlockSequences:
-    """Read the predictions of a block's runs. sequences: of `scores.sequences_as_table`; sets: folders of built sets to
+    """Read the predictions of a block's runs. scores: of `scores.sequences_as_table`; sets: folders of built sets to
     prefer to those that the predictions name; constant: positions of runs that predict one class, which have no
     curve."""
-    predictions = BlockSequences(is_demo=block.dataset == "demo")
-    temperatures = temperatures_of(sequences, block)
+    result = BlockSequences(is_demo=block.dataset == "demo")
+    temperatures = temperatures_of(scores, block)
     problems = []
     curves_of_row: dict[Row, list[dict[str, np.ndarray]]] = {}
-    for index in tqdm(runs_in_block(sequences, block), desc=f"sequences of {plain(block.name)}", unit=" runs",
+    for index in tqdm(runs_in_block(scores, block), desc=f"sequences of {plain(block.name)}", unit=" runs",
                       disable=None):
         try:
             stored = open_sequences(runs[index], block, temperatures.get(index))
@@ -149,21 +146,30 @@ def read_block(block: Block, runs: Sequence[Run], sequences: pd.DataFrame, sets:
         except READ_ERRORS as error:
             problems.append((runs[index], error))
             continue
-        predictions.folder = find_set(block, sets) or Path(stored.info["folder"])
-        predictions.is_demo |= stored.info.get("demo") is True
-        predictions.stored[index] = stored
+        result.folder = find_set(block, sets) or Path(stored.info["folder"])
+        result.is_demo |= stored.info.get("demo") is True
+        result.stored[index] = stored
         if index not in constant:
             curves_of_row.setdefault(runs[index].row, []).append(curves)
-    predictions.notes += [run.unusable_predictions(block, error, predictions.folder) for run, error in problems]
-    shown = [row for row in curves_of_row if row.loss in COMPARED_LOSSES]
-    for key, row in named_pairs(shown).items():
-        of_seeds = curves_of_row[row]
-        predictions.curves[key] = {name: np.stack([of_seed[name] for of_seed in of_seeds]) for name in of_seeds[0]
-                             if all(len(of_seed.get(name, ())) == len(of_seeds[0][name]) for of_seed in of_seeds)}
-    return predictions
+    result.notes += [run.unusable_predictions(block, error, result.folder) for run, error in problems]
+    compared_rows = [row for row in curves_of_row if row.loss in COMPARED_LOSSES]
+    for key, row in named_pairs(compared_rows).items():
+        result.curves[key] = curves_of_seeds(curves_of_row[row])
+    return result
+
+
+def curves_of_seeds(curves: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """{perturbation: float64 (seeds, frames - 1)} from the curves of every seed. A perturbation that one seed lacks, or
+    has with another number of frames, has no curve."""
+    stacked = {}
+    for name in curves[0]:
+        values = [curves_of_seed[name] for curves_of_seed in curves if name in curves_of_seed]
+        if len(values) == len(curves) and len(set(map(len, values))) == 1:
+            stacked[name] = np.stack(values)
+    return stacked
 
 
 def curves_of_run(stored: StoredSequences) -> Iterator[tuple[str, np.ndarray]]:
     """(perturbation, of `flips_by_distance`) of one run."""
-    for name in stored.sequences.frames:
+    for name in stored.frame_counts:
         yield name, flips_by_distance(stored.logits(name).argmax(-1), is_noise(name))

@@ -91,6 +91,7 @@ NOT_COMPARED_IN_FIRST_RELEASE = {
 # have in common.
 OPEN_SET_PLACES: dict[str, Any] = {"pools": ("test",), "scorings": SCORINGS, "set": (), "keep_snapshots": False}
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}  # an option's value -> Fabric's name for it, which files hold
+METHOD = "softmax"  # in scores.csv: how probabilities are computed from logits; sets of sequences have one more
 DATA = "training data"  # compared like a setting: a digest of the ids and labels of training and validation images
 
 
@@ -311,11 +312,10 @@ def is_scored(folder: Path, built_set: Path, precision: str = "32") -> bool:
         if (folder / SCORES_FILE).stat().st_mtime_ns < (folder / BEST_CHECKPOINT).stat().st_mtime_ns:
             return False
         images, set_version = manifest["made_with"]["images"], manifest["set_version"]
-        # A set of perturbation sequences has no pooled scores; its last rows are the means.
-        place = "mean" if "kind" in manifest["made_with"] else "pooled"
+        places = ("pooled", "mean")  # a set of perturbation sequences has no pooled scores; its last rows are the means
         for row in read_rows(folder / SCORES_FILE):
             of_this_set = row["set"] == built_set.resolve().name and row["set_version"] == set_version
-            is_image_count = (row["method"], row["corruption"], row["metric"]) == ("softmax", place, "n")
+            is_image_count = (row["method"], row["metric"]) == (METHOD, "n") and row["corruption"] in places
             if of_this_set and is_image_count and float(row["value"]) == images and has_precision(row, precision):
                 return True
     except (OSError, ValueError, TypeError, KeyError, csv.Error, UserError):

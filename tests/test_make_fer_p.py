@@ -11,6 +11,9 @@ import make_fer_p
 import perturbations
 from building import worker
 from building.built_set import open_set
+from building.layout import MOST_FRAMES
+from building.manifest import set_version
+from building.options import rebuild_command, sequence_command
 from building.verification import verify
 from datasets import load_split, parse_options
 from datasets.drawn import layouts
@@ -193,6 +196,54 @@ def test_manifests_that_make_no_sense(sequences, tmp_path, change):
         open_set(tmp_path / "x")
 
 
+@pytest.mark.parametrize("change, words", [
+    ({"source": "\x1b[2J"}, "made_with.source is unknown"), ({"resolution": 0}, "made_with.resolution is out of range"),
+    ({"constants": {"translate": {"count": 42, "middle": 1, "step": 1}}}, "made_with.constants.translate.count"),
+    ({"difficulty": 3, "constants": {"gaussian_noise": {"count": 31, "sd": [.02]}}}, "no value for this difficulty")])
+def test_hostile_manifests_with_a_set_version_that_fits(sequences, tmp_path, change, words):
+    manifest = json.loads((sequences / "manifest.json").read_text())
+    manifest["made_with"] |= change
+    manifest["set_version"] = set_version(manifest["made_with"])
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DamagedFile, match=words):
+        open_set(tmp_path)
+
+
+def test_no_published_sequence_is_longer_than_allowed():
+    longest = max(table[name]["count"] for table in (*perturbations.IMAGENET_P.values(), perturbations.RAFDB_P)
+                  for name in table)
+    assert MOST_FRAMES == longest == 41
+
+
+def test_commands_of_foreign_settings_are_one_printable_line(sequences):
+    """`options` of a manifest may hold any text. Before, it reached the terminal as it is."""
+    made_with = open_set(sequences).made_with | {"options": {"train": "1\x1b]0;title\x07\n2"}}
+    for text in (rebuild_command(sequences, made_with), sequence_command(sequences, made_with, 48)):
+        assert text.isprintable() and "--data" in text and "\\x1b" in text
+
+
+@pytest.mark.parametrize("border, words", [("margin", "enlarged to 36 pixels"), ("reflect", "")])
+def test_faces_that_a_margin_cuts_are_said(sequence_args, tmp_path, capsys, border, words):
+    make_fer_p.main(sequence_args(out=tmp_path / "x", border=border, perturbations=("translate",)))
+    out = capsys.readouterr().out
+    assert words in out and ("a face that fills its picture is cut" in out) == (border == "margin")
+
+
+def test_the_script_of_a_set_does_not_follow_from_its_name(sequences, built, tmp_path):
+    """`--out data/mine` has sequences, too; before, its name told the script."""
+    for source, name, script in ((sequences, "mine", "make_fer_p.py"), (built, "mine-P", "make_fer_c.py")):
+        (tmp_path / name).mkdir()
+        manifest = json.loads((source / "manifest.json").read_text())
+        manifest["made_with"]["size"] = 3
+        (tmp_path / name / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(DamagedFile, match=f"build the set again with {script}"):
+            open_set(tmp_path / name)
+        (tmp_path / f"{name}2.partial").mkdir()
+        (tmp_path / f"{name}2.partial" / "build.json").write_text(json.dumps(manifest["made_with"]))
+        with pytest.raises(UserError, match=f"build is not finished .* {script} --dataset demo"):
+            open_set(tmp_path / f"{name}2")
+
+
 def test_a_changed_frame_is_noticed(sequences, tmp_path):
     shutil.copytree(sequences, tmp_path / "x")
     data = open_set(tmp_path / "x")
@@ -205,7 +256,13 @@ def test_a_changed_frame_is_noticed(sequences, tmp_path):
 
 def test_strips_and_estimate(sequences, sequence_args, tmp_path, capsys):
     make_fer_p.main(sequence_args(out=sequences, strip=tmp_path / "strips.png"))
-    assert cv2.imread(str(tmp_path / "strips.png")).shape == (len(NAMES) * SIZE, 5 * SIZE, 3)
+    drawn = cv2.imread(str(tmp_path / "strips.png"))[:, :, ::-1]
+    assert drawn.shape == (len(NAMES) * SIZE, 5 * SIZE, 3)
+    data = open_set(sequences)
+    top = SIZE * data.corruptions.index("translate")
+    for place, number in enumerate((0, 4, 8, 12, 15)):  # of 16 frames
+        picture = drawn[top:top + SIZE, place * SIZE:(place + 1) * SIZE]
+        assert np.array_equal(picture, data.pixels(0, "translate", number))
     make_fer_p.main(sequence_args(out=tmp_path / "x", dry_run=True))
     forms = len(open_set(sequences).cells)
     assert f"3 images x {forms} forms, about " in capsys.readouterr().out and not (tmp_path / "x").exists()

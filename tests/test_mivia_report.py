@@ -55,8 +55,15 @@ def example(mivia, tmp_path_factory):
 # ---- words
 
 def test_texts_on_sets_of_fer_c_stay_as_they_are():
-    assert cells.for_sets(captions.LEGEND, {FER_C}) is captions.LEGEND
-    assert cells.for_sets(captions.LEGEND, set()) is captions.LEGEND
+    for suites in ({FER_C}, set()):
+        text = cells.for_sets(f"{captions.LEGEND} {ranking.LEGEND}", suites)
+        assert "mean over the 85 cells (17 corruptions at 5 severities), accuracy" in text and "[" not in text
+        assert "in the 70 cells without brightness,\ncontrast and snow, whose soft labels" in text
+
+
+def test_a_set_without_contradicted_corruptions_has_all_cells():
+    assert cells.words_left_out(["fog", "pixelate"]) == "" and cells.words_left_out(["snow"]) == "snow"
+    assert cells.left_in_words({("fog", "pixelate")}) == "the 10 cells (2 corruptions at 5 severities)"
 
 
 def test_texts_on_other_sets_have_their_numbers():

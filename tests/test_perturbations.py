@@ -21,7 +21,7 @@ import perturbations
 import reference
 from perturbations import (
     BORDERS, EXTRA, PERTURBATIONS, TEST_SET, constants, frames, is_noise, number_of_frames, side_with_margin,
-    source_resolution, strip, tilt_matrix)
+    source_resolution, tilt_matrix)
 from support.errors import UserError
 
 ALL = [(preset, name) for preset, names in PERTURBATIONS.items() for name in names]
@@ -569,15 +569,6 @@ def test_refuses_meaningless_arguments():
         frames(image, "snow", rng, border="wrap")
     with pytest.raises(ValueError, match="at least 18 pixels"):
         frames(image[:17, :17], "snow", rng, border="margin")
-
-
-def test_strip_shows_five_frames():
-    image = photo(32)
-    drawn = strip(image, "translate", stream(), border="zero")
-    made = sequence(image, "translate", border="zero")
-    assert drawn.shape == (32, 5 * 32 + 16, 3)
-    for place, index in enumerate((0, 10, 20, 30, 40)):
-        assert np.array_equal(drawn[:, 36 * place:36 * place + 32], made[index])
 
 
 def test_benchmark_prints_a_table(capsys):

@@ -24,7 +24,8 @@ from reporting import corruption_errors, rank_stability, ranking, references
 from reporting.candidates import CLEAN, Candidate, Group, candidate_of_card, candidates_of_runs, name_apart
 from reporting.card_files import find_cards
 from reporting.comparison import Comparison, page_data
-from reporting.corruption_errors import Baseline, errors_of_model, interval_of
+from reporting.bootstrap import interval_of
+from reporting.corruption_errors import Baseline, errors_of_model
 from reporting.csv_tables import write_frame
 from reporting.rank_stability import kendall_tau, rank_intervals
 from reporting.runs import read_runs

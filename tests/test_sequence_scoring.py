@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,15 +23,17 @@ import metrics
 import perturbations
 from building import forms
 from building.built_set import open_set
-from datasets import load_split, parse_options
+from datasets import affectnet, load_split, parse_options
 from datasets.images import read_image
 from evaluation import benchmark, cards, inference, predictions, validation
 from evaluation.export_ids import export_ids
+from evaluation.matching import USUAL_CROP, match
 from evaluation.model_options import ModelOptions
 from evaluation.predictions import all_cells, cell_name, predictions_file, read_array, stored_cells, stored_sequences
 from evaluation.scores_file import read_scores
 from evaluation.scoring_options import CardOptions, ClassOptions
-from evaluation.sequence_scores import SEQUENCE_METRICS, Temperature, score_sequences, stability_of
+from evaluation.trained_run import read_trained_run
+from evaluation.sequence_scores import SEQUENCE_METRICS, Temperature, places_of_rankings, score_sequences, stability_of
 from models.resnet import ResNet18
 from support import run_folder
 from support.errors import DamagedFile, UserError
@@ -194,6 +198,31 @@ def test_c2_from_logits_to_scores(build_sequences, tmp_path, monkeypatch):
     value = values_of(score_logits(built, folder, tmp_path, monkeypatch))
     assert value["brightness", "top2_distance"] == pytest.approx(1.666667, abs=1e-6)
     assert value["gaussian_noise", "top2_distance"] == pytest.approx(2.333333, abs=1e-6)
+
+
+def test_the_distance_of_other_numbers_of_places(build_sequences, tmp_path, monkeypatch, capsys):
+    """C2 with k = 3, as metrics.topk_distances has it, behind the distance that every run has."""
+    built = set_with_frames(build_sequences, monkeypatch, tmp_path / "Demo-P", 4)
+    scores = np.concatenate([C2, np.full((4, 1), -9)], axis=1)
+    folder = write_logits(tmp_path / "logits", built, lambda cell: np.tile(
+        scores[0 if cell is None else cell[1]], (IMAGES, 1)))
+    before = score_logits(built, folder, tmp_path, monkeypatch)
+    rows = score_logits(built, folder, tmp_path, monkeypatch, top_k=3, card=CardOptions(tmp_path / "card.json"))
+    assert [row for row in rows if row["metric"] != "top3_distance"] == before
+    value = values_of(rows)
+    for name, noise in (("brightness", False), ("gaussian_noise", True)):
+        expected = metrics.topk_distances(scores[None], 3, noise).item()
+        assert value[name, "top3_distance"] == pytest.approx(expected) and expected > 0
+    order = [row["metric"] for row in rows if row["corruption"] == "mean"]
+    assert order.index("top3_distance") == order.index("top2_distance") + 1
+    card = cards.read_card(tmp_path / "card.json")
+    assert card.score("mean", "top3_distance") == pytest.approx(value["mean", "top3_distance"])
+    assert places_of_rankings(2) == places_of_rankings(None) == (2,) and places_of_rankings(1) == (1, 2)
+    monkeypatch.setattr(predictions, "prepare_blocks", None)  # refused before anything is computed
+    with pytest.raises(UserError, match="--top-k 9: of .*Demo-P only 8 classes are ranked"):
+        score_logits(built, folder, tmp_path, monkeypatch, top_k=9)
+    with pytest.raises(UserError, match="top-k"):
+        score_logits(built, folder, tmp_path, monkeypatch, top_k=0)
 
 
 def test_a_constant_model_is_told_apart(sequences, tmp_path, monkeypatch, capsys):
@@ -361,6 +390,7 @@ def test_a_temperature_has_the_lowest_nll():
 @pytest.mark.parametrize("logits,labels,message", [
     (np.eye(3), [0, 1, 2], "every label has the highest logit"), (np.eye(3), [1, 2, 0], "tell nothing of the labels"),
     (np.ones((3, 4)), [0, 1, 2], "equal"), (np.eye(3), [0, 1], "must be"), (np.eye(3), [0, 1, 3], "labels must be"),
+    (1e9 * np.array([[1, 0, 0], [0, 1, 0], [1.001, 1, 0]]), [0, 1, 1], "is above 1e\\+06"),
     (np.eye(3), [0., 1, 2], "must be"), (np.full((2, 2), np.nan), [0, 1], "NaN"), (np.zeros((0, 3)), [], "must be")])
 def test_no_temperature(logits, labels, message):
     with pytest.raises(ValueError, match=message):
@@ -399,6 +429,65 @@ def test_stored_validation_logits_are_used_and_damaged_ones_made_again(run, sequ
     np.save(folder / "validation.npy", stored[::-1])  # whole, but other values
     score(run, sequences)
     assert asked and contents(run) == before
+
+
+def test_stored_labels_of_no_class_are_read_again(run, sequences, monkeypatch, capsys):
+    """With digests that fit them. Before, there was no temperature, and the labels stayed."""
+    monkeypatch.setattr(metrics, "fit_temperature", checked_fit)
+    before, folder = contents(run), run / "predictions"
+    labels = np.load(folder / "validation_labels.npy")
+    labels[0] = 8
+    np.save(folder / "validation_labels.npy", labels)
+    info = json.loads((folder / "validation.json").read_text())
+    info["digests"][1] = predictions.digest(labels)
+    (folder / "validation.json").write_text(json.dumps(info))
+    score(run, sequences)
+    assert contents(run) == before
+    assert "validation_labels.npy is damaged (it holds labels of no class)" in capsys.readouterr().out
+
+
+def checked_fit(logits, labels, fit=metrics.fit_temperature):
+    """Temperature 2.5 where the arguments are valid."""
+    try:
+        fit(logits, labels)
+    except metrics.NoTemperature:
+        pass
+    return 2.5
+
+
+def test_an_error_of_the_code_is_no_missing_temperature(run, sequences, monkeypatch):
+    def fit(logits, labels):
+        raise ValueError("logits must be (N, K)")
+
+    monkeypatch.setattr(metrics, "fit_temperature", fit)
+    with pytest.raises(ValueError, match="must be"):
+        score(run, sequences)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_file_that_cannot_be_written_ends_all_processes(run, monkeypatch, rank):
+    """Process 0 has an error; the others get it by the broadcast, where they would wait for ever."""
+    error = UserError("validation.npy: no space left")
+    reached = []
+
+    class Connection:
+        global_rank, device = rank, None
+
+        def barrier(self):
+            reached.append("barrier")
+
+        def broadcast(self, value):
+            assert rank or value is error
+            return error
+
+    def fitted(*_):
+        raise error
+
+    monkeypatch.setattr(validation, "open_network", lambda *_: None)
+    monkeypatch.setattr(validation, "fitted_temperature", fitted)
+    with pytest.raises(UserError, match="no space left"):
+        validation.temperature_of_run(SimpleNamespace(image_size=SIZE), None, None, Connection(), None)
+    assert reached
 
 
 @pytest.mark.slow
@@ -537,6 +626,8 @@ def test_set_json_says_what_the_set_has(scored, sequences):
     3, [], {}, {"frames": {}, "difficulty": 1}, {"frames": {"../x": 3}, "difficulty": 1},
     {"frames": {"zoom_blur": 10**9}, "difficulty": 1}, {"frames": {"zoom_blur": 3.5}, "difficulty": 1},
     {"frames": {"zoom_blur": True}, "difficulty": 1}, {"frames": {"zoom_blur": 5}, "difficulty": 4},
+    {"frames": {"zoom_blur": 42}, "difficulty": 1}, {"frames": {"glass_blur": 9}, "difficulty": 1},
+    {"frames": {"zoom_blur": 9, "p_scale": 9}, "difficulty": 1},
     {"frames": {"zoom_blur": 2}, "difficulty": 2}, {"frames": ["zoom_blur"], "difficulty": 1},
     {"frames": {"zoom_blur": 5}, "difficulty": None}, {"frames": {"zoom_blur": 5}}])
 def test_a_hostile_entry_of_set_json_is_refused(entry):
@@ -551,6 +642,19 @@ def test_a_hostile_set_json_is_replaced(run, sequences, half):
     path.write_text(json.dumps(info | {"sequences": {"frames": {"../../x": 10**9}, "difficulty": 1}}))
     score(run, sequences)
     assert contents(run) == before
+
+
+def test_corruptions_and_perturbations_are_not_of_one_set(scored, tmp_path):
+    """Each of the two rows could be there alone."""
+    text = (scored[0] / "scores.csv").read_text()
+    row = next(line for line in text.splitlines() if ",translate,,accuracy," in line)
+    path = tmp_path / "scores.csv"
+    for place in ("contrast,3", "pooled,"):
+        path.write_text(text + row.replace("translate,", place).replace("accuracy", "nll") + "\n")
+        with pytest.raises(DamagedFile, match="Demo-P has corruptions and perturbations"):
+            read_scores(path)
+    path.write_text(text + row.replace("Demo-P", "Demo-C").replace("translate,", "contrast,3") + "\n")
+    assert len(read_scores(path)) == len(text.splitlines())
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -606,7 +710,11 @@ def change_at(*path):
     change_at("sequences", "scores", "softmax", "clean", {}), change_at("sequences", "scores", "vote", {}),
     change_at("sequences", "scores", "softmax", "translate", "flip_probability", 1.5),
     change_at("sequences", "scores", "temperature", "clean", "temperature", 0),
-    change_at("standard_errors", {}), change_at("sequences", "scores", "softmax", "p_scale", {}),
+    change_at("sequences", "scores", "softmax", "translate", "top101_distance", 1),
+    change_at("sequences", "scores", "softmax", "translate", "top3_distance", -1),
+    change_at("sequences", "scores", "temperature", "clean", "temperature", 2e6),
+    change_at("sequences", "frames", "translate", 42), change_at("standard_errors", {}),
+    change_at("sequences", "scores", "softmax", "p_scale", {}),
     change_at("scores", "places", "pooled", {}), change_at("method", "temperature"),
     change_at("sequences", "frames", "p_scale", 30), lambda data: data["sequences"]["scores"].pop("softmax"),
     lambda data: data["sequences"].pop("frames")])
@@ -744,6 +852,31 @@ def test_sequences_are_the_same_in_both_protocols(run, sequences, half):
     args = json.loads((run / "args.json").read_text())
     (run / "args.json").write_text(json.dumps(args | {"protocol": "released"}))
     assert "protocol" not in score(run, sequences)[0]["notes"]
+
+
+@pytest.mark.parametrize("of_run, of_set", [("legacy", None), (None, "legacy"), ("legacy", "xywh")])
+def test_faces_cut_otherwise_are_refused_with_the_command(run, of_run, of_set):
+    """AffectNet of --protocol released has crop=legacy, and its sets of sequences have it only where --data says so."""
+    args = json.loads((run / "args.json").read_text())
+    data = [f"crop={of_run}"] if of_run else []
+    (run / "args.json").write_text(json.dumps(args | {"dataset": "affectnet", "protocol": "released", "data": data}))
+    trained = read_trained_run(run)
+    made_with = {"dataset": "affectnet", "size": SIZE, "protocol": "paper", "limit": None, "seed": 0,
+                 "options": {"crop": of_set} if of_set else {}, "preset": "imagenet-p", "constants": {"snow": {}},
+                 "resolution": 32, "difficulty": 1, "border": "reflect", "source": "aligned", "kind": "sequences"}
+    built = SimpleNamespace(made_with=made_with, has_sequences=True, folder=Path("data/AffectNet-P"),
+                            classes=trained.classes)
+    crops = of_run or "xywh", of_set or "xywh"
+    with pytest.raises(UserError, match="faces cut with crop {}, .* has {}:".format(*crops)) as error:
+        match(trained, built, force=False)
+    assert f"--data crop={crops[0]}" in str(error.value) and "--protocol" not in str(error.value)
+    (note,) = match(trained, built, force=True).notes
+    assert note == "forced: faces cut with crop {} in training, with crop {} in the set".format(*crops)
+    made_with["options"] = {"crop": crops[0]}
+    assert match(trained, built, force=False).notes == []
+    made_with |= {"dataset": "ferplus", "options": {}}  # another data set has no such option
+    assert match(trained, built, force=False).notes == []
+    assert signature(affectnet.load_several).parameters["crop"].default == USUAL_CROP
 
 
 def test_another_image_size_is_refused_with_the_command(run, sequences):

@@ -20,13 +20,13 @@ from evaluation.cards import Card, Extras, ModelOfCard, SetOfCard, make_card, wr
 from evaluation.class_matching import same_classes
 from evaluation.model_facts import ModelFacts
 from evaluation.predictions import made_from, predictions_file, write_array, write_origin
-from evaluation.sequence_scores import Temperature, score_sequences
+from evaluation.sequence_scores import TEMPERATURE, Temperature, score_sequences
 from perturbations import is_noise
 from reporting import sequence_plots, stability
 from reporting.candidates import Candidate, Group
-from reporting.runs import read_runs
-from reporting.scores import RAW, TEMPERATURE, blocks_of, sequences_as_table
-from reporting.sequence_bootstrap import mean_over_perturbations, replicates, resample_block
+from reporting.runs import read_runs, read_scores
+from reporting.scores import RAW, blocks_of, sequences_as_table
+from reporting.sequence_bootstrap import replicates, resample_block
 from reporting.sequence_models import MEAN, SequenceBaseline, SequenceModel, models_of_runs, rate_of
 from reporting.stored_sequences import MEASURED, flips_by_distance, open_sequences, read_block, temperatures_of
 from support.errors import UserError
@@ -179,7 +179,7 @@ def test_the_set_as_it_is_has_the_scores_of_scores_csv(stored):
     for index, values in resampled.values.items():
         expected = rows_of(runs[index].folder)
         assert resampled.perturbations[index] == NAMES
-        for place, of_place in zip((*NAMES, MEAN), (*values[0], mean_over_perturbations(values)[0]), strict=True):
+        for place, of_place in zip((*NAMES, MEAN), (*values[0], metrics.mean_of_known(values, 1)[0]), strict=True):
             for (method, metric), value in zip(MEASURED, of_place, strict=True):
                 assert value == pytest.approx(expected[method, place, metric], abs=1e-9), (place, method, metric)
 
@@ -206,7 +206,7 @@ def test_resamples_against_repeating_images(stored):
 
 def test_a_sequence_whose_frames_all_flip_is_left_out_of_its_mean():
     values = np.array([[[0.5, np.nan], [0.1, np.nan]], [[np.nan, 1.0], [0.3, 3.0]]])
-    assert mean_over_perturbations(values) == pytest.approx(np.array([[0.3, np.nan], [0.3, 2.0]]), nan_ok=True)
+    assert metrics.mean_of_known(values, 1) == pytest.approx(np.array([[0.3, np.nan], [0.3, 2.0]]), nan_ok=True)
 
 
 @pytest.mark.slow
@@ -311,7 +311,8 @@ def test_one_constant_seed_puts_a_row_apart_and_its_pair_out_of_the_differences(
     shutil.copytree(example[0] / "baseline-maxent+mbls-1", copy / "baseline-maxent+mbls-1")
     make_run(copy, demo, "baseline", "ce", 1, constant=True)
     text = " ".join(run_report(copy).split())
-    assert "baseline, CE: 1 of 2 seeds always predicts one class (1)." in text
+    assert ("baseline, CE: 1 of 2 seeds predicts one class everywhere (seed 1); the numbers are means over all seeds."
+            in text)
     assert "baseline, seed 1: not among the differences in stability, because a model predicts one class only" in text
     assert {line["seeds"] for line in csv_of(copy, "flicker")} == {"0"}
 
@@ -409,6 +410,13 @@ def test_the_card_of_a_run_of_the_report_is_not_listed_twice(copy, demo, tmp_pat
     assert "the same" not in text.split("Missing:")[0] and "which is listed as a run" in text
 
 
+def test_weights_in_a_damaged_set_json_may_be_anything(copy):
+    """Before, a list ended in TypeError."""
+    path = copy / BASELINE / "predictions" / "Demo-P" / "set.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"weights": [1, {}]}))
+    assert "baseline, CE" in run_report(copy)
+
+
 def test_a_baseline_without_sequences_is_named(copy, example, tmp_path):
     with pytest.raises(UserError, match="neither a card nor the folder"):
         run_report(copy, baseline=tmp_path)
@@ -417,7 +425,73 @@ def test_a_baseline_without_sequences_is_named(copy, example, tmp_path):
     assert f"--baseline {copy / BASELINE}: no model of this report was scored on the same images" in text
 
 
+@pytest.mark.parametrize("k", [3])
+def test_a_column_for_other_numbers_of_places(copy, demo, k):
+    """Behind top-2, before mFR; the other run has none."""
+    folder = copy / BASELINE
+    out = folder / "predictions" / "Demo-P"
+    (folder / "scores.csv").unlink()
+    write_rows(folder / "scores.csv", score_sequences(demo, out, None, temperature=Temperature(1.9), top_k=k))
+    run_report(copy, html=copy.parent / "page.html", baseline=folder)
+    text = (copy / "report" / "stability.md").read_text()
+    heads = [cell.strip() for cell in next(line for line in text.splitlines() if "| acc." in line).split("|")]
+    assert heads[3:8] == ["acc.", "flips", "top-2", f"top-{k}", "mFR"]
+    cells = {line.split("|")[2].strip(): [cell.strip() for cell in line.split("|")] for line in text.splitlines()
+             if "| baseline, " in line}
+    value = rows_of(folder)[RAW, MEAN, f"top{k}_distance"]
+    assert cells["baseline, CE"][6] == f"{value:.2f}" and cells["baseline, MaxEnt+MbLS"][6] == "—"
+    (line,) = [line for line in csv_of(copy, "stability") if line["metric"] == f"top{k}_distance"
+               and line["perturbation"] == MEAN and line["method"] == RAW]
+    assert float(line["mean"]) == pytest.approx(value)
+    (one,) = page_data(copy.parent / "page.html")["sequences"]
+    assert [measure["label"] for measure in one["measures"]][2:4] == ["top-2", f"top-{k}"]
+
+
+def test_the_legend_speaks_of_sequences_only(example):
+    for name in ("stability.md", "perturbations.md", "flicker.md", "tables.md", "all.tex"):
+        text = (example[0] / "report" / name).read_text()
+        assert "Stability: over sequences of frames" in text and "over seeds; bold" in text.replace("\n", " ")
+        assert "85 cells" not in text and "reliability diagrams" not in text and "[all_cells" not in text
+
+
 # ---- what is missing, damaged or hostile
+
+@pytest.mark.parametrize("is_lost, words, lost_means", [
+    (lambda row: row["corruption"] == "translate",
+     "has means of other perturbations than are there: accuracy, nll, ece, flip_probability,",
+     {"ece", "top2_distance"}),
+    (lambda row: (row["corruption"], row["metric"]) == ("translate", "flip_probability"),
+     "lacks scores of single perturbations: flip_probability", {"flip_probability"}),
+    (lambda row: (row["corruption"], row["metric"]) == (MEAN, "top2_distance"), "lacks means: top2_distance", set()),
+    (lambda row: (row["corruption"], row["metric"]) == ("translate", "total_variation_unflipped"), "", set()),
+])
+def test_lost_perturbations_and_means_are_named(copy, demo, is_lost, words, lost_means):
+    """A mean that is not over the perturbations that are there is left out; before, nothing was said."""
+    if not words:  # a perturbation whose frames all flip has none, and the mean is over the others
+        rows = rows_of(copy / BASELINE)
+        others = {method: [rows[method, name, "total_variation_unflipped"] for name in NAMES if name != "translate"]
+                  for method in (RAW, TEMPERATURE)}
+        change_scores(copy / BASELINE, lambda row: row | (
+            {"value": repr(float(np.mean(others[row["method"]])))}
+            if (row["corruption"], row["metric"]) == (MEAN, "total_variation_unflipped") else {}))
+    change_scores(copy / BASELINE, lambda row: None if is_lost(row) else row)
+    scores, problems = read_scores(copy / BASELINE / "scores.csv")
+    assert [words in problem and "Demo-P" in problem for problem in problems] == ([True] if words else [])
+    means = set(scores.loc[scores["corruption"] == MEAN, "metric"])
+    assert not means & lost_means and "distinct_predictions" in means and "n" in means
+
+
+def test_a_baseline_whose_scores_lack_a_perturbation_has_no_intervals(copy, example):
+    """Its predictions have all of them. Before, this ended in IndexError."""
+    shutil.copytree(example[0] / "SCN-ce-0", copy / "SCN-ce-0")
+    change_scores(copy / BASELINE, lambda row: None if row["corruption"] == "translate" else row)
+    for folder in (copy / "baseline-maxent+mbls-0", copy / "SCN-ce-0"):
+        change_scores(folder, lambda row: None if row["corruption"] == "translate" else row)
+    text = run_report(copy, baseline=copy / BASELINE)
+    rates = [line for line in csv_of(copy, "stability") if line["metric"] == "flip_rate"]
+    assert rates and all(line["low"] == "" for line in rates)
+    assert "The baseline is baseline, CE, seed 0" in " ".join(text.split())
+
 
 def damage_values(copy):
     change_scores(copy / BASELINE, lambda row: row | (
@@ -468,8 +542,9 @@ def lose_set(copy):
 @pytest.mark.parametrize("damage, words", mostly_slow([
     (damage_values, "2 rows of its scores.csv hold no usable score"),
     (damage_names, "rows of its scores.csv hold no usable score"),
-    (damage_sequences, "is damaged (its entry `sequences` names no perturbations)"),
-    (damage_corruptions, "is damaged ("), (damage_kind, "it names no perturbations"),
+    (damage_sequences, "is damaged (its entry `sequences` does not name perturbations of one preset)"),
+    (damage_corruptions, "is damaged (its entry `sequences` does not name perturbations of one preset)"),
+    (damage_kind, "it names no perturbations"),
     (damage_logits, "its shape is (3, 2), not (16, 8)"), (lose_frame, "predictions on Demo-P"),
     (lose_predictions, "predictions on Demo-P"), (lose_set, "no intervals of sequences"),
 ], fast=(2, 5)))
@@ -566,6 +641,22 @@ def test_hostile_names_are_only_text(demo, tmp_path):
     (one,) = page_data(tmp_path / "page.html")["sequences"]
     assert one["lines"][0]["model"].startswith(name)
     assert "<img" not in (tmp_path / "runs" / "report" / "stability.tex").read_text()
+
+
+def test_the_page_of_sequences_has_no_empty_sections(browser, example, copy):  # noqa: F811
+    """Before, it began with an empty ranking, an empty table of scores and 'No evaluated run yet.'"""
+    page = Page(browser, example[0].parent / "page.html")
+    assert page.run("return [...document.querySelectorAll('main > section')].map(x => x.id)") == [
+        "stability", "runs", "downloads", "missing"]
+    assert page.texts("nav a") == ["Stability", "Runs", "Downloads", "Missing"]
+    assert page.run("return document.querySelector('a.skip').getAttribute('href')") == "#stability"
+    assert page.texts("a.skip") == ["Skip to the section Stability"] and "scores.csv" not in page.texts("#files button")
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    for run in copy.iterdir():  # nothing is scored: the sections say so
+        (run / "scores.csv").unlink()
+    run_report(copy, html=copy.parent / "page.html")
+    page = Page(browser, copy.parent / "page.html")
+    assert page.texts("#ranking-table") == ["Nothing to rank yet."] and page.texts("a.skip") == ["Skip to the ranking"]
 
 
 @pytest.mark.slow

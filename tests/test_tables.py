@@ -25,6 +25,7 @@ from reporting.rows import Block
 from reporting.runs import read_runs
 from reporting.scores import scores_as_table
 from reporting.captions import DEMO, LEGEND
+from reporting.cells import for_sets
 from reporting.printing import spell_entry, spell_number
 from reporting.tables import PAPER, Entry, Grid, GridLine, Section, mark_best, name_blocks, spell_loss
 from support.errors import UserError
@@ -245,7 +246,7 @@ def test_overall_is_the_mean_of_the_row(copy):
 def test_captions_say_what_the_numbers_stand_for(example):
     text = (example[0] / "report" / "table1.md").read_text(encoding="utf-8")
     assert "Protocol paper, 224 px, 2 seeds (a raised number: that many seeds, where there are fewer)." in text
-    assert LEGEND in text
+    assert for_sets(LEGEND, ()) in text
     assert f"- RAF-DB-C: trained on rafdb, N = {N} images, set_version aaaa1111; ECE floor: clean " in text
     tex = (example[0] / "report" / "table1.tex").read_text(encoding="utf-8")
     assert f"N = {N} images, set\\_version aaaa1111; ECE floor: clean " in tex and "2 seeds" in tex
@@ -258,7 +259,7 @@ def test_terminal_and_file_say_the_same(example):
     assert text.endswith(f"tables: {runs}/report\nfigures: {runs}/report/figures\n")
     for name in [*PAPER, "calibration"]:
         part = (runs / "report" / f"{name}.md").read_text(encoding="utf-8")
-        assert part.split(LEGEND)[0].rstrip("\n") in whole
+        assert part.split(for_sets(LEGEND, ()))[0].rstrip("\n") in whole
 
 
 def test_terminal_is_narrow_and_has_every_number(copy, capsys):

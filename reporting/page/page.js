@@ -99,6 +99,22 @@ function save(name, text) {
   setTimeout(() => URL.revokeObjectURL(url), 10000);
 }
 
+/* ---- sections that have nothing to show */
+/* Sections on corrupted images are left out where the page has others, for example of perturbation sequences only.
+   Where nothing at all was scored they stay, and say so. */
+function removeEmptySections() {
+  const others = SEQUENCES.length > 0 || document.getElementById("open-set") !== null;
+  const empty = [...(DATA.rankings.length || !others ? [] : ["ranking"]),
+    ...(DATA.blocks.length || !others ? [] : ["scores", "explorer", "reliability"])];
+  for (const name of empty) {
+    $(name).remove();
+    document.querySelector(`nav a[href="#${name}"]`).remove();
+  }
+  const first = document.querySelector("main > section"), skip = document.querySelector("a.skip");
+  skip.setAttribute("href", `#${first.id}`);
+  if (empty.includes("ranking")) skip.textContent = `Skip to the section ${first.querySelector("h2").textContent.split(":")[0]}`;
+}
+
 /* ---- heading, and what is missing */
 function drawHeading() {
   const ofRuns = [...DATA.blocks.map(blockName), ...SEQUENCES.map(setName)], ofCards = DATA.rankings.map(({set}) => set);
@@ -122,6 +138,7 @@ const RANKED_COLUMNS = [
   ["brier", "Brier score", "brier"]];
 
 function drawRanking() {
+  if (!$("ranking")) return;
   if (!DATA.rankings.length) {
     $("ranking").querySelector(".stability").remove();
     $("ranking-table").textContent = "Nothing to rank yet.";
@@ -231,6 +248,7 @@ function drawRanks(ranking) {
 
 /* ---- scores */
 function drawScores() {
+  if (!$("scores")) return;
   const data = DATA.rows.map(withChanges);
   const hasSettings = data.some(entry => entry.settings), hasNotes = data.some(entry => entry.notes);
   const hasNoise = data.some(entry => entry.noise);
@@ -318,8 +336,9 @@ function drawScores() {
     });
   }
   const suites = [...new Set(DATA.blocks.map(block => corruptionsOf(block).length))];
+  const corruptions = suites[0] ?? DATA.corruptions.length;
   $("all-cells").textContent = suites.length > 1 ? "all cells, each corruption at 5 severities" :
-    `the ${5 * (suites[0] ?? 17)} cells, ${suites[0] ?? 17} corruptions at 5 severities`;
+    `the ${5 * corruptions} cells, ${corruptions} corruptions at 5 severities`;
   drawFloors();
 }
 
@@ -384,6 +403,7 @@ const corruptionsOf = block => block.corruptions ?? DATA.corruptions;
 const placesOf = block => block.places ?? DATA.places;
 
 function drawExplorer() {
+  if (!$("explorer")) return;
   if (!DATA.blocks.length) {
     $("explorer").querySelector(".explorer").replaceChildren("No evaluated run yet.");
     return;
@@ -583,14 +603,16 @@ function drawDifferences(entry) {
     const text = `${signed(measure, difference)} ${ends}`;
     return low > 0 || high < 0 ? make("td", {class: "number"}, make("strong", {}, text)) : number(text);
   };
+  const measures = entry.measures.filter(({key}) => entry.differences.some(({numbers}) => key in numbers));
   $("differences").replaceChildren(...rows(
-    [th("algorithm"), ...entry.measures.map(measure => th(name(measure), {class: "number"})), th("seeds", {class: "number"})],
+    [th("algorithm"), ...measures.map(measure => th(name(measure), {class: "number"})), th("seeds", {class: "number"})],
     entry.differences.map(one => row(rowHead(one.name + (one.block ? ` (${one.block})` : "")),
-      ...entry.measures.map(measure => cell(measure, one.numbers[measure.key])), number(one.seeds)))));
+      ...measures.map(measure => cell(measure, one.numbers[measure.key])), number(one.seeds)))));
 }
 
 /* ---- reliability */
 function drawReliability() {
+  if (!$("reliability")) return;
   const blocks = DATA.blocks.filter(block => block.reliability.length), losses = Object.entries(DATA.losses);
   if (!blocks.length) {
     $("reliability").querySelector(".reliability").replaceChildren("No predictions to draw from.");
@@ -720,11 +742,12 @@ function allScores() {
 function drawDownloads() {
   const button = (name, text, title = name) =>
     make("button", {type: "button", onclick: () => save(name, text())}, title);
-  $("files").append(...Object.entries(DATA.tables).map(([name, text]) => button(name, () => text)),
-    button("scores.csv", allScores, "scores.csv: every score of every run"));
+  $("files").append(...Object.entries(DATA.tables).map(([name, text]) => button(name, () => text)));
+  if (DATA.blocks.length) $("files").append(button("scores.csv", allScores, "scores.csv: every score of every run"));
 }
 
 Chart.defaults.font.family = getComputedStyle(document.body).fontFamily;
+removeEmptySections();
 drawHeading();
 drawRanking();
 drawScores();
