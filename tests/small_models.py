@@ -27,8 +27,10 @@ class Means(nn.Module):
         return x.float().mean((2, 3)) @ self.weight.T
 
 
-def write_onnx(path, shape=("N", 3, 32, 32), dtype="float32", softmax=False, metadata=None, weights=WEIGHTS):
-    """As ONNX; of layout nhwc where the last side of the shape is 1 or 3."""
+def write_onnx(path, shape=("N", 3, 32, 32), dtype="float32", softmax=False, metadata=None, weights=WEIGHTS,
+               one_by_one=False):
+    """As ONNX; of layout nhwc where the last side of the shape is 1 or 3. one_by_one: an operation names a batch of
+    one, whatever the shape says."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -41,6 +43,7 @@ def write_onnx(path, shape=("N", 3, 32, 32), dtype="float32", softmax=False, met
         nodes.append(helper.make_node("Transpose", [last], ["nchw"], perm=[0, 3, 1, 2]))
         last = "nchw"
     nodes += [helper.make_node("GlobalAveragePool", [last], ["pooled"]),
+              helper.make_node("Reshape", ["pooled", "one"], ["flat"]) if one_by_one else
               helper.make_node("Flatten", ["pooled"], ["flat"]),
               helper.make_node("Gemm", ["flat", "weights"], ["logits"], transB=1)]
     if softmax:
@@ -50,7 +53,8 @@ def write_onnx(path, shape=("N", 3, 32, 32), dtype="float32", softmax=False, met
     output = "probabilities" if softmax else "logits"
     graph = helper.make_graph(nodes, "means", [helper.make_tensor_value_info("images", kind, list(shape))],
                               [helper.make_tensor_value_info(output, TensorProto.FLOAT, [shape[0], len(weights)])],
-                              [numpy_helper.from_array(weights, "weights")])
+                              [numpy_helper.from_array(weights, "weights"),
+                               numpy_helper.from_array(np.array([1, channels]), "one")][:1 + one_by_one])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     for key, value in (metadata or {}).items():
         entry = model.metadata_props.add()
