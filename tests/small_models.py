@@ -63,8 +63,10 @@ def write_onnx(path, shape=("N", 3, 32, 32), dtype="float32", softmax=False, met
     return path
 
 
-def write_tflite(path, size=32, channels=3, softmax=False, quantised=None, flatten=False, weights=WEIGHTS):
-    """As TensorFlow Lite. quantised: (scale, zero point) of a uint8 input that the file itself turns into floats.
+def write_tflite(path, size=32, channels=3, softmax=False, quantised=None, flatten=False, weights=WEIGHTS,
+                 quantised_output=None):
+    """As TensorFlow Lite. quantised: (scale, zero point) of a uint8 input that the file itself turns into floats; of an
+    int8 one where the zero point is negative. quantised_output: of an int8 output.
     flatten: the same means by the layers Flatten and Dense, which take any batch and no other size."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
@@ -99,7 +101,10 @@ def write_tflite(path, size=32, channels=3, softmax=False, quantised=None, flatt
 
     kinds, codes_of, options_of = schema.TensorType, schema.BuiltinOperator, schema.BuiltinOptions
     shape = [1, size, size, channels]
-    first = last = tensor("images", shape, kinds.UINT8 if quantised else kinds.FLOAT32, quantisation=quantised)
+    kind = kinds.FLOAT32
+    if quantised:
+        kind = kinds.INT8 if quantised[1] < 0 else kinds.UINT8
+    first = last = tensor("images", shape, kind, quantisation=quantised)
     if quantised:
         last = tensor("floats", shape)
         operator(codes_of.DEQUANTIZE, [first], [last], options_of.DequantizeOptions, schema.DequantizeOptionsT())
@@ -119,6 +124,9 @@ def write_tflite(path, size=32, channels=3, softmax=False, quantised=None, flatt
         options.beta = 1.0
         logits, last = last, tensor("probabilities", [1, len(weights)])
         operator(codes_of.SOFTMAX, [logits], [last], options_of.SoftmaxOptions, options)
+    if quantised_output:
+        floats, last = last, tensor("bytes", [1, len(weights)], kinds.INT8, quantisation=quantised_output)
+        operator(codes_of.QUANTIZE, [floats], [last], options_of.QuantizeOptions, schema.QuantizeOptionsT())
     graph = schema.SubGraphT()
     graph.tensors, graph.operators, graph.inputs, graph.outputs = tensors, operators, [first], [last]
     model = schema.ModelT()

@@ -207,6 +207,14 @@ def user_folder(tmp_path):
             subprocess.Popen(["sleep", "300"])
             open("started", "w").close()
             time.sleep(300)
+        def slow():
+            import time
+            def predict(images):
+                if len(images) > 1:
+                    open("started", "a").write("x")
+                    time.sleep(300 if os.path.getsize("started") > 2 else 0)
+                return make()(images)
+            return predict
         number = 3
         """))
     return folder
@@ -255,7 +263,7 @@ def test_functions_in_files_take_floats(demo, user_folder):
     ("needs", "network:needs: it cannot be called so (missing a required argument: 'path'); a function without "
               "arguments, or with an argument checkpoint, is needed"),
     ("nothing", "network:nothing: network has no nothing; it has make, floats, crash, crash_later, pair, leave, die, "
-                "needs, wait"),
+                "needs, wait, slow"),
 ])
 def test_what_is_said_about_a_users_function(demo, user_folder, function, message):
     with pytest.raises(UserError) as caught, opened(demo, user_folder, function):
@@ -318,6 +326,24 @@ def test_the_users_process_ends_with_ours(built, user_folder, start, number):
         assert wait_until(lambda: len(processes_of(user_folder)) <= 1)
         for process in processes_of(user_folder):
             os.kill(process, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_an_interrupted_scoring_of_a_users_function_goes_on(built, user_folder, start, tmp_path, monkeypatch):
+    """Ctrl-C while batches are computed: no process is left, and nothing half-written looks finished."""
+    monkeypatch.setenv("FERC_RUNS", str(tmp_path / "runs"))
+    command = [sys.executable, str(ROOT / "evaluate.py"), "--model", "network:slow", "--trust-code", "--set",
+               str(built), "--classes", NAMES, "--no-check", "--batch-size", "100", "--workers", "1"]
+    ours = start(command, cwd=user_folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert wait_until(lambda: (user_folder / "started").exists() and (user_folder / "started").stat().st_size > 2)
+    time.sleep(1)
+    ours.send_signal(signal.SIGINT)
+    assert ours.wait(60) == 130
+    assert ours.stderr.read().endswith("interrupted; start the same command again\n")
+    assert wait_until(lambda: not processes_of(user_folder))
+    files = [path.name for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+    assert "model.json" in files and "scores.csv" not in files and not any(name.endswith(".tmp") for name in files)
+    assert not list((tmp_path / "runs").rglob("cards")) and not list((tmp_path / "runs").rglob("clean.npy"))
 
 
 # ---- from Python

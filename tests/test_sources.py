@@ -285,6 +285,18 @@ def test_quantised_inputs_say_their_range(demo, tmp_path, scale, zero, images):
     assert np.abs(logits - wanted).max() <= 3 * scale
 
 
+def test_signed_bytes_in_and_out(demo, tmp_path):
+    file = tflite_file(tmp_path / "net.tflite", quantised=(1 / 255, -128), quantised_output=(1 / 32, 5))
+    logits, model = logits_of(demo, file, classes=NAMES)
+    assert model.facts.input.range == "0..1"
+    assert np.abs(logits - expected(demo[1].numpy() / 255)).max() <= 0.6 / 32 + 0.01
+    assert np.allclose(logits * 32, np.round(logits * 32))
+    file = tflite_file(tmp_path / "net.tflite", quantised=(1 / 128, -1), quantised_output=(1 / 256, -128), softmax=True)
+    assert message_of(demo, file, classes=NAMES).startswith("net gives numbers from 0 to 1 whose sum is 1: add ")
+    logits, model = logits_of(demo, file, classes=NAMES, output="probabilities")
+    assert model.facts.input.range == "-1..1" and np.abs(np.exp(logits).sum(1) - 1).max() < 0.03
+
+
 def test_damaged_tflite_files(demo, tmp_path):
     file = tflite_file(tmp_path / "net.tflite")
     for content in (b"", b"hello world", file.read_bytes()[:200]):
