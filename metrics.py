@@ -21,7 +21,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq
 
 BINS = 15
 EDGE_SLACK = 1e-7  # float32 keeps 0.2 as 0.200000003: what lies this little above an edge belongs to the bin below
@@ -390,6 +389,8 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
                          f"{labels.shape}")
     if not ((labels >= 0) & (labels < logits.shape[1])).all():
         raise ValueError("labels must be in 0..K-1")
+    from scipy.optimize import brentq  # it takes a quarter of a second, for which a training need not wait
+
     centred = logits - logits.mean(1, keepdims=True)
     spread = np.sqrt((centred ** 2).mean())
     if not spread > 0:

@@ -1,7 +1,7 @@
 """How well the check of the input finds mistakes, and how often it warns without one.
 
   python -m benchmarks.input_check                             Demo-C: draws faces, trains for a minute
-  python -m benchmarks.input_check --faces FOLDER              besides, colour faces in a folder for each class
+  python -m benchmarks.input_check --faces FOLDER              besides, colour faces in FOLDER/train/CLASS/
 
 Four networks are trained on faces of 48 pixels: two sound ones (a small convolutional network, and one with twice the
 channels), a weak one (one epoch), and a collapsed one (nine tenths of its training images are called by one name).
@@ -52,8 +52,8 @@ MODELS = {"sound": (24, 12, 1.0), "sound, wide": (48, 12, 1.0), "weak": (24, 1, 
 @dataclass
 class Args:
     faces: Path | None = None
-    """a folder with a folder of colour pictures for each class, as `--dataset folders` reads them, or with train/ and
-    test/ above those"""
+    """a folder with train/, and val/ where there is one, each with a folder of colour pictures for each class, as
+    `--dataset folders` reads it"""
     demo: bool = True  # the text is that of --no-demo
     """do not use the demo's drawn faces"""
     resamples: int = 300

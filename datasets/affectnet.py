@@ -24,6 +24,7 @@ Within this module the images of a split are a table with the columns name (the 
 path, expression, valence, arousal and, from the old lists, `BOX`. `datasets.load_split` calls `load`; the options are
 in `OPTIONS`.
 """
+import contextlib
 import hashlib
 import os
 import re
@@ -123,12 +124,13 @@ def load_several(root: Path, splits: Sequence[str], classes: str = "8", crop: st
     if layout:
         _refuse_unknown("layout", layout, ("old", "2021"))
     num_classes = int(classes)
-    official: dict[str, tuple[pd.DataFrame, dict[str, Any], bool]] = {}  # by its list, which train and val share
+    # By its list, which train and val share.
+    official: dict[str, tuple[pd.DataFrame, dict[str, Any], bool, frozenset[str]]] = {}
     loaded = []
     for split in splits:
         if LISTS[split] not in official:
             official[LISTS[split]] = _official_images(root, split, num_classes, layout)
-        table, notes, is_old = official[LISTS[split]]
+        table, notes, is_old, sources = official[LISTS[split]]
         notes = dict(notes)
         if split != "test":
             is_val = hold_out(table["expression"], num_classes)
@@ -137,14 +139,14 @@ def load_several(root: Path, splits: Sequence[str], classes: str = "8", crop: st
             table = _with_corners(table, crop, notes)  # after val is drawn, so that both crops hold out the same images
         names = table["name"]
         columns = table.drop(columns="name").reset_index(drop=True)
-        loaded.append(Split(make_frame(id=_ids(names), **columns), None, CLASSES[:num_classes], notes))
+        loaded.append(Split(make_frame(id=_ids(names), **columns), None, CLASSES[:num_classes], notes, sources))
     return loaded
 
 
 def _official_images(root: Path, split: str, num_classes: int,
-                     layout: str) -> tuple[pd.DataFrame, dict[str, Any], bool]:
-    """The usable images of the list that a split belongs to, the notes, and whether it is the old release. layout: the
-    option, "" where it was not given."""
+                     layout: str) -> tuple[pd.DataFrame, dict[str, Any], bool, frozenset[str]]:
+    """The usable images of the list that a split belongs to, the notes, whether it is the old release, and the sources
+    (`Split.sources`). layout: the option, "" where it was not given."""
     notes: dict[str, Any] = {}
     is_old = _release(root, layout, notes) == "old"
     if is_old:
@@ -152,10 +154,26 @@ def _official_images(root: Path, split: str, num_classes: int,
     else:
         table = _annotated_images(root, FOLDERS[split], notes)
     table = _with_expression(table, num_classes, notes)
+    sources = _sources(root, split, is_old, table)
     table = _on_disk(root, table, notes)
     if is_old:
         table = _with_box_in_picture(root, LISTS[split], table, notes)
-    return table, notes, is_old
+    return table, notes, is_old, sources
+
+
+def _sources(root: Path, split: str, is_old: bool, table: pd.DataFrame) -> frozenset[str]:
+    """The sources of a list (`Split.sources`). table: its rows, pictures that are not on disk included."""
+    places = [*IMAGE_PLACES, *(f"{place}/{name}" for place in LIST_PLACES for name in set(LISTS.values()))]
+    places += ["train_set", "val_set"]
+    if not is_old:
+        places += [f"{FOLDERS[split]}/{part}" for part in ("annotations", "images")]
+    folders = {path.rpartition("/")[0] for path in table["path"].tolist()}
+    base = os.path.abspath(root)
+    sources = {f"{base}/{place}" for place in places} | {f"{base}/{folder}" for folder in folders}
+    for place in IMAGE_PLACES if is_old else ():  # sizes of pictures are read anew when any folder has changed
+        with contextlib.suppress(OSError), os.scandir(f"{base}/{place}") as entries:
+            sources |= {entry.path for entry in entries if entry.is_dir()}
+    return frozenset(sources)
 
 
 def _refuse_unknown(option: str, value: Any, known: Sequence[str]) -> None:

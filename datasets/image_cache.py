@@ -35,6 +35,7 @@ from support.files import read_json, write_text
 
 BLOCK = 32  # pictures with one hash: 4.6 MiB at 224 pixels, hashed in 4 ms
 FORMAT = 1  # of <key>.blocks.json
+MANY = 20_000  # pictures; the states of so many files are read by compiled code
 TEMPORARY = re.compile(r"\.?([0-9a-f]{32})\..*\.tmp")  # files that a killed process may leave; the group is the key
 
 Shape = tuple[int, int, int, int]
@@ -306,6 +307,20 @@ def cache_key(paths: Sequence[PathLike], boxes: np.ndarray, size: int) -> str:
     """The key of a cache: 32 hexadecimal digits that depend on the size, the boxes, and each picture's path, number
     of bytes and time of change. Raises UserError for a picture that is missing."""
     key = hashlib.sha256(repr(size).encode() + np.ascontiguousarray(boxes, np.float64).tobytes())
+    for part in _lines_of_states(paths):
+        key.update(part)
+    return key.hexdigest()[:32]
+
+
+def _lines_of_states(paths: Sequence[PathLike]) -> Sequence[bytes | memoryview]:
+    """For each file the line "<path>\\0<number of bytes>\\0<time of change in nanoseconds>\\n"; all of them are in
+    order, in one part or several. Raises UserError where a file is missing."""
+    if len(paths) >= MANY:
+        from datasets.file_states import lines_of_states  # it imports numba
+
+        parts = lines_of_states([os.fspath(path) for path in paths])
+        if parts is not None:
+            return parts
     lines = []
     for path in paths:
         try:
@@ -313,8 +328,7 @@ def cache_key(paths: Sequence[PathLike], boxes: np.ndarray, size: int) -> str:
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
         lines.append(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\n")
-    key.update(os.fsencode("".join(lines)))
-    return key.hexdigest()[:32]
+    return [os.fsencode("".join(lines))]
 
 
 @contextmanager

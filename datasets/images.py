@@ -67,6 +67,10 @@ def inside_all(root: str | os.PathLike, paths: Iterable[str]) -> list[str]:
     """`inside` for the paths of a whole split, as text: half a million `Path` objects take seconds to make."""
     base = os.path.normpath(root)
     start = "" if base == "." else base.rstrip("/") + "/"
+    paths = list(paths)
+    parts = "/".join(["", *paths, ""])
+    if "//" not in parts and "/." not in parts:
+        return [start + path for path in paths]  # all are plain, which is the usual case
     full = []
     for path in paths:
         is_plain = path and not path.startswith(("/", ".")) and "/." not in path and "//" not in path

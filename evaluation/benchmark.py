@@ -28,6 +28,7 @@ import importlib.util
 import inspect
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -48,6 +49,39 @@ DTYPES = ("uint8", "float32", "int64")
 OF_ARRAYS = ("keras", "tensorflow", "tf_keras", "jax", "flax", "sklearn")  # packages whose objects take NumPy arrays
 SECONDS_TO_END = 5  # that a process gets to end by itself
 PR_SET_PDEATHSIG = 1  # of prctl(2)
+# The command that support/start.py advises, which nobody types here; its second group is the interpreter.
+ADVICE = re.compile(r"(use the project's|then): '?((?<=')[^']+|[^' ]+)'? .*--model=caller:.*")
+
+
+# What `benchmark` takes, as evaluate.py does; a test compares the words.
+WORDS = {"output": ("logits", "probabilities"), "missing_classes": ("drop", "keep"),
+         "overlap": ("none", "some", "all", "unknown")}
+FLAGS = ("on_the_fly", "verify", "no_check")
+
+
+def is_whole_number(value: Any) -> bool:
+    """Whether a value is a whole number of Python or NumPy."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def is_path(value: Any) -> bool:
+    """Whether a value names a file or a folder."""
+    if not isinstance(value, str | os.PathLike):
+        return False
+    path = os.fspath(value)
+    return isinstance(path, str) and path != "" and "\0" not in path
+
+
+# keyword of `benchmark` -> (what it is, whether a value is that)
+KEYWORDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("output", "name", "missing_classes", "training_data", "overlap", "licence", "link"),
+                    ("a text", lambda value: isinstance(value, str))),
+    "input": ("a text such as 'size=64,colour=grey,range=-1..1'", lambda value: isinstance(value, str)),
+    **dict.fromkeys(("limit", "batch_size", "workers", "top_k"), ("a whole number", is_whole_number)),
+    **dict.fromkeys(FLAGS, ("True or False", lambda value: isinstance(value, bool | np.bool_))),
+    **dict.fromkeys(("card", "python"), ("the path of a file", is_path)),
+    "out": ("the path of a folder", is_path),
+}
 
 
 class BenchmarkError(Exception):
@@ -148,7 +182,11 @@ class Predictor:
     def __init__(self, model: Any, device: str | None = None) -> None:
         """device: of a torch module and its images; None: that of its parameters."""
         if not callable(model):
-            raise WrongOutput(f"the model is of type {type(model).__name__}, which cannot be called with images")
+            advice = "; evaluate.py --model takes names and files" if isinstance(model, str | os.PathLike) else ""
+            raise WrongOutput(f"the model is of type {type(model).__name__}, which cannot be called with images"
+                              f"{advice}")
+        if inspect.isclass(model):
+            raise WrongOutput(f"the model is the class {model.__name__}, not an object of it")
         self.model = model
         self.torch = sys.modules.get("torch")
         self.is_module = self.torch is not None and isinstance(model, self.torch.nn.Module)
@@ -237,28 +275,40 @@ def hash_of(state: dict[str, bytes]) -> str:
 
 def as_outputs(outputs: Any, count: int) -> np.ndarray:
     """What a model has returned for `count` images as an array, float32 or int64. Raises WrongOutput for all else."""
+    array = array_of(outputs)
+    if array.dtype.kind not in "fiub":
+        raise WrongOutput(f"the model returns {type(outputs).__name__} of {array.dtype}, not one array of outputs "
+                          f"(N, classes)")
+    if array.ndim == 0 or len(array) != count:
+        raise WrongOutput(f"the model returns an array of shape {array.shape} for {count} images; (N, classes) is "
+                          f"needed")
+    if array.dtype.kind != "f":
+        return array.astype(np.int64, copy=False)
+    with np.errstate(over="ignore"):
+        values = array.astype(np.float32, copy=False)
+    if values is not array and (np.isinf(values) & np.isfinite(array)).any():
+        raise WrongOutput(f"the model returns numbers up to {np.abs(array[np.isfinite(array)]).max():.3g}, which are "
+                          f"too large for float32")
+    return values
+
+
+def array_of(outputs: Any) -> np.ndarray:
+    """What a model has returned, as an array of its own type. Raises WrongOutput where it is no single array."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(outputs, torch.Tensor):
         outputs = outputs.detach().cpu()
-        array = (outputs.float() if outputs.is_floating_point() else outputs.long()).numpy()
-    elif isinstance(outputs, dict | tuple | str | bytes) or outputs is None:
+        if outputs.dtype == torch.bfloat16:  # which NumPy has not
+            outputs = outputs.float()
+        return outputs.numpy()
+    if isinstance(outputs, dict | tuple | str | bytes) or outputs is None:
         length = f" of {len(outputs)}" if isinstance(outputs, dict | tuple) else ""
         kind = "nothing (None)" if outputs is None else f"a {type(outputs).__name__}{length}"
         raise WrongOutput(f"the model returns {kind}, not one array of outputs (N, classes); let it return the logits "
                           f"alone")
-    else:
-        try:
-            array = np.asarray(outputs)
-        except ValueError as error:
-            raise WrongOutput(f"what the model returns is no array of outputs (N, classes): {error}") from None
-        if array.dtype.kind not in "fiub":
-            raise WrongOutput(f"the model returns {type(outputs).__name__} of {array.dtype}, not one array of outputs "
-                              f"(N, classes)")
-        array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64, copy=False)
-    if array.ndim == 0 or len(array) != count:
-        raise WrongOutput(f"the model returns an array of shape {array.shape} for {count} images; (N, classes) is "
-                          f"needed")
-    return array
+    try:
+        return np.asarray(outputs)
+    except ValueError as error:
+        raise WrongOutput(f"what the model returns is no array of outputs (N, classes): {error}") from None
 
 
 # ---- from Python: evaluate.py in a process of its own, the model in this one
@@ -278,33 +328,94 @@ def benchmark(model: Any, sets: Any, *, input: str | None = None, output: str | 
     for the model's predictions and scores, or `card`, a file, is given. python: the interpreter that has the packages
     of this project (default: that of its .venv, else the one that runs this).
 
-    Raises BenchmarkError with the error that evaluate.py printed where something is wrong on this project's side. An
-    exception of the model arrives as it is."""
-    folders = [sets] if isinstance(sets, str | os.PathLike) else list(sets)
-    stated = {"input": input, "output": output, "classes": as_text(classes), "limit": limit, "batch_size": batch_size,
-              "name": name or name_of(model), "workers": workers, "missing_classes": missing_classes,
-              "top_k": top_k, "card": card and os.fspath(card), "training_data": training_data, "overlap": overlap,
-              "licence": licence, "link": link}
-    words = ["--set", *(os.fspath(folder) for folder in folders)]
+    Raises BenchmarkError where a keyword makes no sense, and where something is wrong with a set or an option, with
+    the error that evaluate.py printed. An exception of the model arrives as it is."""
+    options = {"input": input, "output": output, "name": name, "limit": limit, "batch_size": batch_size,
+               "workers": workers, "missing_classes": missing_classes, "top_k": top_k, "card": card,
+               "training_data": training_data, "overlap": overlap, "licence": licence, "link": link}
+    flags = {"on_the_fly": on_the_fly, "verify": verify, "no_check": no_check}
+    check_keywords(options | flags | {"out": out, "python": python})
+    if out is not None and os.path.exists(out) and not os.path.isdir(out):
+        raise BenchmarkError(f"out is the path of a folder, and {os.fspath(out)} is none")
+    stated = options | {"classes": as_text(classes), "name": name or name_of(model)}
+    words = ["--set", *folders_of(sets)]
     for option, value in stated.items():
         if value is not None:
-            words.append(f"--{option.replace('_', '-')}={value}")
+            words.append(f"--{option.replace('_', '-')}={os.fspath(value) if option == 'card' else value}")
     words += ["--on-the-fly"] * on_the_fly + ["--no-verify"] * (not verify) + ["--no-check"] * no_check
-    predictor = Predictor(model)
-    with tempfile.TemporaryDirectory(prefix="fer-c-benchmark-") as temporary, in_eval_mode(model):
-        environment = os.environ | {"TMPDIR": temporary, "FERC_RUNS": os.path.abspath(os.fspath(out or temporary))}
-        environment.pop("PYTHONSAFEPATH", None)  # the folder of evaluate.py has to be on the path of its process
-        return frame_of(rows_of(predictor, words, python or own_python(), environment, is_kept=bool(out)))
+    try:
+        predictor = Predictor(model)
+        with tempfile.TemporaryDirectory(prefix="fer-c-benchmark-") as temporary, in_eval_mode(model):
+            environment = os.environ | {"TMPDIR": temporary, "FERC_RUNS": os.path.abspath(os.fspath(out or temporary))}
+            environment.pop("PYTHONSAFEPATH", None)  # the folder of evaluate.py has to be on the path of its process
+            interpreter = own_python() if python is None else os.fspath(python)
+            return frame_of(rows_of(predictor, words, interpreter, environment, is_kept=out is not None))
+    except Exception as error:
+        hide_own_frames(error)
+        raise
 
 
-def as_text(classes: Sequence[str] | str | None) -> str | None:
-    """Names of classes as --classes takes them."""
+def hide_own_frames(error: Exception) -> None:
+    """Take the frames of this file, but for the first, out of the traceback of an error that `benchmark` catches: they
+    say nothing to the user of a model. An error of this file keeps them, unless its words are meant for the user."""
+    first = error.__traceback__
+    assert first is not None
+    ours = (benchmark.__code__.co_filename, contextlib.__file__)
+    frames = first.tb_next
+    while frames is not None and frames.tb_frame.f_code.co_filename in ours:
+        frames = frames.tb_next
+    if frames is not None or isinstance(error, BenchmarkError | WrongOutput):
+        first.tb_next = frames
+
+
+def check_keywords(values: dict[str, Any]) -> None:
+    """Raises BenchmarkError where a keyword of `benchmark` has a value of another type, or none of its words."""
+    for name, value in values.items():
+        kind, is_one = KEYWORDS[name]
+        if value is None and name not in FLAGS:
+            continue
+        if not is_one(value):
+            raise BenchmarkError(f"{name} is {kind}, not {shown(value)}")
+        if isinstance(value, str) and "\0" in value:
+            raise BenchmarkError(f"{name} holds the character of number 0")
+        if name in WORDS and value not in WORDS[name]:
+            raise BenchmarkError(f"{name} is {' or '.join(map(repr, WORDS[name]))}, not {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """A value for a message: itself where it is short, else its type."""
+    is_plain = value is None or isinstance(value, str | int | float | bytes) and len(repr(value)) <= 60
+    return repr(value) if is_plain else f"an object of type {type(value).__name__}"
+
+
+def folders_of(sets: Any) -> list[str]:
+    """The folders of built sets, from one folder or several. Raises BenchmarkError where these are none."""
+    if isinstance(sets, str | os.PathLike):
+        folders = [sets]
+    elif isinstance(sets, list | tuple):
+        folders = list(sets)
+    else:
+        raise BenchmarkError(f"sets is the folder of a built set, or a list of several, not {shown(sets)}")
+    if not folders:
+        raise BenchmarkError("sets is an empty list: name the folder of a built set, for example data/FERPlus-C")
+    for folder in folders:
+        if not is_path(folder):
+            raise BenchmarkError(f"sets: a folder of a built set is named by a text or a path, not by {shown(folder)}")
+    return [os.fspath(folder) for folder in folders]
+
+
+def as_text(classes: Any) -> str | None:
+    """Names of classes as --classes takes them. Raises BenchmarkError where they are no names in an order."""
     if classes is None or isinstance(classes, str):
         return classes
-    names = list(map(str, classes))
-    wrong = [name for name in names if "," in name]
-    if wrong:
-        raise ValueError(f"a name of a class holds a comma: {wrong[0]!r}")
+    if isinstance(classes, dict | set | frozenset | bytes) or not hasattr(classes, "__iter__"):
+        raise BenchmarkError(f"classes is a list of names in the order of the model's outputs, not {shown(classes)}")
+    names = list(classes)
+    for name in names:
+        if not isinstance(name, str) or "\0" in name:
+            raise BenchmarkError(f"classes: the name of a class is a text, not {shown(name)}")
+        if "," in name:
+            raise BenchmarkError(f"a name of a class holds a comma: {name!r}")
     return ",".join(names)
 
 
@@ -343,11 +454,13 @@ def rows_of(predictor: Predictor, words: list[str], python: str, environment: di
     from_child, to_parent = os.pipe()
     from_parent, to_child = os.pipe()
     command = [python, os.path.join(ROOT, "evaluate.py"), f"--model=caller:{from_parent},{to_parent}", *words]
-    with open(from_child, "rb") as source, open(to_child, "wb") as target:
+    with open(from_child, "rb") as source, opened_for_writing(to_child) as target:
         try:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                        stderr=subprocess.STDOUT, env=environment, start_new_session=True,
                                        pass_fds=(from_parent, to_parent), text=True, errors="replace")
+        except OSError as error:
+            raise BenchmarkError(f"the interpreter {python} cannot be started ({error.strerror})") from None
         finally:
             os.close(from_parent)
             os.close(to_parent)
@@ -364,11 +477,20 @@ def rows_of(predictor: Predictor, words: list[str], python: str, environment: di
             printer.join()
             assert process.stdout is not None
             process.stdout.close()
-            with contextlib.suppress(BrokenPipeError):
-                target.flush()
     if header is not None and header["kind"] == "scores" and process.returncode == 0:
         return header["rows"]
-    raise BenchmarkError(message_of(printed, process.returncode))
+    raise BenchmarkError(message_of(printed, process.returncode, python))
+
+
+@contextlib.contextmanager
+def opened_for_writing(descriptor: int) -> Iterator[BinaryIO]:
+    """A pipe as a file. What has not been written when the other side ends is nobody's any more."""
+    file = open(descriptor, "wb")
+    try:
+        yield file
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            file.close()
 
 
 def relay(stream: Any, printed: list[str], is_kept: bool) -> None:
@@ -381,12 +503,16 @@ def relay(stream: Any, printed: list[str], is_kept: bool) -> None:
             print(line, end="", flush=True)
 
 
-def message_of(printed: list[str], code: int) -> str:
-    """The error of evaluate.py, from what it has printed."""
+def message_of(printed: list[str], code: int, python: str) -> str:
+    """The error of evaluate.py, from what it has printed. python: the interpreter that has run it."""
     for number, line in enumerate(printed):
         if line.startswith("error: "):
-            return "\n".join([line.removeprefix("error: "), *printed[number + 1:]])
-    return "\n".join([f"evaluate.py ended with exit code {code}", *printed[-20:]])
+            return "\n".join([ADVICE.sub(r"\1: benchmark(..., python='\2')", line.removeprefix("error: ")),
+                              *printed[number + 1:]])
+    reason = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+    if not printed:
+        reason += f", and {python} has printed nothing: does it have the packages of this project?"
+    return "\n".join([f"evaluate.py ended {reason}", *printed[-20:]])
 
 
 def frame_of(rows: list[dict[str, Any]]) -> Any:

@@ -407,7 +407,15 @@ def write_card(path: Path, card: Card) -> None:
 
 
 def refuse_other_file(path: Path) -> None:
-    """Raises UserError where --card names a file that is there and is no card: it would be lost."""
+    """Raises UserError where --card names a file that is there and is no card: it would be lost. Also where nothing
+    can be written there, as far as that can be known before hours of scoring."""
+    folder = Path(os.path.abspath(path)).parent
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UserError(f"--card {path}: {folder} is no folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"--card {path}: this user may not write into {folder}; give another place")
     if not path.exists():
         return
     try:

@@ -73,8 +73,9 @@ class InputFormat:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 example = "0.5" if self.channels == 1 else "0.5,0.5,0.5"
-                raise UserError(f"--input: {name} has {len(values)} numbers and colour={self.colour} has "
-                                f"{self.channels} channels; write for example {name}={example}")
+                raise UserError(f"--input: {name} has {len(values)} number{'s' * (len(values) != 1)}, and "
+                                f"colour={self.colour} needs {self.channels}, one for each channel; write for example "
+                                f"{name}={example}")
             if not all(math.isfinite(value) for value in values):
                 raise UserError(f"--input: {name} is not finite")
         if min(self.std) <= 0:

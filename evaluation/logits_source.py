@@ -160,10 +160,17 @@ class FolderReader(Reader):
         if path.stat().st_size > largest:
             raise UserError(f"{path} has {path.stat().st_size} bytes, more than predictions for {len(self.ids)} images")
         try:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+            # pandas would take a header with fewer cells than the rows for one without the first column, and it would
+            # rename a column that is there twice. So the header is read as a row.
+            rows = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
         except Exception as error:  # text of any kind can fail in any way
             raise UserError(f"{path} cannot be read as CSV ({first_line(error)})") from None
-        names = self.names_of_columns([str(name) for name in table.columns], path)
+        columns = [str(name) for name in rows.iloc[0]]
+        twice = [name for number, name in enumerate(columns) if name in columns[:number]]
+        if twice:
+            raise UserError(f"{path}: the column {twice[0][:40]!r} is there twice")
+        table = rows.iloc[1:].set_axis(columns, axis=1)
+        names = self.names_of_columns(columns, path)
         places = self.rows_in_order(table[ID].tolist(), path)
         values = np.empty((len(table), len(names)))
         for column, name in enumerate(names):
@@ -200,7 +207,8 @@ class FolderReader(Reader):
         for problem, examples in (("there twice", twice), ("not of this set", [i for i in ids if i not in wanted]),
                                   ("missing", [i for i in self.ids if i not in row_of_id])):
             if examples:
-                raise UserError(f"{path}: {len(examples)} ids are {problem}, for example "
+                ids_are = "1 id is" if len(examples) == 1 else f"{len(examples)} ids are"
+                raise UserError(f"{path}: {ids_are} {problem}, for example "
                                 f"{listed(examples[:EXAMPLES])}. The ids are those of ids.csv, one row each")
         return np.array([row_of_id[image_id] for image_id in self.ids])
 

@@ -27,8 +27,10 @@ class Means(nn.Module):
         return x.float().mean((2, 3)) @ self.weight.T
 
 
-def write_onnx(path, shape=("N", 3, 32, 32), dtype="float32", softmax=False, metadata=None, weights=WEIGHTS):
-    """As ONNX; of layout nhwc where the last side of the shape is 1 or 3."""
+def write_onnx(path, shape=("N", 3, 32, 32), dtype="float32", softmax=False, metadata=None, weights=WEIGHTS,
+               one_by_one=False):
+    """As ONNX; of layout nhwc where the last side of the shape is 1 or 3. one_by_one: an operation names a batch of
+    one, whatever the shape says."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -41,6 +43,7 @@ def write_onnx(path, shape=("N", 3, 32, 32), dtype="float32", softmax=False, met
         nodes.append(helper.make_node("Transpose", [last], ["nchw"], perm=[0, 3, 1, 2]))
         last = "nchw"
     nodes += [helper.make_node("GlobalAveragePool", [last], ["pooled"]),
+              helper.make_node("Reshape", ["pooled", "one"], ["flat"]) if one_by_one else
               helper.make_node("Flatten", ["pooled"], ["flat"]),
               helper.make_node("Gemm", ["flat", "weights"], ["logits"], transB=1)]
     if softmax:
@@ -50,7 +53,8 @@ def write_onnx(path, shape=("N", 3, 32, 32), dtype="float32", softmax=False, met
     output = "probabilities" if softmax else "logits"
     graph = helper.make_graph(nodes, "means", [helper.make_tensor_value_info("images", kind, list(shape))],
                               [helper.make_tensor_value_info(output, TensorProto.FLOAT, [shape[0], len(weights)])],
-                              [numpy_helper.from_array(weights, "weights")])
+                              [numpy_helper.from_array(weights, "weights"),
+                               numpy_helper.from_array(np.array([1, channels]), "one")][:1 + one_by_one])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     for key, value in (metadata or {}).items():
         entry = model.metadata_props.add()
@@ -59,8 +63,10 @@ def write_onnx(path, shape=("N", 3, 32, 32), dtype="float32", softmax=False, met
     return path
 
 
-def write_tflite(path, size=32, channels=3, softmax=False, quantised=None, flatten=False, weights=WEIGHTS):
-    """As TensorFlow Lite. quantised: (scale, zero point) of a uint8 input that the file itself turns into floats.
+def write_tflite(path, size=32, channels=3, softmax=False, quantised=None, flatten=False, weights=WEIGHTS,
+                 quantised_output=None):
+    """As TensorFlow Lite. quantised: (scale, zero point) of a uint8 input that the file itself turns into floats; of an
+    int8 one where the zero point is negative. quantised_output: of an int8 output.
     flatten: the same means by the layers Flatten and Dense, which take any batch and no other size."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
@@ -95,7 +101,10 @@ def write_tflite(path, size=32, channels=3, softmax=False, quantised=None, flatt
 
     kinds, codes_of, options_of = schema.TensorType, schema.BuiltinOperator, schema.BuiltinOptions
     shape = [1, size, size, channels]
-    first = last = tensor("images", shape, kinds.UINT8 if quantised else kinds.FLOAT32, quantisation=quantised)
+    kind = kinds.FLOAT32
+    if quantised:
+        kind = kinds.INT8 if quantised[1] < 0 else kinds.UINT8
+    first = last = tensor("images", shape, kind, quantisation=quantised)
     if quantised:
         last = tensor("floats", shape)
         operator(codes_of.DEQUANTIZE, [first], [last], options_of.DequantizeOptions, schema.DequantizeOptionsT())
@@ -115,6 +124,9 @@ def write_tflite(path, size=32, channels=3, softmax=False, quantised=None, flatt
         options.beta = 1.0
         logits, last = last, tensor("probabilities", [1, len(weights)])
         operator(codes_of.SOFTMAX, [logits], [last], options_of.SoftmaxOptions, options)
+    if quantised_output:
+        floats, last = last, tensor("bytes", [1, len(weights)], kinds.INT8, quantisation=quantised_output)
+        operator(codes_of.QUANTIZE, [floats], [last], options_of.QuantizeOptions, schema.QuantizeOptionsT())
     graph = schema.SubGraphT()
     graph.tensors, graph.operators, graph.inputs, graph.outputs = tensors, operators, [first], [last]
     model = schema.ModelT()

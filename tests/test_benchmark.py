@@ -2,9 +2,11 @@
 
 The users' folders hold modules named like ours, which raise where ours are imported in their place.
 """
+import inspect
 import io
 import json
 import os
+import shlex
 import signal
 import struct
 import subprocess
@@ -12,7 +14,9 @@ import sys
 import textwrap
 import threading
 import time
+import traceback
 from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -24,6 +28,7 @@ import small_models
 from building.built_set import open_set
 from evaluation import benchmark
 from evaluation.model_options import ModelOptions
+from evaluation.scoring_options import CardOptions, ClassOptions
 from evaluation.sources import opened_model
 from small_models import CLASSES, Means, expected
 from support.errors import UserError
@@ -125,20 +130,30 @@ def test_errors_of_the_model_arrive_unchanged():
         benchmark.Predictor(fails)(IMAGES)
     with pytest.raises(benchmark.WrongOutput, match="the model is of type int, which cannot be called with images"):
         benchmark.Predictor(3)
+    with pytest.raises(benchmark.WrongOutput, match="is of type str, .*; evaluate.py --model takes names and files$"):
+        benchmark.Predictor("net.onnx")
+    with pytest.raises(benchmark.WrongOutput, match="^the model is the class Means, not an object of it$"):
+        benchmark.Predictor(Means)
 
 
 @pytest.mark.parametrize("outputs, message", [
     ((np.zeros((2, 3)), 1), "returns a tuple of 2, not one array of outputs"),
     ({"logits": 1}, "returns a dict of 1, not one array of outputs"), (None, "returns nothing"), ("x", "returns a str"),
     (np.zeros((3, 4)), r"returns an array of shape \(3, 4\) for 2 images"), (1.0, r"returns an array of shape \(\)"),
-    ([object()] * 2, "returns list of object"), ([[1], [2, 3]], "is no array of outputs")])
+    ([object()] * 2, "returns list of object"), ([[1], [2, 3]], "is no array of outputs"),
+    (np.ones((2, 3), complex), "returns ndarray of complex128"),
+    (torch.ones(2, 3, dtype=torch.complex64), "returns Tensor of complex64"),
+    (np.full((2, 3), 1e300), r"returns numbers up to 1e\+300, which are too large for float32"),
+    (torch.full((2, 3), -1e300, dtype=torch.float64), r"returns numbers up to 1e\+300, which are too large")])
+@pytest.mark.filterwarnings("error")
 def test_outputs_that_are_none(outputs, message):
     with pytest.raises(benchmark.WrongOutput, match=message):
         benchmark.as_outputs(outputs, 2)
 
 
 def test_outputs_of_all_types():
-    for outputs in (torch.ones(2, 3, dtype=torch.bfloat16), np.ones((2, 3), np.float16), [[1.0] * 3] * 2):
+    for outputs in (torch.ones(2, 3, dtype=torch.bfloat16), torch.ones(2, 3).double(), np.ones((2, 3), np.float16),
+                    [[1.0] * 3] * 2, np.full((2, 3), np.inf)):
         assert benchmark.as_outputs(outputs, 2).dtype == np.float32
     assert benchmark.as_outputs(torch.ones(2, 3, dtype=torch.int32), 2).dtype == np.int64
 
@@ -192,6 +207,14 @@ def user_folder(tmp_path):
             subprocess.Popen(["sleep", "300"])
             open("started", "w").close()
             time.sleep(300)
+        def slow():
+            import time
+            def predict(images):
+                if len(images) > 1:
+                    open("started", "a").write("x")
+                    time.sleep(300 if os.path.getsize("started") > 2 else 0)
+                return make()(images)
+            return predict
         number = 3
         """))
     return folder
@@ -240,7 +263,7 @@ def test_functions_in_files_take_floats(demo, user_folder):
     ("needs", "network:needs: it cannot be called so (missing a required argument: 'path'); a function without "
               "arguments, or with an argument checkpoint, is needed"),
     ("nothing", "network:nothing: network has no nothing; it has make, floats, crash, crash_later, pair, leave, die, "
-                "needs, wait"),
+                "needs, wait, slow"),
 ])
 def test_what_is_said_about_a_users_function(demo, user_folder, function, message):
     with pytest.raises(UserError) as caught, opened(demo, user_folder, function):
@@ -303,6 +326,24 @@ def test_the_users_process_ends_with_ours(built, user_folder, start, number):
         assert wait_until(lambda: len(processes_of(user_folder)) <= 1)
         for process in processes_of(user_folder):
             os.kill(process, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_an_interrupted_scoring_of_a_users_function_goes_on(built, user_folder, start, tmp_path, monkeypatch):
+    """Ctrl-C while batches are computed: no process is left, and nothing half-written looks finished."""
+    monkeypatch.setenv("FERC_RUNS", str(tmp_path / "runs"))
+    command = [sys.executable, str(ROOT / "evaluate.py"), "--model", "network:slow", "--trust-code", "--set",
+               str(built), "--classes", NAMES, "--no-check", "--batch-size", "100", "--workers", "1"]
+    ours = start(command, cwd=user_folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert wait_until(lambda: (user_folder / "started").exists() and (user_folder / "started").stat().st_size > 2)
+    time.sleep(1)
+    ours.send_signal(signal.SIGINT)
+    assert ours.wait(60) == 130
+    assert ours.stderr.read().endswith("interrupted; start the same command again\n")
+    assert wait_until(lambda: not processes_of(user_folder))
+    files = [path.name for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+    assert "model.json" in files and "scores.csv" not in files and not any(name.endswith(".tmp") for name in files)
+    assert not list((tmp_path / "runs").rglob("cards")) and not list((tmp_path / "runs").rglob("clean.npy"))
 
 
 # ---- from Python
@@ -403,11 +444,104 @@ def test_both_processes_end(built, user_folder, start, number):
         assert "KeyboardInterrupt" in ours.stderr.read()
 
 
-def test_keywords_that_make_no_sense():
-    with pytest.raises(ValueError, match="a name of a class holds a comma: 'a,b'"):
-        benchmark.benchmark(len, "set", classes=["a,b", "c"])
-    with pytest.raises(TypeError, match="unexpected keyword"):
+@pytest.mark.parametrize("keywords, message", [
+    (dict(classes=["a,b", "c"]), "a name of a class holds a comma: 'a,b'"),
+    (dict(classes=8), "classes is a list of names in the order of the model's outputs, not 8"),
+    (dict(classes={0: "a", 1: "b"}), "classes is a list of names in the order of the model's outputs, not an object of "
+                                     "type dict"),
+    (dict(classes={"a", "b"}), "classes is a list of names in the order of the model's outputs, not an object of type "
+                               "set"),
+    (dict(classes=[0, 1]), "classes: the name of a class is a text, not 0"),
+    (dict(limit=2.5), "limit is a whole number, not 2.5"), (dict(limit=True), "limit is a whole number, not True"),
+    (dict(batch_size="many"), "batch_size is a whole number, not 'many'"),
+    (dict(workers="all"), "workers is a whole number, not 'all'"),
+    (dict(output="logit"), "output is 'logits' or 'probabilities', not 'logit'"),
+    (dict(overlap="maybe"), "overlap is 'none' or 'some' or 'all' or 'unknown', not 'maybe'"),
+    (dict(missing_classes="x"), "missing_classes is 'drop' or 'keep', not 'x'"),
+    (dict(verify="no"), "verify is True or False, not 'no'"),
+    (dict(no_check=None), "no_check is True or False, not None"),
+    (dict(input={"range": "0..1"}), "input is a text such as 'size=64,colour=grey,range=-1..1', not an object of type "
+                                    "dict"),
+    (dict(name="a\0b"), "name holds the character of number 0"), (dict(name=5), "name is a text, not 5"),
+    (dict(out=3), "out is the path of a folder, not 3"), (dict(out=""), "out is the path of a folder, not ''"),
+    (dict(out=__file__), f"out is the path of a folder, and {__file__} is none"),
+    (dict(card=b"x"), "card is the path of a file, not b'x'"),
+    (dict(sets=None), "sets is the folder of a built set, or a list of several, not None"),
+    (dict(sets=[]), "sets is an empty list: name the folder of a built set, for example data/FERPlus-C"),
+    (dict(sets=["a", 3]), "sets: a folder of a built set is named by a text or a path, not by 3"),
+])
+def test_keywords_that_make_no_sense(keywords, message):
+    with pytest.raises(benchmark.BenchmarkError) as caught:
+        benchmark.benchmark(len, **{"sets": "set", **keywords})
+    assert str(caught.value) == message
+
+
+def test_keywords_of_other_types_and_unknown_ones():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
         benchmark.benchmark(len, "set", colour="bgr")
+    benchmark.check_keywords({"limit": np.int64(2), "verify": np.bool_(True), "out": Path("x"), "card": None})
+    assert benchmark.as_text(np.array(["a", "b"])) == benchmark.as_text(("a", "b")) == "a,b"
+
+
+def test_words_of_keywords_are_those_of_the_options():
+    hints = get_type_hints(ModelOptions) | get_type_hints(ClassOptions) | get_type_hints(CardOptions)
+    for name, words in benchmark.WORDS.items():
+        choices = [hint for hint in (hints[name], *get_args(hints[name])) if get_origin(hint) is Literal]
+        assert [get_args(choice) for choice in choices] == [words]
+    keywords = set(inspect.signature(benchmark.benchmark).parameters) - {"model", "sets", "classes"}
+    assert keywords == set(benchmark.KEYWORDS)
+
+
+@pytest.mark.parametrize("python, message", [
+    ("/bin/false", "evaluate.py ended with exit code 1, and /bin/false has printed nothing: does it have the packages "
+                   "of this project?"),
+    ("/nowhere/python", "the interpreter /nowhere/python cannot be started (No such file or directory)"),
+    ("/tmp", "the interpreter /tmp cannot be started (Permission denied)")])
+def test_interpreters_that_do_not_work(python, message):
+    with pytest.raises(benchmark.BenchmarkError) as caught:
+        benchmark.benchmark(lambda images: images, "set", python=python)
+    assert str(caught.value) == message
+
+
+def test_advice_to_type_a_command_is_one_to_call_the_function():
+    for folder in ("/a/.venv", "/a b/.venv"):
+        command = shlex.join([f"{folder}/bin/python", "/a b/evaluate.py", "--model=caller:5,4", "--set", "x"])
+        line = f"error: this Python (/usr/bin/python3) has no package tyro; use the project's: {command}"
+        assert benchmark.message_of([line], 2, "python") == (
+            f"this Python (/usr/bin/python3) has no package tyro; use the project's: benchmark(..., "
+            f"python='{folder}/bin/python')")
+
+
+def frames_in(error):
+    """Names of the functions in the traceback of an error that are in benchmark.py."""
+    return [frame.name for frame in traceback.extract_tb(error.__traceback__) if frame.filename == benchmark.__file__]
+
+
+def test_tracebacks_show_the_users_code(monkeypatch):
+    def fails(images):
+        raise RuntimeError("mine") from KeyError("cause")
+
+    def replace_rows_of(code):
+        """Let `rows_of` be a function of benchmark.py with this code."""
+        code = compile(f"def rows_of(predictor, *arguments, **keywords): {code}", benchmark.__file__, "exec")
+        names = {"serve": benchmark.serve, "source": lambda: source, "io": io}
+        exec(code, names)
+        monkeypatch.setattr(benchmark, "rows_of", names["rows_of"])
+
+    replace_rows_of("serve(predictor, source(), io.BytesIO())")
+    for model, kind in ((fails, RuntimeError), (lambda images: None, benchmark.WrongOutput),
+                        (int, benchmark.WrongOutput)):
+        source = io.BytesIO()
+        benchmark.send(source, {"kind": "images"}, IMAGES)
+        source.seek(0)
+        with pytest.raises(kind) as caught:
+            benchmark.benchmark(model, "set")
+        assert frames_in(caught.value) == ["benchmark"]
+        assert isinstance(caught.value.__cause__, KeyError) == (model is fails)
+    replace_rows_of("1 / 0")
+    with pytest.raises(ZeroDivisionError) as caught:  # a fault of ours
+        benchmark.benchmark(fails, "set")
+    assert frames_in(caught.value) == ["benchmark", "rows_of"]
 
 
 def test_the_commands_module_gives_the_function():

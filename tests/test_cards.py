@@ -173,6 +173,22 @@ def test_a_file_that_is_no_card_is_not_overwritten(whole, tmp_path):
         cards.refuse_other_file(path)
 
 
+def test_a_place_where_no_card_can_be_written_is_refused_before_scoring(tmp_path, monkeypatch):
+    cards.refuse_other_file(tmp_path / "new" / "folder" / "card.json")
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "card.json", tmp_path / "file" / "deeper" / "card.json"):
+        with pytest.raises(UserError, match=f"{tmp_path / 'file'} is no folder$"):
+            cards.refuse_other_file(path)
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(UserError, match=f"{tmp_path / 'link'} is no folder$"):
+        cards.refuse_other_file(tmp_path / "link" / "card.json")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"--card card.json: this user may not write into {tmp_path}; give another"):
+        cards.refuse_other_file(Path("card.json"))
+
+
+
 @pytest.mark.parametrize("options, words", [
     ({"link": "javascript:alert(1)"}, "--link: an address"), ({"link": "https://a b"}, "--link: an address"),
     ({"licence": "x" * 301}, "--licence: 1 to 300"), ({"training_data": "a\nb"}, "--training-data: 1 to 300"),

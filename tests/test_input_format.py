@@ -57,7 +57,7 @@ def test_what_is_stated_counts_more_than_what_the_source_says():
     ("size=9999,range=0..1", "size is a number of pixels from 1 to 4096, not 9999"),
     ("size=1,size=2", "--input states size twice"),
     ("scale=2", "'scale' is not one of size, colour, range"),
-    ("mean=0.5,std=0.5", "mean has 1 numbers and colour=rgb has 3 channels"),
+    ("mean=0.5,std=0.5", "mean has 1 number, and colour=rgb needs 3, one for each channel"),
     ("mean=127,127,127,std=58,58,58", "divide numbers of 0..255 by 255"),
     ("mean=0.5,0.5,0.5,std=0,1,1", "std has to be above 0"),
     ("mean=nan,0.5,0.5,std=1,1,1", "mean is not finite"),

@@ -176,6 +176,16 @@ def csv_folder(act):
     return make
 
 
+def csv_text(act):
+    """A mistake in the text of one of the CSV files."""
+    def make(folder, logits, ids):
+        shutil.rmtree(folder)
+        write_folder(folder, logits, ".csv", names=list(make.classes), ids=ids)
+        (folder / "clean.csv").write_text(act((folder / "clean.csv").read_text()))
+        return folder
+    return make
+
+
 def bomb(folder, logits, ids):
     """A small file that unpacks to a gigabyte."""
     path = folder.with_suffix(".npz")
@@ -214,10 +224,13 @@ MISTAKES = {
                   r"snow/3.csv: 2 ids are there twice, for example test-\d+, test-\d+"),
     "ids missing": (csv_folder(lambda frame: frame[2:]), r"2 ids are missing, for example test-\d+, test-\d+"),
     "ids unknown": (csv_folder(lambda frame: pd.concat([frame, frame[:1].assign(id="x" * 99)])),
-                    r"1 ids are not of this set, for example x{40}\."),
+                    r"1 id is not of this set, for example x{40}\."),
     "other classes": (csv_folder(lambda frame: frame.rename(columns={"Happy": "Glad"})),
                       r"has the classes .*Glad.*, and the first file has "),
     "no ids": (csv_folder(lambda frame: frame.drop(columns="id")), r"has no column 'id'; its columns are Neutral"),
+    "a column twice": (csv_text(lambda text: text.replace("Sad", "Happy", 1)), r"the column 'Happy' is there twice$"),
+    "commas at the ends": (csv_text(lambda text: text.replace("\n", ",\n").replace(",\n", "\n", 1)),
+                           r"cannot be read as CSV \(.*Expected 9 fields in line 2, saw 10"),
     "text": (csv_folder(lambda frame: frame.astype({"Sad": object}).assign(Sad="?")),
              r"the column 'Sad' holds something that is no number"),
 }

@@ -82,6 +82,37 @@ def test_onnx_files_are_read_by_their_shape(demo, tmp_path, shape, text, images)
     assert model.facts.input.layout == ("nhwc" if shape[-1] == 3 else "nchw")
 
 
+def test_an_onnx_file_that_takes_one_image_at_a_time_and_says_any(demo, tmp_path):
+    file = onnx_file(tmp_path / "net.onnx", one_by_one=True)
+    logits, _ = logits_of(demo, file, classes=NAMES, input="range=0..1")
+    assert len(demo[1]) > 1 and close(logits, expected(demo[1].numpy() / 255))
+
+
+def test_images_one_by_one_after_a_refusal():
+    from evaluation.source_kinds.onnx_file import OneByOneIfRefused
+
+    counts = []
+
+    def function(array):
+        counts.append(len(array))
+        if len(array) == 3:
+            raise RuntimeError("shape")
+        if array[0, 0] < 0:
+            raise ValueError("mine")
+        return array[:1] * 2
+
+    refusing = OneByOneIfRefused(function)
+    assert np.array_equal(refusing(np.array([[1.0]])), [[2]]) and counts == [1]
+    for array in (np.array([[1.0], [2], [3]]), np.array([[4.0], [5]])):
+        assert np.array_equal(refusing(array), array * 2)
+    assert counts == [1, 3, 1, 1, 1, 1, 1]
+    too_few = OneByOneIfRefused(function)
+    assert np.array_equal(too_few(np.array([[4.0], [5]])), [[8], [10]])
+    for array in (np.array([[-1.0], [1], [1]]), np.array([[-1.0]])):
+        with pytest.raises(ValueError, match="mine"):
+            refusing(array)
+
+
 def test_grey_bytes_of_another_size_and_probabilities(demo, tmp_path):
     file = onnx_file(tmp_path / "net.onnx", shape=("N", 1, 16, 16), dtype="uint8", softmax=True)
     logits, model = logits_of(demo, file, classes=NAMES)
@@ -252,6 +283,18 @@ def test_quantised_inputs_say_their_range(demo, tmp_path, scale, zero, images):
     logits, model = logits_of(demo, file, classes=NAMES)
     wanted = expected(images(demo[1].numpy().astype(np.float64)))
     assert np.abs(logits - wanted).max() <= 3 * scale
+
+
+def test_signed_bytes_in_and_out(demo, tmp_path):
+    file = tflite_file(tmp_path / "net.tflite", quantised=(1 / 255, -128), quantised_output=(1 / 32, 5))
+    logits, model = logits_of(demo, file, classes=NAMES)
+    assert model.facts.input.range == "0..1"
+    assert np.abs(logits - expected(demo[1].numpy() / 255)).max() <= 0.6 / 32 + 0.01
+    assert np.allclose(logits * 32, np.round(logits * 32))
+    file = tflite_file(tmp_path / "net.tflite", quantised=(1 / 128, -1), quantised_output=(1 / 256, -128), softmax=True)
+    assert message_of(demo, file, classes=NAMES).startswith("net gives numbers from 0 to 1 whose sum is 1: add ")
+    logits, model = logits_of(demo, file, classes=NAMES, output="probabilities")
+    assert model.facts.input.range == "-1..1" and np.abs(np.exp(logits).sum(1) - 1).max() < 0.03
 
 
 def test_damaged_tflite_files(demo, tmp_path):

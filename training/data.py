@@ -5,6 +5,7 @@ training/run.py.
 """
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 
 import losses
 from compute.batches import Images
-from datasets import default_root, load_splits, parse_options
+from datasets import default_root, parse_options
 from datasets.label_noise import add_noise
 from support.errors import UserError
 from support.random_streams import keyed_rng
@@ -57,17 +58,21 @@ class TrainingData:
 
 
 def load_data(options: TrainingOptions, processes: Processes,
-              restrict: "Callable[[Split], tuple[Split, np.ndarray]] | None" = None) -> TrainingData:
+              restrict: "Callable[[Split], tuple[Split, np.ndarray]] | None" = None,
+              cache: Path | None = None) -> TrainingData:
     """Read both splits, and print where they are and how many images they have. Their images have no cache so far.
 
     restrict: gives the part of a split that is trained or validated on, and its rows in the split, int64 (N,); None:
-    all of it. Raises UserError where the data set cannot be read, or does not have what class weights or fused targets
-    need.
+    all of it. cache: the folder in which the splits of a large data set are kept, so that the next start need not parse
+    it; None: nowhere. Raises UserError where the data set cannot be read, or does not have what class weights or fused
+    targets need.
     """
-    from datasets.split import fingerprint  # with pandas, for which `--help` need not wait
+    # With pandas, for which `--help` need not wait.
+    from datasets.kept_splits import load_kept_splits
+    from datasets.split import fingerprint
 
     root, data_options = options.root or default_root(options.dataset), parse_options(options.data)
-    train, val = load_splits(options.dataset, root, ("train", "val"), **data_options)
+    train, val = load_kept_splits(cache, options.dataset, root, ("train", "val"), **data_options)
     images, val_images = Images(root, train.frame, options.image_size), Images(root, val.frame, options.image_size)
     if restrict is not None:
         train, rows = restrict(train)

@@ -78,6 +78,13 @@ def cache_bytes(splits: Sequence[Images]) -> int:
     return decoded_bytes(whole_splits(splits))
 
 
+def folder_without_asking(machine: MachineOptions, runs: Path) -> Path | None:
+    """The folder of everything that is kept for the next start, None with --no-cache."""
+    if machine.cache is not None or machine.no_cache:
+        return machine.cache
+    return run_folder.default_cache(runs)
+
+
 def cache_folder(splits: Sequence[Images], machine: MachineOptions, runs: Path, processes: Processes) -> Path | None:
     """The folder of the cache, None for no cache. Prints where a new cache is made, or, where it would
     be too large to be made without asking, the option that makes it."""

@@ -7,7 +7,7 @@ probabilities. External data of the weights have to lie in the folder of the fil
 """
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from building.integrity import sha256_of_file
 from evaluation import onnx_metadata
 from evaluation.model_options import ModelOptions
-from evaluation.network_input import ArrayNetwork
+from evaluation.network_input import ArrayNetwork, in_batches
 from evaluation.source_kinds.source import Source, cpu_threads, fields_of_shape, sha256_of_all
 from support.errors import UserError, first_line
 from support.optional_packages import require_packages
@@ -51,11 +51,37 @@ def load(options: ModelOptions) -> Source:
         """(N, C, H, W) or (N, H, W, C), float32 or uint8, as the file takes it -> (N, K) of the file's type."""
         return session.run([outputs[0].name], {inputs[0].name: array.astype(dtype, copy=False)})[0]
 
+    network = ArrayNetwork(function, shape[0]) if shape[0] is not None else ArrayNetwork(OneByOneIfRefused(function))
     hashes = [sha256_of_file(file) for file in (path, *data_files)]
-    return Source(ArrayNetwork(function, shape[0]), sha256_of_all(hashes), fixed=fixed,
+    return Source(network, sha256_of_all(hashes), fixed=fixed,
                   usual=ours.input.stated() if ours else {}, channels=channels,
                   output=ours.output if ours else output_of(graph), classes=ours.classes if ours else None,
                   parameters=parameters_of_graph(graph))
+
+
+class OneByOneIfRefused:
+    """A function of N images that gets one image after the other from the first time on that it refuses several.
+
+    Exporters write an input of any number of images although an operation behind it names a batch of one: the function
+    fails then, or gives another number of rows."""
+
+    def __init__(self, function: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.function = function
+        self.takes_batches = True
+
+    def __call__(self, array: np.ndarray) -> np.ndarray:
+        """array: (N, ...). Returns the outputs (N, ...). Raises what the function raises for a single image."""
+        if self.takes_batches or len(array) == 1:
+            try:
+                outputs = self.function(array)
+                if outputs.ndim and len(outputs) == len(array) or len(array) == 1:
+                    return outputs
+            except Exception:  # onnxruntime has many
+                if len(array) == 1:
+                    raise
+        outputs = np.concatenate(in_batches(self.function, array, 1))
+        self.takes_batches = False
+        return outputs
 
 
 def read_graph(path: Path) -> Any:

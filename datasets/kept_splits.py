@@ -1,0 +1,186 @@
+"""Splits that are kept from one start to the next, so that the label files of a large data set are parsed once.
+
+`load_kept_splits` gives what `datasets.load_splits` gives. The result lies in one file of the cache's folder,
+split-<32 hexadecimal digits>.bin; the digits are a hash of the data set's name, its root, the splits and the options.
+The file is used while these are what they were: the sources, which a parser names in `Split.sources` (of each file and
+folder its kind, number of bytes, times of change and number on the disk), and the code of the parsers. A file that is
+damaged, or of another state, is made anew. Its content is checked like what a parser gives, so a file of somebody else
+can do no more than a label file of somebody else.
+
+A source that changed shortly before it was read is no reason to keep anything: its next change may get the same time.
+"""
+import functools
+import hashlib
+import json
+import os
+import stat
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from datasets import load_splits
+from datasets.split import COLUMNS, Split, validated_split
+from support.errors import UserError
+from support.files import write_whole
+
+MAGIC = b"FER-C splits 1\n"
+SMALLEST = 20_000  # images; fewer are parsed in less than a second
+SETTLED = 10  # seconds between the last change of a source and its reading, at least
+LARGEST_HEADER = 2**26  # bytes
+LARGEST = 2**32  # bytes of the file
+TEXTS = ("id", "path", "identity")  # columns
+SEPARATOR = "\0"  # between texts; no name of a file holds it
+
+
+def load_kept_splits(folder: Path | None, name: str, root: Path, splits: Sequence[str],
+                     **options: Any) -> list[Split]:
+    """Several splits, as `load_splits` gives them, from the file in `folder` where it is valid. Where it is not, the
+    splits are parsed, and kept where the parser names its sources and there are `SMALLEST` images or more.
+
+    folder: of the cache; None: nothing is kept. Where it cannot be written, nothing is kept either. The notes of splits
+    that were kept are those of the time when they were parsed. Raises UserError as `load_splits` does."""
+    if folder is None:
+        return load_splits(name, root, splits, **options)
+    identity = {"name": name, "root": os.path.abspath(root), "splits": list(splits), "options": options}
+    digits = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+    path = folder / f"split-{digits}.bin"
+    kept = _read(path, identity)
+    if kept is not None:
+        return kept
+    began = time.time()
+    loaded = load_splits(name, root, splits, **options)
+    if sum(len(split.frame) for split in loaded) >= SMALLEST:
+        _keep(path, identity, loaded, began)
+    return loaded
+
+
+# --- the state of the sources ---
+
+def state_of(sources: Iterable[str]) -> tuple[str, float]:
+    """(a digest of the state of files and folders, when the last of them changed in seconds since 1970). A source that
+    does not exist is a state, too: it may appear."""
+    lines = []
+    newest = 0
+    for source in sources:
+        try:
+            state = os.stat(source)
+        except (OSError, ValueError):
+            lines.append(f"{source}\0absent\n")
+            continue
+        kind = stat.S_IFMT(state.st_mode)
+        lines.append(f"{source}\0{kind} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}\n")
+        newest = max(newest, state.st_mtime_ns, state.st_ctime_ns)
+    return hashlib.sha256(os.fsencode("".join(lines))).hexdigest(), newest / 1e9
+
+
+@functools.cache
+def code_version() -> str:
+    """A digest of the code that decides what a split holds: this package, the random streams, NumPy and pandas."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256(f"{np.__version__} {pd.__version__}".encode())
+    for file in [*sorted(here.glob("*.py")), here.parent / "support" / "random_streams.py"]:
+        digest.update(f"\0{file.name}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+# --- the file ---
+
+def _keep(path: Path, identity: Mapping[str, Any], splits: Sequence[Split], began: float) -> None:
+    """Write the file, if the parser names its sources and none of them changed shortly before `began` (seconds since
+    1970), when the parsing began, or since."""
+    sources: set[str] = set()
+    for split in splits:
+        if split.sources is None:
+            return
+        sources |= split.sources
+    state, newest = state_of(sorted(sources))
+    if newest > began - SETTLED:
+        return
+    parts = [_packed(split) for split in splits]
+    if any(part is None for part in parts):
+        return
+    arrays = [array for part in parts if part is not None for array in part[1]]
+    header = json.dumps({
+        "identity": identity, "code": code_version(), "sources": sorted(sources), "state": state,
+        "splits": [part[0] for part in parts if part is not None], "bytes": [len(array) for array in arrays]}).encode()
+    digest = hashlib.sha256(header)
+    for array in arrays:
+        digest.update(array)
+    try:
+        write_whole(path, lambda file: file.writelines(
+            [MAGIC, len(header).to_bytes(8, "little"), digest.digest(), header, *arrays]))
+    except OSError:
+        return  # a cache that nobody has asked for
+
+
+def _read(path: Path, identity: Mapping[str, Any]) -> list[Split] | None:
+    """The splits in a file, None where it is absent, damaged, or of another state of the sources or the code."""
+    try:
+        if not path.is_file() or path.stat().st_size > LARGEST:
+            return None
+        data = memoryview(path.read_bytes())
+        start = len(MAGIC) + 8 + 32
+        length = int.from_bytes(data[len(MAGIC):len(MAGIC) + 8], "little")
+        if bytes(data[:len(MAGIC)]) != MAGIC or length > LARGEST_HEADER:
+            return None
+        if hashlib.sha256(data[start:]).digest() != bytes(data[start - 32:start]):
+            return None
+        header = json.loads(bytes(data[start:start + length]))
+        is_same = header["identity"] == identity and header["code"] == code_version()
+        if not is_same or state_of(header["sources"])[0] != header["state"]:
+            return None
+        ends = start + length + np.cumsum([0, *header["bytes"]])
+        arrays = iter([data[first:last] for first, last in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)])
+        splits = [_unpacked(description, arrays, header["sources"]) for description in header["splits"]]
+        return [validated_split(split, identity["name"], part)
+                for split, part in zip(splits, identity["splits"], strict=True)]
+    except (OSError, UserError, ValueError, KeyError, TypeError, AttributeError, StopIteration, OverflowError,
+            RecursionError, AssertionError):
+        return None
+
+
+def _packed(split: Split) -> tuple[dict[str, Any], list[bytes]] | None:
+    """A split as (what JSON holds, the bytes of its columns and of its distribution). None where a text holds the
+    separator."""
+    columns = []
+    arrays = []
+    for name in COLUMNS:
+        column = split.frame[name]
+        columns.append(str(column.dtype))
+        if name in TEXTS:
+            texts = column.tolist()
+            joined = SEPARATOR.join(texts)
+            if joined.count(SEPARATOR) != len(texts) - 1:
+                return None
+            arrays.append(os.fsencode(joined))
+        else:
+            arrays.append(np.ascontiguousarray(column.to_numpy()).tobytes())
+    description = {"rows": len(split.frame), "columns": columns, "classes": split.classes, "notes": split.notes,
+                   "has_distribution": split.distribution is not None}
+    if split.distribution is not None:
+        arrays.append(np.ascontiguousarray(split.distribution, np.float64).tobytes())
+    return description, arrays
+
+
+def _unpacked(description: Mapping[str, Any], arrays: Iterable[memoryview], sources: Sequence[str]) -> Split:
+    """The split that `_packed` has packed. Raises ValueError, KeyError, TypeError or StopIteration where it has not."""
+    arrays = iter(arrays)
+    rows, classes = int(description["rows"]), tuple(map(str, description["classes"]))
+    values: dict[str, Any] = {}
+    for name, dtype in zip(COLUMNS, description["columns"], strict=True):
+        array = next(arrays)
+        if name in TEXTS:
+            texts = os.fsdecode(bytes(array)).split(SEPARATOR)
+            values[name] = pd.Series(texts, dtype=dtype if dtype in ("object", "str") else "object")
+        else:
+            values[name] = np.frombuffer(array, np.int64 if name == "expression" else np.float64)
+        if len(values[name]) != rows:
+            raise ValueError("a column is not as long as the frame")
+    distribution = None
+    if description["has_distribution"]:
+        distribution = np.frombuffer(next(arrays), np.float64).reshape(rows, len(classes)).copy()
+    return Split(pd.DataFrame(values, copy=True), distribution, classes, dict(description["notes"]), frozenset(sources))
