@@ -579,12 +579,14 @@ def test_expressions_never_break_on_any_bytes(fuzzed, data):
     survives(fuzzed, fuzzed / ABAW3 / TASKS["EXPR"] / "Train_Set/a.txt", data)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(BYTES)
 def test_valence_and_arousal_never_break_on_any_bytes(fuzzed, data):
     survives(fuzzed, fuzzed / ABAW3 / TASKS["VA"] / "Train_Set/a.txt", data)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.sampled_from([b"", LIST.encode()]), st.binary(max_size=200) | st.lists(st.sampled_from([
     b"test,", b"train,", b"cropped_aligned/a/00001.jpg,", b"a/b,", b"~,", b"Sad,", b"0,", b"a,", b",", b"\n", b'"',

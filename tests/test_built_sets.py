@@ -313,6 +313,7 @@ def test_journals_are_taken_strictly(build_args, few, tmp_path, change):
     assert not (folder / "Demo-C").exists()
 
 
+@pytest.mark.slow
 def test_hashes_of_files_that_are_not_kept_are_recomputed(build_args, tmp_path):
     """--no-images: the journal's hashes are all there is of the corrupted images."""
     for i in (1, 2):
@@ -342,6 +343,7 @@ def test_a_clean_image_that_is_not_the_sources_is_refused(build_args, few, tmp_p
 
 # ---- work of the first release
 
+@pytest.mark.slow
 def test_a_set_of_the_first_release_opens(tmp_path, capsys):
     """tests/fixtures: demo, two images of 16 pixels, --no-images, made by commit d836569."""
     folder = Path(shutil.copytree(ROOT / "tests/fixtures/first_release", tmp_path / "old"))
@@ -370,6 +372,7 @@ def as_first_release(folder):
         path.write_text(json.dumps(entries))
 
 
+@pytest.mark.slow
 def test_shards_of_the_first_release_merge(build_args, few, few_whole, tmp_path):
     folder = Path(shutil.copytree(few, tmp_path / "few"))
     for i in (1, 2):

@@ -234,6 +234,7 @@ def test_kse_over_f1_has_every_cell_and_their_mean(runs, read):
     assert len(figure.axes[1].get_lines()) == 1  # 84 cells: no mean
 
 
+@pytest.mark.slow
 def test_nll_bars_are_means_over_seeds(runs, read):
     figure = plots.draw_nll(catalogue.of_scores(*read[::2], "title", ["ece"])["figure6_nll"].data[0], "title")
     nll = [by_hand(folder, "nll") for folder in sorted(runs.iterdir())]

@@ -173,6 +173,7 @@ def test_kill_9_and_restart(built, demo_root, tmp_path):
     assert sums(out) == sums(built)
 
 
+@pytest.mark.slow
 def test_limit_keeps_the_worst_difference_and_the_pixels(built, build_args, tmp_path):
     make_fer_c.main(build_args(out=tmp_path / "few", limit=3))
     whole, few = open_set(built), open_set(tmp_path / "few")
@@ -296,6 +297,7 @@ def test_unreadable_source_is_named_and_nothing_is_left(demo_root, build_args, t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo"]
 
 
+@pytest.mark.slow
 def test_unreadable_source_is_skipped_on_request(demo_root, build_args, tmp_path):
     root, victim = broken_root(demo_root, tmp_path)
     make_fer_c.main(build_args(root=root, out=tmp_path / "x", skip_bad=True))
@@ -460,6 +462,7 @@ def test_sets_without_valence_and_arousal_take_the_annotators_labels(tmp_path):
 
 # ---- images in memory
 
+@pytest.mark.slow
 def test_sets_without_images_are_the_same_set(built, build_args, tmp_path, capsys):
     out = tmp_path / "Demo-C"
     make_fer_c.main(build_args(out=out, images=False))
@@ -621,6 +624,7 @@ def test_a_merge_that_died_while_removing_shards_is_tidied(built, build_args, sh
     assert sorted(path.name for path in shards.iterdir()) == ["Demo-C", "Demo-C.shard-3-of-4"]
 
 
+@pytest.mark.slow
 def test_a_shard_goes_on_and_is_not_built_twice(build_args, tmp_path, monkeypatch, capsys):
     make, chunks = make_chunk, []
 

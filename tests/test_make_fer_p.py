@@ -142,6 +142,7 @@ def test_workers_shards_and_a_kill_give_the_same_bytes(sequences, sequence_args,
         verify(tmp_path / name, 1)
 
 
+@pytest.mark.slow
 def test_what_changes_the_frames_changes_the_version(sequences, sequence_args, tmp_path):
     versions = {json.loads((sequences / "manifest.json").read_text())["set_version"]}
     for number, changes in enumerate((dict(seed=1), dict(difficulty=2), dict(border="zero"), dict(resolution=224),

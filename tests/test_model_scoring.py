@@ -361,6 +361,7 @@ def one_image_a_block(monkeypatch):
     monkeypatch.setattr(predictions, "IMAGES_IN_A_BLOCK", 1)
 
 
+@pytest.mark.slow
 def test_an_interrupted_scoring_goes_on_by_block(small_set, tmp_path, monkeypatch, one_image_a_block):
     stored, write = [], inference.write_block
 
@@ -421,6 +422,7 @@ def alarm_with_few_classes(given, others, comparisons, shared, model):
     return input_check_alarm_of(given, others, comparisons, 2, model)
 
 
+@pytest.mark.slow
 def test_what_the_check_finds_is_printed_and_kept_in_the_card(small_set, tmp_path, elsewhere, capsys, monkeypatch):
     """The labels are those that the network gives with other colours."""
     with torch.no_grad():

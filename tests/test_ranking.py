@@ -121,6 +121,7 @@ def test_a_group_is_called_by_its_own_reason():
     assert {sentence.split(":")[0] for sentence in data["stability"]} == {"main group", "apart"}
 
 
+@pytest.mark.slow
 def test_an_alarm_that_names_its_option_is_printed_once(scored_card):
     alarm = {"subject": "colour", "text": "wrong colours, add\n --input colour=bgr", "option": "--input colour=bgr"}
     data = scored_card.data | {"check": {"images": 9, "alarms": [alarm]}}

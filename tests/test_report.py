@@ -432,6 +432,7 @@ def test_without_fitting_soft_labels_only_that_diagram_is_left_out(copy, damage)
     assert {domain for _, _, domain in summarise_predictions(block, runs, scores).bins} == {"clean"}
 
 
+@pytest.mark.slow
 def test_a_repeated_seed_counts_once_and_other_settings_are_told(example, copy):
     first, again = find(copy, "baseline", "ce", 0), copy / "zz" / "same"
     shutil.copytree(first, again)
@@ -446,6 +447,7 @@ def test_a_repeated_seed_counts_once_and_other_settings_are_told(example, copy):
     assert f"{again}: left out of FERPlus-C aaaa1111: the same settings and seed as {first}" in text
 
 
+@pytest.mark.slow
 def test_training_that_stopped_early_is_told(copy, capsys):
     run = find(copy, "baseline", "ce")
     (run / "metrics.csv").write_text("epoch\n0\n")

@@ -129,6 +129,7 @@ def test_what_does_not_change_the_result_separates_nothing(copy, name, value):
     assert {run.row for run in read_runs(copy)[0]} == before
 
 
+@pytest.mark.slow
 def test_an_old_run_and_a_new_one_with_the_same_settings_share_a_row(copy):
     old = find(copy, loss="ce", seed=1)
     args = {name: value for name, value in args_of(old).items() if name not in ("recipe", "contents", "differs")}
@@ -174,6 +175,7 @@ def test_missing_runs_are_named_with_every_option(copy):
 
 # --- precision and notes of scoring
 
+@pytest.mark.slow
 def test_bf16_scores_stand_apart(made, built, tmp_path):
     copy_runs(made, tmp_path / "runs")
     one = find(tmp_path / "runs", loss="ce", seed=1)

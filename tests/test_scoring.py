@@ -373,6 +373,7 @@ def test_scores_are_written_after_each_set(run, small_set, tmp_path, monkeypatch
 
 # ---- classes, protocol, size
 
+@pytest.mark.slow
 def test_classes_of_another_order_are_matched_by_name(run, small_set, tmp_path, capsys):
     """The scores are those of the same network whose outputs stand in the set's order."""
     first, classes = read_rows(run), open_set(small_set).classes
@@ -397,6 +398,7 @@ def test_other_names_for_the_same_classes_are_no_difference(run, small_set, pred
     assert score(run, small_set) == first and not predicted
 
 
+@pytest.mark.slow
 def test_predictions_in_another_order_of_classes_are_made_again(run, small_set, predicted):
     """Predictions of the first release under --force stand in the model's order, and its set.json does not say so."""
     note = run / "predictions/Demo-C/set.json"
@@ -548,6 +550,7 @@ def test_images_are_verified_as_they_are_read(run, small_set, tmp_path, predicte
     assert {row["notes"] for row in score(run, small_set)} == {""}
 
 
+@pytest.mark.slow
 def test_verified_predictions_stay_verified(run, small_set, predicted):
     first = read_rows(run)
     assert score(run, small_set, verify=False) == first and not predicted
@@ -583,7 +586,7 @@ DAMAGED_ARRAYS = {
 }
 
 
-@pytest.mark.parametrize("damage", mostly_slow(DAMAGED_ARRAYS, fast=[0, 4, 8, len(DAMAGED_ARRAYS) - 1]))
+@pytest.mark.parametrize("damage", mostly_slow(DAMAGED_ARRAYS, fast=[0, 8]))
 def test_a_damaged_cell_is_named_and_predicted_again(run, small_set, damage, capsys, predicted):
     first, before = read_rows(run), contents(run / "predictions")
     for name in ("clean.npy", "snow/3.npy"):
@@ -596,6 +599,7 @@ def test_a_damaged_cell_is_named_and_predicted_again(run, small_set, damage, cap
         assert (run / "predictions/Demo-C/clean.npy.damaged/mine").read_text() == "notes"
 
 
+@pytest.mark.slow
 def test_damaged_labels_are_written_again(run, small_set, capsys, predicted):
     first, path = read_rows(run), run / "predictions/Demo-C/labels.npy"
     for damage in (lambda: np.save(path, 7 - np.load(path)), lambda: path.write_bytes(b"x"), path.unlink):
@@ -607,7 +611,7 @@ def test_damaged_labels_are_written_again(run, small_set, capsys, predicted):
 
 
 @pytest.mark.parametrize("text", mostly_slow(
-    ["", "{", "[1]", '{"weights": NaN}', "\0", "[" * 100_000, None], fast=[1, 3, 6]))
+    ["", "{", "[1]", '{"weights": NaN}', "\0", "[" * 100_000, None], fast=[1, 6]))
 def test_predictions_of_unknown_origin_are_made_again(run, small_set, text, capsys, predicted):
     first, note = read_rows(run), run / "predictions/Demo-C/set.json"
     note.unlink()
@@ -635,6 +639,7 @@ def test_a_file_where_a_folder_belongs_is_kept(run, small_set, place, capsys):
     assert (run / f"{place}.damaged").read_text() == "my notes" and "is no folder: kept as" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_files_of_others_among_the_predictions_stay(run, small_set):
     folder = run / "predictions/Demo-C"
     for name in ("notes.txt", "snow/mine.npy"):
@@ -646,7 +651,7 @@ def test_files_of_others_among_the_predictions_stay(run, small_set):
     assert (folder / "notes.txt").read_text() == (folder / "snow/mine.npy").read_text() == "mine"
 
 
-@pytest.mark.parametrize("at, predicted_again", mostly_slow([(1, 86), (5, 0), (89, 0), (90, 0)], fast=[0, 2]))
+@pytest.mark.parametrize("at, predicted_again", mostly_slow([(1, 86), (5, 0), (89, 0), (90, 0)], fast=[0]))
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(run, small_set, at, predicted_again, monkeypatch,
                                                               predicted):
     """At the first file, at a cell, at set.json and at scores.csv; nothing half-written looks finished, and no stored
@@ -917,6 +922,7 @@ def test_files_of_others_in_the_partial_folder_stay(unscored, small_set):
     assert contents(folder) == {"notes.txt": b"mine", "blocks/mine.npy": b"mine"}
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_a_block_is_one_line(unscored, run, small_set, one_image_a_block, monkeypatch):
     written, write = [], predictions.write_whole
 
@@ -1002,6 +1008,7 @@ def test_runs_of_other_settings_are_named(run, small_set):
     assert f"{other} (epochs 5" in refused(run, small_set)
 
 
+@pytest.mark.slow
 def test_a_set_given_twice(run, small_set, tmp_path):
     (tmp_path / "link").symlink_to(small_set)
     assert "names one set twice" in refused(run, small_set, tmp_path / "link")
@@ -1015,6 +1022,7 @@ def test_a_set_that_is_a_file(run, small_set):
 
 # ---- work of the first release
 
+@pytest.mark.slow
 def test_float32_predictions_of_the_first_release_are_used(run, small_set, predicted):
     first, note = read_rows(run), run / "predictions/Demo-C/set.json"
     known = json.loads(note.read_text())
@@ -1027,6 +1035,7 @@ def test_float32_predictions_of_the_first_release_are_used(run, small_set, predi
     assert score(run, small_set) == rows
 
 
+@pytest.mark.slow
 def test_bf16_predictions_of_the_first_release_are_kept_apart(run, small_set, predicted):
     first, note = read_rows(run), run / "predictions/Demo-C/set.json"
     note.write_text(json.dumps(json.loads(note.read_text()) | {"precision": "bf16-mixed"}))
@@ -1037,6 +1046,7 @@ def test_bf16_predictions_of_the_first_release_are_kept_apart(run, small_set, pr
     assert rows[len(first):] == first
 
 
+@pytest.mark.slow
 def test_a_limited_score_of_the_first_release_is_made_whole(run, small_set, predicted):
     first, folder = read_rows(run), run / "predictions/Demo-C"
     (folder / "set.json").write_text(json.dumps(json.loads((folder / "set.json").read_text()) | {"limit": 2}))

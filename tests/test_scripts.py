@@ -13,7 +13,6 @@ import pytest
 import torch
 
 import evaluate
-from training import data as training_data
 import losses
 import soft_labels
 import train_DMUE
@@ -21,7 +20,7 @@ import train_RUL
 import train_SCN
 import train_baseline
 import train_swinv2
-from datasets import load_split
+from datasets import kept_splits, load_split
 from support import cli
 from support.errors import UserError
 from training.options import RELEASED, LossOptions, TrainingOptions, flat, recipe_filler
@@ -84,9 +83,9 @@ def test_resumed_equals_uninterrupted(start, tmp_path, monkeypatch, name):
 @pytest.mark.parametrize("name", [
     "baseline", "DMUE", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SCN", "RUL", "swinv2"))])
 def test_a_run_is_scored(start, built, name, monkeypatch):
-    weights, splits, build, load = [], [], losses.build, training_data.load_splits
+    weights, splits, build, load = [], [], losses.build, kept_splits.load_splits
     monkeypatch.setattr(losses, "build", lambda *given, **more: weights.append(given[2]) or build(*given, **more))
-    monkeypatch.setattr(training_data, "load_splits",
+    monkeypatch.setattr(kept_splits, "load_splits",
                         lambda *given, **more: splits.extend(load(*given, **more)) or splits)
     folder = start(name, epochs=1)
     train, val = (split.frame for split in splits)  # training never opens the test split

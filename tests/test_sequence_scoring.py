@@ -598,6 +598,7 @@ def test_each_sequence_is_made_once(unscored, sequences, half, monkeypatch):
     assert sorted(made) == sorted([(image_id, name) for image_id in ids for name in NAMES] + of_the_check)
 
 
+@pytest.mark.slow
 def test_damaged_frames_are_predicted_again(run, sequences, half, capsys):
     before = contents(run)
     (run / "predictions/Demo-P/zoom_blur/7.npy").write_bytes(b"half")

@@ -381,6 +381,7 @@ def card_of_rows(demo, folder, name):
     return make_card(model, SetOfCard(demo, len(demo.frame), demo.classes), rows, Extras())
 
 
+@pytest.mark.slow
 def test_a_card_is_a_model_and_a_baseline_as_a_run_is(copy, demo, tmp_path):
     (tmp_path / "cards").mkdir()
     file = tmp_path / "cards" / "mine.json"

@@ -19,8 +19,8 @@ import torch
 from torch.nn import functional as F
 
 import evaluate
+from datasets import kept_splits
 from datasets.images import read_image
-from training import data as training_data
 from compute import batches as compute_batches
 import losses
 import make_fer_c
@@ -303,13 +303,13 @@ def test_data_that_changed_is_refused(train_args, monkeypatch):
         stop_at(patch, 2, interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(args)
-    whole = training_data.load_splits
+    whole = kept_splits.load_splits
 
     def shorter(name, root, splits, **options):
         train_split, val_split = whole(name, root, splits, **options)
         return [replace(train_split, frame=train_split.frame[:120]), val_split]
 
-    monkeypatch.setattr(training_data, "load_splits", shorter)
+    monkeypatch.setattr(kept_splits, "load_splits", shorter)
     with pytest.raises(UserError, match=r"have changed since this run began \(128 training images then, 120 now\)"):
         train(args)
 
@@ -663,6 +663,7 @@ def test_scoring_goes_on_by_cell(scored, built, monkeypatch):
         assert (scored / "scores.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_predictions_of_other_weights_are_thrown_away(trained, built, tmp_path):
     run = tmp_path / "seed0"
     shutil.copytree(trained, run)
@@ -675,6 +676,7 @@ def test_predictions_of_other_weights_are_thrown_away(trained, built, tmp_path):
     np.testing.assert_allclose(np.load(run / "predictions/Demo-C/clean.npy"), first + 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_predictions_of_unknown_origin_are_thrown_away(trained, built, tmp_path):
     run = tmp_path / "seed0"
     shutil.copytree(trained, run)

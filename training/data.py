@@ -1,6 +1,6 @@
 """The data of a training: images and labels of the training and validation splits, and the batches of an epoch.
 
-Given the options of a run, it reads the data set through `datasets.load_splits`; it never opens the test split. Used by
+Given the options of a run, it reads the data set through `datasets.kept_splits`; it never opens the test split. Used by
 training/run.py.
 """
 from collections.abc import Callable
