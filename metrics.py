@@ -533,7 +533,7 @@ def undefined_rates(baseline: ArrayLike, standard_errors: ArrayLike) -> np.ndarr
     than about a model.
 
     baseline: (P,), the baseline's flip probabilities or distances; standard_errors: (P,), of a bootstrap over
-    sequences. Raises ValueError where they do not fit, or a standard error is negative."""
+    images or identities. Raises ValueError where they do not fit, or a standard error is negative."""
     baseline, errors = _numbers("baseline", baseline), _numbers("standard errors", standard_errors)
     if baseline.ndim != 1 or baseline.shape != errors.shape:
         raise ValueError(f"baseline and standard errors must be (P,), not {baseline.shape} and {errors.shape}")

@@ -14,7 +14,7 @@ A job is a line of standard input with three columns, `id <TAB> ids it comes aft
 
 All lines are read before the first job starts. A job is skipped if its result exists:
 
-- a training (`train_*.py`): if its run is finished.
+- a training (`train_*.py`): if its run is finished. With `--open`: if it also has the open scores that are asked for.
 - a scoring (`evaluate.py`) with `--set`: if it comes after its training and the run has scores of all images of that
   set in the `--precision` of the command (default: 32). Without `--set` it is always started.
 - a build (`make_fer_c.py`) with `--out`: if that folder has a manifest. Without `--out` it is always started.

@@ -29,7 +29,7 @@ class Measurements:
     """What the journals of a finished build hold."""
 
     differences: dict[str, np.ndarray]  # {id: of the Z forms to the clean image, float64 (Z,)}
-    hashes: dict[str, bytes]  # {id: of the 1 + C files, 32 bytes each}, for images of the set
+    hashes: dict[str, bytes]  # {id: of the 1 + Z files, 32 bytes each}, for images of the set
     unchanged: np.ndarray  # in how many images of the set the form equals the clean image, int (Z,)
 
 

@@ -1,7 +1,7 @@
 """Scores of a model on one set of perturbation sequences, computed from stored logits.
 
 A sequence is an image in all frames of a perturbation (perturbations.py). Each frame is compared with a reference: with
-the frame before it, as many frames before as the set's difficulty says, or, for noise, with the first frame, which is
+the frame that lies as many frames before it as the set's difficulty says, or, for noise, with the first frame, which is
 clean (ImageNet-P, Hendrycks and Dietterich, ICLR 2019, arXiv 1903.12261). The rows of scores.csv, whose severity is
 empty:
 

@@ -4,7 +4,7 @@ Sets of perturbation sequences are scored twice, with the logits as they are and
 (sequence_scores.py), so that models can be compared that differ in how sure they are. The temperature is fitted on the
 validation split that the run was trained with, never on test images: the same images, crops and size as in training.
 
-Beside the predictions of the sets lie in the run's folder predictions/
+The folder predictions/ of the run holds, beside the predictions of the sets:
 
   validation.npy          float32 (M, K), logits of M images, classes in the order of the network's outputs
   validation_labels.npy   int64 (M,), the labels, as indices of the run's classes

@@ -79,8 +79,8 @@ class DetectorNetworks(nn.Module):
         it."""
         super().__init__()
         self.networks = nn.ModuleList(attention_network(backbone, num_classes, image_size) for _ in range(count))
-        # The cross-entropy of every image under each network after the last epoch, float32 (M, N). It is a part of the
-        # state, so that a training that goes on in the middle of an epoch chooses the same images again.
+        # The cross-entropy of every image under each network after the previous epoch, float32 (M, N). It is a part of
+        # the state, so that a training that goes on in the middle of an epoch chooses the same images again.
         self.register_buffer("losses", torch.zeros(count, images))
         self.arguments = {"num_classes": num_classes, "image_size": image_size, "count": count, "images": images,
                           "backbone": backbone}

@@ -33,7 +33,7 @@ from reporting.scores import RAW, blocks_of, in_block
 
 MEAN = "mean"
 DISTINCT_PREDICTIONS = "distinct_predictions"  # metric: classes among the predictions; of `MEAN` those of all frames
-STANDARD_ERROR = "flip_probability_se"  # metric: of the flip probability, by a bootstrap over sequences
+STANDARD_ERROR = "flip_probability_se"  # metric: of the flip probability, by a bootstrap over images or identities
 
 
 class Measure(NamedTuple):

@@ -1,7 +1,7 @@
 """The data of a training: images and labels of the training and validation splits, and the batches of an epoch.
 
-Given the options of a run, it reads the data set through `datasets.kept_splits`; it never opens the test split. Used by
-training/run.py.
+Given the options of a run, it reads the data set through `datasets/kept_splits.py`; it never opens the test split. Used
+by training/run.py.
 """
 from collections.abc import Callable
 from dataclasses import dataclass

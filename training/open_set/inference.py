@@ -225,7 +225,7 @@ def cell_scores(values: np.ndarray, pool: pd.DataFrame, classes: int, features: 
     """
     count, of_closed_model = len(values), slice(0, classes + features)
     by_view = values.reshape(count, views, -1)
-    model = split_output(by_view[:, 0, of_closed_model], classes)  # the mirror image does not change the class
+    model = split_output(by_view[:, 0, of_closed_model], classes)  # the class is that of the image as it is
     predicted = model.logits.argmax(1)
     logits_of_a, logits_of_b = np.array_split(by_view[:, :, of_closed_model.stop:], 2, axis=2)
     by_a = detector_scores(logits_of_a.reshape(count, -1), predicted, classes)

@@ -177,7 +177,8 @@ def rows_of(values: Mapping[str, float], **entries: Any) -> Iterator[dict[str, A
 # ---- corrupted images
 
 def cell_rows(folder: Path, pool: str, set_name: str, scores: PoolScores, notes: str) -> Iterator[dict[str, Any]]:
-    """The rows of open_scores.csv about the cells of a built set, with the means over all cells: clean images first.
+    """The rows of open_scores.csv about a built set: of its clean images, of each corrupted cell, and the means over
+    the corrupted cells.
 
     Only inductive: the detector of a half, trained on clean images, scores the corrupted images of the other half.
     Closed and open images are in the same cell."""

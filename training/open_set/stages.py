@@ -110,8 +110,8 @@ class DetectorTraining(Training):
             group["lr"] = rate
 
     def losses(self) -> np.ndarray:
-        """float64 (M, n): the cross-entropy of every image that is trained on, under each network after the last epoch
-        (0 before the first one)."""
+        """float64 (M, n): the cross-entropy of every image that is trained on, under each network after the
+        previous epoch (0 in the first one)."""
         return self.networks.losses.double().cpu().numpy()[:, self.rows]
 
     def choose(self, kept: np.ndarray) -> None:
