@@ -467,6 +467,7 @@ def test_an_exponent_has_one_set_version(build_args, demo_root):
 
 # ---- where a set goes, and what is removed
 
+@pytest.mark.slow
 def test_foreign_files_stay(build_args, few, few_whole, tmp_path, capsys):
     folder = Path(shutil.copytree(few, tmp_path / "few"))
     shard = shard_folder(folder / "Demo-C", 2, 2)

@@ -539,6 +539,7 @@ def test_what_fails_is_named_and_the_rest_goes_on(copy, monkeypatch):
     assert not old.exists()  # of an algorithm whose runs are gone
 
 
+@pytest.mark.slow
 def test_of_a_damaged_set_nothing_is_drawn(copy):
     folder, saved = copy
     (folder / "Demo-C/visibility.npy").unlink()

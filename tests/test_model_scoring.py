@@ -297,6 +297,7 @@ def test_a_set_without_images_says_how_to_make_them(small_set, tmp_path):
 
 # ---- classes that do not match
 
+@pytest.mark.slow
 def test_removed_and_missing_classes_on_the_way_to_the_card(small_set, tmp_path, capsys):
     classes = ["anger", "bored", "happy", "neutral", "sad"]
     path = write_folder(tmp_path / "five", drawn_logits(outputs=5))

@@ -213,6 +213,7 @@ def test_tables_and_settings_travel(example):
                                    for key, value in args.items()}
 
 
+@pytest.mark.slow
 def test_a_set_without_images_gives_the_same_pictures(copy, built):
     folder = move_set(copy, built, copy.parent / "without" / "Demo-C")
     whole = make_page(copy)[1]["blocks"][0]["explorer"]
@@ -220,6 +221,7 @@ def test_a_set_without_images_gives_the_same_pictures(copy, built):
     assert make_page(copy)[1]["blocks"][0]["explorer"] == whole and whole["pictures"][0][85]
 
 
+@pytest.mark.slow
 def test_pictures_of_others_only_on_request(copy, monkeypatch):
     """Whatever the runs were trained on: what a set was built from decides."""
     monkeypatch.setattr(page_samples, "open_set", of_another("ferplus"))

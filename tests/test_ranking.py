@@ -577,7 +577,8 @@ def test_cards_alone_are_a_report(example, tmp_path):
     assert "References uniform, training prior, majority class: not available" in " ".join(text.split())
 
 
-@pytest.mark.parametrize("metric", ["ece", pytest.param("accuracy", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["ece", "accuracy"])
 def test_other_scores_rank(copy, metric):
     _, data = make_report(copy, rank_by=metric)
     (one,) = data["rankings"]
@@ -628,6 +629,7 @@ def test_the_ranking_sorts_searches_and_marks(opened, example):
     assert opened.texts("#ranking-count") == [f"1 of {len(one['lines'])} lines"]
 
 
+@pytest.mark.slow
 def test_the_ranking_on_a_phone(opened):
     opened.look(390, 844)
     assert opened.run("return document.documentElement.scrollWidth") <= 390

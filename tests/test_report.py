@@ -210,6 +210,7 @@ def test_missing_is_named_with_the_command_that_makes_it(example):
     assert sum(line.startswith("- ") for line in missing) == 8
 
 
+@pytest.mark.slow
 def test_floor_is_simulated_from_the_runs(example):
     runs, text = example
     clean, corrupted = [], []
@@ -281,7 +282,7 @@ def texts_of(figure):
     return boxes
 
 
-@pytest.mark.parametrize("count", mostly_slow([1, 2, 3, 6], fast=[3]))
+@pytest.mark.parametrize("count", mostly_slow([1, 2, 3, 6], fast=[]))
 def test_figures_hold_any_number_of_algorithms_with_long_names(count):
     rng = np.random.default_rng(0)
     names = [f"{i}_an_algorithm_with_a_long_$name$_{i}" for i in range(count)]

@@ -236,6 +236,7 @@ def test_no_tensorfloat_while_scoring(state, run, small_set, monkeypatch):
             part.fp32_precision = value
 
 
+@pytest.mark.slow
 def test_scores_in_another_precision_stand_beside_the_first(run, small_set, predicted):
     before, first = contents(run / "predictions"), read_rows(run)
     assert {row["precision"] for row in first} == {"32"}
@@ -808,6 +809,7 @@ def test_a_scoring_that_is_stopped_while_it_finishes(unscored, run, small_set, m
     assert contents(unscored / "predictions") == contents(run / "predictions")
 
 
+@pytest.mark.slow
 def test_a_missing_cell_that_is_stopped_goes_on_too(run, small_set, monkeypatch, predicted):
     """The folder holds the other cells; the files of the missing ones move there one by one."""
     before, first = contents(run / "predictions"), read_rows(run)
@@ -913,6 +915,7 @@ def test_a_damaged_partial_folder_is_repaired_or_set_aside(unscored, small_set, 
     assert set(kept.values()) <= {b"mine"} and (b"mine" in kept.values()) == ("file" in damage and "temp" not in damage)
 
 
+@pytest.mark.slow
 def test_files_of_others_in_the_partial_folder_stay(unscored, small_set):
     folder = unscored / "predictions/Demo-C.partial"
     (folder / "blocks").mkdir(parents=True)

@@ -307,6 +307,7 @@ def test_a_constant_model_stands_apart_and_is_never_the_best(example):
     assert [line["model"] for line in one["lines"] if line["constant"]] == ["SCN, CE"]
 
 
+@pytest.mark.slow
 def test_one_constant_seed_puts_a_row_apart_and_its_pair_out_of_the_differences(copy, demo, example):
     shutil.copytree(example[0] / "baseline-maxent+mbls-1", copy / "baseline-maxent+mbls-1")
     make_run(copy, demo, "baseline", "ce", 1, constant=True)
