@@ -62,7 +62,7 @@ while [ $# -gt 0 ]; do
         --image-size) size=(--image-size "$1") ;;
       esac
       shift ;;
-    -h | --help) sed -n '2,21s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+    -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
     --) options=("$@"); break ;;
     -*) fail "unknown option $argument; see bash run.sh --help" ;;
     *) sets+=("$argument") ;;

@@ -58,7 +58,7 @@ PLACES = run_folder.OPEN_SET_PLACES  # defaults of the options that only say wha
 
 @dataclass
 class OpenSetOptions:
-    """Open classes and scoring. Zhang et al.: the paper that is named above."""
+    """Open classes and scoring. Zhang et al.: Open-Set Facial Expression Recognition, AAAI 2024, arXiv:2401.12507."""
 
     open: str = ""
     """names of the open classes, as in surprise or surprise,fear (required; it has no default)"""
@@ -108,7 +108,7 @@ class Detector:
     """weight of the consistency of attention maps (released code: 6)"""
     schedule: Annotated[Literal["cosine", "exponential"], Rare] = "cosine"
     """learning rate over the epochs; cosine: falls along half a cosine in every cycle (Zhang et al.: cyclical);
-    exponential: times 0.9 after every epoch (released code)"""
+    exponential: times 0.9 after every epoch of a cycle (released code, with one cycle)"""
     cycles: Annotated[int, Between(1)] = 3
     """cycles of the learning rate, each with a snapshot; the score is the mean over snapshots (this project's: 3)"""
     lowest_lr: Annotated[float, Between(0), Rare] = 1e-6
@@ -294,8 +294,8 @@ def learning_rate(detector: Detector, epoch: int) -> float:
 
 def images_of_epoch(detector: Detector, epoch: int, losses_by_network: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The images that each network is trained on in an epoch, bool (M, n). losses_by_network: float (M, n), after the
-    last epoch. labels: int (n,), pseudo labels. A network is trained on what the other one has chosen; a single one on
-    its own choice."""
+    previous epoch. labels: int (n,), pseudo labels. A network is trained on what the other one has chosen; a single one
+    on its own choice."""
     since_warm_up = epoch - detector.warm_up
     if since_warm_up < 0:
         return np.ones(losses_by_network.shape, bool)

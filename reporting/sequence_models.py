@@ -223,7 +223,7 @@ class SequenceBaseline:
     flips: np.ndarray
     """float64 (P,): flip probabilities of the perturbations"""
     standard_errors: np.ndarray | None
-    """float64 (P,): of a bootstrap over sequences; None: not known"""
+    """float64 (P,): of a bootstrap over images or identities; None: not known"""
     run: int | None = None
     """its position in the report; None for a card"""
 

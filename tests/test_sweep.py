@@ -335,7 +335,8 @@ def test_refusals_and_help_need_no_packages(tmp_path):
     (tools / "python3").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -S "$@"\n')
     (tools / "python3").chmod(0o755)
     environment = {"PATH": f"{tools}:/usr/bin:/bin", "HOME": str(tmp_path)}
-    for words, code, message in (("run.sh --help", 0, "--ablation"), ("test.sh --help", 0, "--slow"),
+    for words, code, message in (("run.sh --help", 0, "--ablation"), ("run.sh --help", 0, "without .venv."),
+                                 ("test.sh --help", 0, "--slow"),
                                  ("test.sh --slow -h", 0, "--slow"), ("run.sh images", 2, "unknown data set images"),
                                  ("run.sh", 2, "no data set found"), ("run.sh --demo --only zzz", 2, "no run matches"),
                                  ("run.sh --demo --list", 2, "run.sh --setup")):

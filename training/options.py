@@ -2,17 +2,17 @@
 
 A script's `Args` has these groups of options: `options` (`TrainingOptions`), groups of its own (`algorithm`; in
 train_openset.py `open_set` and `detector`), `constants` (`LossOptions`: the constants of the losses) and `machine`
-(`MachineOptions`). The value of an option is
-the first of these that is given:
+(`MachineOptions`). The value of an option is the first of these that is given:
 
   1. the command line;
-  2. with `--protocol released`: the data set's released values (`datasets.RECIPES[dataset]["released"]`), the script's
+  2. the script's values for this data set under both protocols (`USUAL_ON[dataset]`), for options of its own;
+  3. with `--protocol released`: the data set's released values (`datasets.RECIPES[dataset]["released"]`), the script's
      values for this data set (`RELEASED_ON[dataset]`), the script's values for all data sets (`RELEASED`), and those of
      all scripts (`RELEASED` below);
-  3. the data set's values (`datasets.RECIPES[dataset]`);
-  4. the default at the field.
+  4. the data set's values (`datasets.RECIPES[dataset]`);
+  5. the default at the field.
 
-2 to 4 together are the *recipe* of a run. Each field also declares what the option has an effect on (`Effect`): only
+2 to 5 together are the *recipe* of a run. Each field also declares what the option has an effect on (`Effect`): only
 options that change the trained network count for the folder of a run, for resuming and for the tables.
 
 In the texts below, "paper" is FER-C (arXiv 2312.11542), and "FER-C release" is the code that its authors published.

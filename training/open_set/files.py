@@ -15,8 +15,9 @@
   open_scores/<pool>/<set>/<corruption>-<severity>.npy           float64 (N, detectors), `CELL_COLUMNS`
   open_scores.csv                            the metrics (training/open_set/scores.py)
 
-A pool is one of `datasets.open_classes.POOLS`; a subset is all, or a half of the pool. No other file names what lies
-below these folders. Nothing here imports torch.
+A pool is one of `datasets.open_classes.POOLS`; a subset is all, or a half of the pool. Besides this file only
+`WRITTEN_INSIDE` of support/run_folder.py names what lies below these folders, so that --fresh removes it: a new name
+goes there, too. Nothing here imports torch.
 Used by train_openset.py, by the files beside this one and by reporting/open_set.py.
 """
 import io

@@ -155,7 +155,8 @@ def fitted_baselines(data: OpenSetData, outputs: Mapping[str, ClosedModel], neig
 
 def detector_scores(logits: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     """Open scores float64 (N,): the mean cross-entropy over all networks, snapshots and views. logits: (N, networks x
-    C). labels: int (N,), the classes that the closed model predicts. Raises UserError where logits are not finite."""
+    C). labels: int (N,), the pseudo labels, or the classes that the closed model predicts. Raises UserError where
+    logits are not finite."""
     if not np.isfinite(logits).all():
         raise UserError("the outputs of a detector are not finite: its training has diverged. Try a lower "
                         "--detector-lr, with --fresh.")
