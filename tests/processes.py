@@ -66,6 +66,15 @@ def nothing_is_left() -> Iterator[None]:
     assert not leftovers, f"tests left processes behind (killed now): {leftovers}"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def interrupts_arrive() -> Iterator[None]:
+    """Ctrl-C reaches the processes that tests start, also where the tests themselves were started with SIGINT ignored
+    (nohup, `&`): a child inherits that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen]]:
     """`start(command, **options)`: subprocess.Popen in a session of its own, of which nothing outlives the test."""

@@ -227,8 +227,8 @@ def test_the_list_of_a_large_set_is_read(tmp_path):
         (tmp_path / name).write_text(name)
     made_with = {"preset": "fer-c", "image_format": "png"}
     seal(tmp_path, {"made_with": made_with}, sums)
-    content = json.loads((tmp_path / "manifest.json").read_text())["content"]
-    np.testing.assert_array_equal(image_hashes(read_checksums(tmp_path, content), ids, made_with), data)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    np.testing.assert_array_equal(image_hashes(read_checksums(tmp_path, manifest), ids, made_with), data)
 
 
 def test_ids_that_look_like_missing_values(built, tmp_path):
