@@ -166,7 +166,7 @@ def _sources(root: Path, split: str, is_old: bool, table: pd.DataFrame) -> froze
     places = [*IMAGE_PLACES, *(f"{place}/{name}" for place in LIST_PLACES for name in set(LISTS.values()))]
     places += ["train_set", "val_set"]
     if not is_old:
-        places += [f"{FOLDERS[split]}/{part}" for part in ("annotations", "images")]
+        places += [f"{FOLDERS[split]}/{folder}" for folder in ("annotations", "images")]
     folders = {path.rpartition("/")[0] for path in table["path"].tolist()}
     base = os.path.abspath(root)
     sources = {f"{base}/{place}" for place in places} | {f"{base}/{folder}" for folder in folders}

@@ -66,9 +66,9 @@ def _lines(folder: int, skipped: int, text: np.ndarray, starts: np.ndarray) -> l
         return None if count < 0 else memoryview(out[:count])
 
     with ThreadPoolExecutor(cores) as pool:
-        parts = list(pool.map(read, bounds[:-1], bounds[1:]))
-    whole = [part for part in parts if part is not None]
-    return whole if len(whole) == len(parts) else None
+        lines_by_thread = list(pool.map(read, bounds[:-1], bounds[1:]))
+    complete = [lines for lines in lines_by_thread if lines is not None]
+    return complete if len(complete) == len(lines_by_thread) else None
 
 
 @functools.cache

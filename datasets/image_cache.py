@@ -307,8 +307,8 @@ def cache_key(paths: Sequence[PathLike], boxes: np.ndarray, size: int) -> str:
     """The key of a cache: 32 hexadecimal digits that depend on the size, the boxes, and each picture's path, number
     of bytes and time of change. Raises UserError for a picture that is missing."""
     key = hashlib.sha256(repr(size).encode() + np.ascontiguousarray(boxes, np.float64).tobytes())
-    for part in _lines_of_states(paths):
-        key.update(part)
+    for lines in _lines_of_states(paths):
+        key.update(lines)
     return key.hexdigest()[:32]
 
 

@@ -100,13 +100,13 @@ def _keep(path: Path, identity: Mapping[str, Any], splits: Sequence[Split], bega
     state, newest = state_of(sorted(sources))
     if newest > began - SETTLED:
         return
-    parts = [_packed(split) for split in splits]
-    if any(part is None for part in parts):
+    packed = [result for result in map(_packed, splits) if result is not None]
+    if len(packed) < len(splits):
         return
-    arrays = [array for part in parts if part is not None for array in part[1]]
+    arrays = [array for _, own_arrays in packed for array in own_arrays]
     header = json.dumps({
         "identity": identity, "code": code_version(), "sources": sorted(sources), "state": state,
-        "splits": [part[0] for part in parts if part is not None], "bytes": [len(array) for array in arrays]}).encode()
+        "splits": [description for description, _ in packed], "bytes": [len(array) for array in arrays]}).encode()
     digest = hashlib.sha256(header)
     for array in arrays:
         digest.update(array)

@@ -205,8 +205,8 @@ class MachineOptions:
     workers: Annotated[int, SPEED, Between(0)] = min(4, len(os.sched_getaffinity(0)))
     """processes that decode images where no cache holds them (0: the training process)"""
     compile: Annotated[bool, SPEED, Rare] = False
-    """use torch.compile: the start takes a minute longer; then SwinV2-T is faster on a GPU, a ResNet-18 is not
-    (docs/benchmarks.md)"""
+    """use torch.compile: the start takes a minute longer; whether the steps are faster then depends on the network
+    (docs/benchmarks.md has what was measured)"""
     deterministic: Annotated[bool, SPEED, Rare] = False
     """use only GPU algorithms that give the same bytes each time: a run that was interrupted then ends with the same
     bytes as one that was not (on CPUs it always does); slower"""
