@@ -460,19 +460,14 @@ def flips(predictions: ArrayLike, against_first: bool = False, difficulty: int =
     """The fraction of a sequence's frames whose predicted class differs from that of the reference frame, (sequences,).
 
     ImageNet-P (arXiv 1903.12261) and its code. With `difficulty` d the n frames are read as d sequences of every d-th
-    frame, and the mean is taken over all n - d comparisons. Raises ValueError where predictions are not integers
-    (sequences, frames) or there is nothing to compare.
+    frame, and the mean is taken over all n - d comparisons. The mean over all sequences is the flip probability (FP).
+    Raises ValueError where predictions are not integers (sequences, frames) or there is nothing to compare.
     """
     predictions = np.asarray(predictions)
     if predictions.dtype.kind not in "iu":
         raise ValueError(f"predictions must be integers, not {predictions.dtype}")
     reference, frame = _compared_frames(predictions, 2, against_first, difficulty)
     return (predictions[:, frame] != predictions[:, reference]).mean(1)
-
-
-def flip_probability(predictions: ArrayLike, against_first: bool = False, difficulty: int = 1) -> float:
-    """The mean of `flips` over all sequences (FP of ImageNet-P), 0..1. Arguments and errors as there."""
-    return float(flips(predictions, against_first, difficulty).mean())
 
 
 def topk_distances(scores: ArrayLike, k: int = 2, against_first: bool = False, difficulty: int = 1) -> np.ndarray:

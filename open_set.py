@@ -252,7 +252,8 @@ class FittedBaselines:
 
     def __init__(self, features: np.ndarray, labels: np.ndarray, neighbours: int = NEIGHBOURS) -> None:
         """features: float (N, D) of closed training images. labels: int (N,), any number for
-        each class. neighbours: k, at most N counts. Raises ValueError where they do not fit or are empty."""
+        each class. neighbours: k; one larger than N counts as N. Raises ValueError where they do not fit or are
+        empty."""
         from sklearn.covariance import EmpiricalCovariance
         from sklearn.neighbors import NearestNeighbors
 

@@ -103,7 +103,7 @@ def predict_blocks(fabric: Any, network: torch.nn.Module, model_name: str, match
     built, processes, own = matched.built, fabric.world_size, blocks.missing[fabric.global_rank::fabric.world_size]
     if not divided:
         processes, own = 1, blocks.missing if fabric.global_rank == 0 else ()
-    open_network(fabric, network, built.made_with["size"])
+    prepare_network(fabric, network, built.made_with["size"])
     images = BlockImages(built, blocks, options.on_the_fly)
     forms = {number: len(blocks.rows(number)) * len(blocks.cells) for number in blocks.missing}
     total = max(len(all_cells(built)) * blocks.count, sum(forms.values()))
@@ -119,7 +119,7 @@ def predict_blocks(fabric: Any, network: torch.nn.Module, model_name: str, match
     fabric.barrier()
 
 
-def open_network(fabric: Any, network: torch.nn.Module, size: int) -> None:
+def prepare_network(fabric: Any, network: torch.nn.Module, size: int) -> None:
     """Set the network to eval mode. With several processes, run it once: DistributedDataParallel exchanges buffers in
     its first call, in which all processes have to take part, and a process may have no block."""
     network.eval()

@@ -29,7 +29,7 @@ from compute.batches import Images
 from compute.predict import predict
 from datasets import DATASETS, check_read_only, default_root, load_splits, parse_options
 from datasets.split import Split, expression_name, fingerprint, printable
-from evaluation.inference import InferenceOptions, open_network
+from evaluation.inference import InferenceOptions, prepare_network
 from evaluation.predictions import digest, read_array, write_array
 from evaluation.sequence_scores import Temperature
 from evaluation.sources import LoadedModel
@@ -68,7 +68,7 @@ def temperature_of_run(run: TrainedRun, model: LoadedModel, network: torch.nn.Mo
 
     network: the model's module, set up by Fabric. Raises UserError in all processes where files cannot be written:
     without the broadcast, the others would wait for process 0 until their connection times out."""
-    open_network(fabric, network, run.image_size)
+    prepare_network(fabric, network, run.image_size)
     result: Temperature | UserError | None = None
     if fabric.global_rank == 0:
         try:

@@ -6,8 +6,8 @@ model changes its mind from frame to frame, not how good it is on a corrupted im
 (candidates.py). stability.py makes tables of the models, sequence_bootstrap.py compares calibrated with uncalibrated
 runs.
 
-A model is *constant* if it predicts one class for every frame of the whole set, in one of its seeds at least: there it
-never changes its mind, which means nothing. Tables list it apart and never mark it as the best.
+A model is *constant* if it predicts one class for every image and frame of the set, in one of its seeds at least: there
+it never changes its mind, which means nothing. Tables list it apart and never mark it as the best.
 
 A *place* is what a score is of: the clean images, a perturbation, or the mean over perturbations.
 """
@@ -32,7 +32,7 @@ from reporting.runs import FLIP_PROBABILITY, Run
 from reporting.scores import RAW, blocks_of, in_block
 
 MEAN = "mean"
-DISTINCT_PREDICTIONS = "distinct_predictions"  # metric: classes among the predictions; of `MEAN` those of all frames
+DISTINCT_PREDICTIONS = "distinct_predictions"  # metric: classes among predictions; at `MEAN`, of all images and frames
 STANDARD_ERROR = "flip_probability_se"  # metric: of the flip probability, by a bootstrap over images or identities
 
 
@@ -85,7 +85,7 @@ class SequenceModel:
 
     @property
     def is_constant(self) -> bool:
-        """Whether one of its runs predicts one class for every frame of the set."""
+        """Whether one of its runs predicts one class for every image and frame of the set."""
         return bool(self.constant_seeds.any())
 
     @property

@@ -153,7 +153,7 @@ def cards_of_other_models(cards: Iterable[Card],
 
 
 def constant_runs(scores: pd.DataFrame, block: Block) -> set[int]:
-    """The positions of the runs of a block that predict one class for every frame."""
+    """The positions of the runs of a block that predict one class for every image and frame."""
     rows = in_block(scores, block)
     rows = rows[(rows["metric"] == DISTINCT_PREDICTIONS) & (rows["method"] == RAW) & (rows["corruption"] == MEAN)]
     return set(rows.loc[rows["value"] == 1, "run"])

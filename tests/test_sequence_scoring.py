@@ -483,7 +483,7 @@ def test_a_file_that_cannot_be_written_ends_all_processes(run, monkeypatch, rank
     def fitted(*_):
         raise error
 
-    monkeypatch.setattr(validation, "open_network", lambda *_: None)
+    monkeypatch.setattr(validation, "prepare_network", lambda *_: None)
     monkeypatch.setattr(validation, "fitted_temperature", fitted)
     with pytest.raises(UserError, match="no space left"):
         validation.temperature_of_run(SimpleNamespace(image_size=SIZE), None, None, Connection(), None)
@@ -797,7 +797,7 @@ def test_missing_and_removed_classes(sequences, tmp_path, monkeypatch, rule):
     predicted = np.stack([np.array(known)[logits[cell][:, :7].argmax(1)]
                           for cell in built.cells if cell[0] == "translate"], 1)[kept]
     assert value["translate", "accuracy"] == pytest.approx((predicted == labels[kept, None]).mean())
-    assert value["translate", "flip_probability"] == pytest.approx(metrics.flip_probability(predicted))
+    assert value["translate", "flip_probability"] == pytest.approx(metrics.flips(predicted).mean())
     assert (("translate", "nll") in value) == (rule == "drop") and value["mean", "n"] == len(kept)
     assert value["mean", "removed_mass"] > 0
     assert "the set lacks Sleepy" in rows[0]["notes"] and "on frames" in rows[0]["notes"]

@@ -155,9 +155,9 @@ def test_flips_by_distance_are_flip_probabilities(predictions):
     """At distance d the flip probability with difficulty d; against the first frame their mean is that of noise."""
     curve = flips_by_distance(predictions, False)
     for distance, value in enumerate(curve, 1):
-        assert value == pytest.approx(metrics.flip_probability(predictions, difficulty=distance))
+        assert value == pytest.approx(metrics.flips(predictions, difficulty=distance).mean())
     first = flips_by_distance(predictions, True)
-    assert first.mean() == pytest.approx(metrics.flip_probability(predictions, against_first=True))
+    assert first.mean() == pytest.approx(metrics.flips(predictions, against_first=True).mean())
 
 
 # ---- values of sequences and their bootstrap
@@ -195,7 +195,7 @@ def test_resamples_against_repeating_images(stored):
     for place, name in enumerate(NAMES):
         logits, noise = of_run.logits(name)[drawn], {"against_first": is_noise(name)}
         probs = metrics.softmax(logits.reshape(-1, 8) / 1.9).reshape(logits.shape)
-        by_hand = {(RAW, "flip_probability"): metrics.flip_probability(logits.argmax(-1), **noise),
+        by_hand = {(RAW, "flip_probability"): metrics.flips(logits.argmax(-1), **noise).mean(),
                    (RAW, "accuracy"): (logits.argmax(-1) == of_run.labels[drawn][:, None]).mean(),
                    (TEMPERATURE, "total_variation"): metrics.total_variations(probs, **noise).mean(),
                    (TEMPERATURE, "total_variation_unflipped"): np.nanmean(

@@ -78,7 +78,7 @@ def cache_bytes(splits: Sequence[Images]) -> int:
     return decoded_bytes(whole_splits(splits))
 
 
-def folder_without_asking(machine: MachineOptions, runs: Path) -> Path | None:
+def folder_to_keep_in(machine: MachineOptions, runs: Path) -> Path | None:
     """The folder of everything that is kept for the next start, None with --no-cache."""
     if machine.cache is not None or machine.no_cache:
         return machine.cache

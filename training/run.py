@@ -44,7 +44,7 @@ from support.files import write_rows
 from training import folder as training_folder, state as training_state
 from training.data import TrainingData, load_data, plan_batches
 from training.folder import OpenRun, open_run
-from training.image_caches import attach_caches, folder_without_asking
+from training.image_caches import attach_caches, folder_to_keep_in
 from training.log import Log, divergence, start_tracking
 from training.options import MachineOptions, TrainingOptions, check, contents, flat, usual_values
 from training.processes import Processes
@@ -183,7 +183,7 @@ class Training:
 
     def load_data(self) -> TrainingData:
         """The data that this training is about."""
-        cache = folder_without_asking(self.args.machine, self.options.runs)
+        cache = folder_to_keep_in(self.args.machine, self.options.runs)
         return load_data(self.options, self.processes, cache=cache)
 
     def load_weights(self, model: Any) -> dict[str, Any]:

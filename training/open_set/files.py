@@ -11,8 +11,9 @@
   open_scores/<pool>.csv                     every image of the pool with its open scores, a column for each detector
   open_scores/<pool>-validation.csv          the same for the closed validation images
   open_scores/<pool>/<set>/begun.txt         the version of the built set whose cells are being scored
-  open_scores/<pool>/<set>/set.json          which built set was scored: its version and number of images; written last
-  open_scores/<pool>/<set>/<corruption>-<severity>.npy           float64 (N, detectors), `CELL_COLUMNS`
+  open_scores/<pool>/<set>/set.json          which built set was scored: its version, number of images, cells and
+                                             closed classes; written last
+  open_scores/<pool>/<set>/<corruption>-<severity>.npy           float64 (N, detectors + 1), the columns `CELL_COLUMNS`
   open_scores.csv                            the metrics (training/open_set/scores.py)
 
 A pool is one of `datasets.open_classes.POOLS`; a subset is all, or a half of the pool. Besides this file only

@@ -36,7 +36,7 @@ from training import folder as training_folder
 from training.data import TrainingData, load_data, plan_batches
 from training.folder import OpenRun
 from training.open_set import files
-from training.image_caches import folder_without_asking
+from training.image_caches import folder_to_keep_in
 from training.log import divergence
 from training.processes import Processes
 from training.requests import Requests
@@ -56,7 +56,7 @@ class ClosedTraining(Training):
             division[:] = [ClosedAndOpen.of(self.settings["open"], split.classes)]
             return division[0].closed_part(split), division[0].closed_rows(split)
 
-        cache = folder_without_asking(self.args.machine, self.options.runs)
+        cache = folder_to_keep_in(self.args.machine, self.options.runs)
         data = load_data(self.options, self.processes, restrict, cache)
         data.facts |= {"all_classes": list(division[0].classes), "open_classes": list(division[0].open)}
         return data
