@@ -124,12 +124,12 @@ def main(args: Args) -> None:
 
 def export_ids_of_set(args: Args, folder: Path) -> None:
     """Write what is to be predicted elsewhere, for --export-ids."""
-    from building.built_set import open_set
+    from building.built_set import open_built_set
     from evaluation.export_ids import export_ids
 
     if len(args.set) != 1 or args.run is not None or args.source.model is not None:
         raise UserError("--export-ids needs --set with one set, and no model")
-    print(export_ids(folder, open_set(args.set[0], verify=args.verify)))
+    print(export_ids(folder, open_built_set(args.set[0], verify=args.verify)))
 
 
 def score_trained_run(args: Args, folder: Path) -> None:

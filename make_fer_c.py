@@ -67,10 +67,10 @@ def draw_gallery(out: Path, file: Path) -> None:
     soft label."""
     import matplotlib.style
 
-    from building.built_set import open_set
+    from building.built_set import open_built_set
     from reporting import pictures, style
 
-    built = open_set(out)
+    built = open_built_set(out)
     title = built.manifest["title"]
     if built.made_with["dataset"] == "demo":
         title += " (demo data)"

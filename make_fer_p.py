@@ -69,11 +69,11 @@ def draw_strips(out: Path, file: Path) -> None:
     """Draw the first image of a set in five frames of every perturbation, one below the other."""
     import numpy as np
 
-    from building.built_set import open_set
+    from building.built_set import open_built_set
     from building.forms import encode
     from support.files import write_whole
 
-    built = open_set(out)
+    built = open_built_set(out)
     rows = []
     for name, count in built.frame_counts.items():
         numbers = (0, count // 4, count // 2, 3 * count // 4, count - 1)

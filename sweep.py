@@ -17,7 +17,8 @@ All lines are read before the first job starts. A job is skipped if its result e
 - a training (`train_*.py`): if its run is finished. With `--open`: if it also has the open scores that are asked for.
 - a scoring (`evaluate.py`) with `--set`: if it comes after its training and the run has scores of all images of that
   set in the `--precision` of the command (default: 32). Without `--set` it is always started.
-- a build (`make_fer_c.py`) with `--out`: if that folder has a manifest. Without `--out` it is always started.
+- a build (`make_fer_c.py`, `make_fer_p.py`) with `--out`: if that folder has a manifest. Without `--out` it
+  is always started.
 
 A build and a job with `*` run alone: they get every core and write to this terminal. With `--jobs N` (N > 1) each of
 the other jobs gets an equal part of the cores (OMP_NUM_THREADS) and one of the GPUs (CUDA_VISIBLE_DEVICES), and writes

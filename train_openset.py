@@ -53,7 +53,7 @@ USUAL_ON: dict[str, dict[str, Any]] = {
     "demo": {"detector_epochs": 4, "cycles": 2, "detector_batch_size": 16, "warm_up": 1, "ramp": 2, "neighbours": 10}}
 
 
-PLACES = run_folder.OPEN_SET_PLACES  # defaults of the options that only say what is scored
+EXTRAS = run_folder.OPEN_SET_EXTRAS  # defaults of the options that change no score
 
 
 @dataclass
@@ -62,13 +62,13 @@ class OpenSetOptions:
 
     open: str = ""
     """names of the open classes, as in surprise or surprise,fear (required; it has no default)"""
-    pools: Annotated[tuple[str, ...], OneOf(run_folder.POOLS), PLACE] = PLACES["pools"]
+    pools: Annotated[tuple[str, ...], OneOf(run_folder.POOLS), PLACE] = EXTRAS["pools"]
     """images that are scored; test: all test images; paper: also all images of the open classes in the other splits, as
-    Zhang et al. did; the last two show what wrong pseudo labels make (docs/openset.md)"""
-    scorings: Annotated[tuple[str, ...], OneOf(run_folder.SCORINGS), PLACE, Rare] = PLACES["scorings"]
+    Zhang et al. did; paper-permuted and paper-random show what wrong pseudo labels make (docs/openset.md)"""
+    scorings: Annotated[tuple[str, ...], OneOf(run_folder.SCORINGS), PLACE, Rare] = EXTRAS["scorings"]
     """ways of scoring; transductive: the detector is trained on the images that it scores; inductive: it is trained on
     the other half of them"""
-    set: Annotated[tuple[Path, ...], PLACE] = PLACES["set"]
+    set: Annotated[tuple[Path, ...], PLACE] = EXTRAS["set"]
     """built sets of the test split: their corrupted images are scored too, by detectors that are trained on clean
     images of the other half of the pool test"""
     backbone: Annotated[str, Rare] = "resnet18"
@@ -78,7 +78,7 @@ class OpenSetOptions:
     """k of the baseline nearest_neighbours (Sun et al.: 50 on CIFAR-10)"""
     mirror: Annotated[bool, Rare] = False
     """whether a detector's score is the mean over an image and its mirror image (released code: no)"""
-    keep_snapshots: Annotated[bool, PLACE, Rare] = PLACES["keep_snapshots"]
+    keep_snapshots: Annotated[bool, PLACE, Rare] = EXTRAS["keep_snapshots"]
     """keep the weights of detectors (45 MB for each network and cycle), so that other sets can be scored later without
     a new training"""
 
@@ -191,7 +191,7 @@ def refuse_options_without_effect(args: Args) -> None:
 def built_sets(args: Args) -> dict[str, Any]:
     """{name: `BuiltSet`} of --set, opened. Raises UserError where a folder holds no built set, two have one name, or
     one has sequences or images of another size."""
-    from building.built_set import open_set as open_built_set
+    from building.built_set import open_built_set
     from training.open_set.inference import check_kind_and_size
 
     sets = {path.resolve().name: open_built_set(path) for path in args.open_set.set}

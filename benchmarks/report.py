@@ -22,7 +22,7 @@ import pandas as pd
 import make_fer_c
 import metrics
 import report
-from building.built_set import BuiltSet, open_set
+from building.built_set import BuiltSet, open_built_set
 from corruptions import CELLS, SEVERITIES
 from support import cli, run_folder
 from support.errors import UserError
@@ -85,7 +85,7 @@ def build_set(folder: Path, name: str, images: int, image_size: int) -> BuiltSet
         make_fer_c.main(make_fer_c.Args(
             dataset="demo", root=folder / "demo", out=folder / name, image_size=image_size, workers=1,
             data=("train=128", "val=16", f"test={images}")))
-    return open_set(folder / name)
+    return open_built_set(folder / name)
 
 
 def make_run(runs: Path, built: BuiltSet, script: str, loss: str, seed: int, dataset: str = "demo",

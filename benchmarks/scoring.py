@@ -32,7 +32,7 @@ import numpy as np
 import torch
 
 import make_fer_c
-from building.built_set import BuiltSet, open_set
+from building.built_set import BuiltSet, open_built_set
 from compute import devices
 from evaluation.class_matching import same_classes
 from evaluation.inference import InferenceOptions, predict_blocks, opencv_without_threads
@@ -86,7 +86,7 @@ class Bench:
             dataset="demo", root=folder / "demo", out=out, data=("train=128", "val=16", f"test={args.images}"),
             image_size=args.size, format=args.format, workers=min(args.workers, args.images)))
         self.folder, self.args = folder, args
-        self.built: BuiltSet = open_set(out)
+        self.built: BuiltSet = open_built_set(out)
         self.matched = MatchedSet(self.built, same_classes(len(self.built.classes)), [])
         self.fabric = devices.connect(PRECISIONS[args.precision])
         kind = {"resnet18": ResNet18, "tiny": TinyNetwork}[args.network]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from building.built_set import open_set
+from building.built_set import open_built_set
 from building.chunks import Chunk, Job
 from building.finishing import finish
 from building.journal import damaged_file
@@ -51,7 +51,7 @@ def build_set(plan: Plan, out: Path, workers: int, shards: tuple[Path, ...] = ()
             remove_written(folder, plan.ids)
     version = plan.facts["set_version"][:12]
     print(f"built {out}: {len(plan.frame)} images x {len(cells_of_set(plan.made_with))} forms, set version {version}")
-    built = open_set(out)
+    built = open_built_set(out)
     if not built.has_sequences:
         print_summary(built)
 

@@ -1,8 +1,8 @@
 """A finished set, read and checked: evaluation and reports open it here.
 
-`open_set(folder)` checks that manifest, tables and checksums are those that were built and fit each other, and gives a
-`BuiltSet`: images by `pixels`, soft labels by `soft_labels_of`. Every image is compared with its hash as it is read,
-unless the set was opened with verify=False.
+`open_built_set(folder)` checks that manifest, tables and checksums are those that were built and fit each other, and
+gives a `BuiltSet`: images by `pixels`, soft labels by `soft_labels_of`. Every image is compared with its hash as it is
+read, unless the set was opened with verify=False.
 """
 import io
 from collections import Counter
@@ -196,7 +196,7 @@ def _software_differences(set_versions: dict[str, str]) -> str:
     return ", ".join(differences)
 
 
-def open_set(folder: Path, verify: bool = True) -> BuiltSet:
+def open_built_set(folder: Path, verify: bool = True) -> BuiltSet:
     """Open a built set and check that its tables are the ones that were built.
 
     verify: compare manifest, tables and checksums with each other, and each image as it is read. With False no file is

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from building.built_set import open_set
+from building.built_set import open_built_set
 from building.checksums import Line, content_hash, line_name, read_lines
 from building.integrity import read_regular, sha256
 from building.layout import image_folders
@@ -47,7 +47,7 @@ def verify(folder: Path, workers: int) -> None:
         raise UserError(f"{folder}: {len(faults)} files are not as built. Restore what is missing or changed from "
                         f"another copy and move away what is extra, or remove the folder and build it again: "
                         f"{rebuild_command(folder, manifest['made_with'])}")
-    open_set(folder)
+    open_built_set(folder)
     print(f"{folder}: {len(listed_names) - 1} files as built, set version {manifest['set_version'][:12]}")
 
 

@@ -7,7 +7,7 @@ folder its kind, number of bytes, times of change and number on the disk), and t
 damaged, or of another state, is made anew. Its content is checked like what a parser gives, so a file of somebody else
 can do no more than a label file of somebody else.
 
-A source that changed shortly before it was read is no reason to keep anything: its next change may get the same time.
+Nothing is kept where a source changed shortly before it was read: its next change may get the same time.
 """
 import functools
 import hashlib

@@ -129,10 +129,9 @@ def make_pool(name: str, division: ClosedAndOpen, splits: Mapping[str, Split]) -
     """The images of a pool, sorted by split (test first) and id.
 
     name: a key of `POOLS`. splits: the splits "train", "val" and "test" with all classes. Returns the columns of a
-    split's frame, and `split`, `group` (one of `GROUPS`), `is_open` (bool), `closed_label` (the new number of its
-    class, -1 for open ones), `row` (its row in its split) and `half` ("a" or "b"). An id is unique in its split only:
-    what is stored by image goes by split and id. Raises UserError where the pool has no open image, KeyError for an
-    unknown pool.
+    split's frame, and `split`, `group` (one of `GROUPS`), `is_open` (bool), `row` (its row in its split) and
+    `half` ("a" or "b"). An id is unique in its split only: what is stored by image goes by split and id. Raises
+    UserError where the pool has no open image, KeyError for an unknown pool.
     """
     names = {TEST: ("test",), **dict.fromkeys((PAPER, PERMUTED, RANDOM), ("test", "train", "val"))}[name]
     frames = []
@@ -149,8 +148,7 @@ def make_pool(name: str, division: ClosedAndOpen, splits: Mapping[str, Split]) -
                         f"({', '.join(division.classes[number] for number in division.open)} are open)")
     closed, open_test, open_train = GROUPS
     group = np.where(~pool["is_open"], closed, np.where(pool["split"] == "test", open_test, open_train))
-    pool = pool.assign(group=group, closed_label=division.new_numbers[pool["expression"].to_numpy()])
-    return pool.assign(half=halves(pool))
+    return pool.assign(group=group, half=halves(pool))
 
 
 def halves(pool: pd.DataFrame) -> np.ndarray:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from building.built_set import BuiltSet, open_set
+from building.built_set import BuiltSet, open_built_set
 from building.layout import partial_folder
 from building.options import PRESETS_OF_PROTOCOLS, sequence_command
 from datasets import DATASETS, default_set
@@ -51,7 +51,7 @@ def open_sets(folders: Sequence[Path], verify: bool, on_the_fly: bool) -> list[B
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file; --set takes the folder of a set that make_fer_c.py or "
                             f"make_fer_p.py has built")
-        built = open_set(folder, verify=verify)
+        built = open_built_set(folder, verify=verify)
         if on_the_fly:
             built.check_images()
         elif not built.has_images:

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from building.built_set import BuiltSet, open_set
+from building.built_set import BuiltSet, open_built_set
 from evaluation.summary import DEMO
 from reporting import catalogue
 from reporting.catalogue import OF_SET, README_FIGURES, FigureOptions, FigurePlan
@@ -174,7 +174,7 @@ class Drawing:
         """The figures of the built set. Raises one of `READ_ERRORS` where the set cannot be used."""
         if summary.folder is None:
             raise UserError("no usable predictions name their built set")
-        built = open_set(summary.folder)
+        built = open_built_set(summary.folder)
         if built.manifest["set_version"] != self.block.set_version:
             raise UserError(f"{summary.folder} now holds another version of the set than the one that was scored; "
                             "give the folder of that one with --set DIR")

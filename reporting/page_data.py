@@ -55,7 +55,8 @@ def gather(runs: Sequence[Run], scores: pd.DataFrame, summaries: Mapping[Block, 
         "metrics": {name: METRICS[name].__dict__ for name in SHOWN_METRICS},
         "ranked_by": RANKED_BY,
         "losses": COMPARED_LOSSES,
-        "corruptions": list(FER_C),  # of FER-C; a block of another set has both of its own
+        # Corruptions and places are those of FER-C; a block of another set has both of its own.
+        "corruptions": list(FER_C),
         "places": places_of(FER_C),
         "blocks": [data_of_block(block, blocks, summaries[block], samples[block]) for block in blocks],
         "rankings": comparison_data(comparison),
@@ -151,8 +152,8 @@ def rows_of(index: int, block: Block, runs: Sequence[Run], stats: pd.DataFrame) 
 
 def scores_of(index: int, block: Block, scores: pd.DataFrame,
               corruptions: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Every score of every run of a block: {metric: values in the order of `places_of`, None where there is none}.
-    corruptions: of the set."""
+    """Every score of every run of a block, under `values`: {metric: values in the order of `places_of`, None where
+    there is none}. corruptions: of the set."""
     places = places_of(corruptions)
     for run, part in in_block(scores, block).fillna({"severity": 0}).groupby("run"):
         table = part.pivot(index=["corruption", "severity"], columns="metric", values="value").reindex(places)

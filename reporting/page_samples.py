@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 import metrics
-from building.built_set import BuiltSet, open_set
+from building.built_set import BuiltSet, open_built_set
 from building.forms import encode
 from reporting.predictions import Cell, open_predictions, read_logits
 from reporting.notes import READ_ERRORS, Note, plain
@@ -90,7 +90,7 @@ def open_samples(folder: Path | None, block: Block) -> tuple[BuiltSet, list[int]
     if folder is None:
         raise _NoExplorer("no usable predictions name their built set")
     try:
-        built = open_set(folder)
+        built = open_built_set(folder)
         if built.manifest["set_version"] != block.set_version:
             raise UserError(f"{folder} now holds another version of the set than the one that was scored; give the "
                             "folder of that one with --set DIR")

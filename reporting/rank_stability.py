@@ -29,6 +29,7 @@ LEVEL = 95  # percent, of the intervals
 VARIANT_NAMES = {SOFT: "soft labels", HARD: "hard labels", VOTES: "votes", WITHOUT: "without {words}"}
 HEADINGS = {SOFT: "soft", HARD: "hard", VOTES: "votes", WITHOUT: "{count} cells"}
 TITLE = "Rank stability on {set}: {metric} on corrupted images"
+# Placeholders: see `for_sets` of cells.py.
 LEGEND = """Ranks: places by soft labels, hard labels, votes (the labels before softening, where these are no single
 classes) and soft labels in [cells_left|the 70 cells without brightness, contrast and snow]. From, to: 95 %
 interval of the place from resampled images; where some models have no stored predictions and therefore no interval, it

@@ -57,6 +57,7 @@ COLUMNS = (
 )
 ECE_COLUMNS = {SOFT: "soft labels", HARD: "hard labels", WITHOUT: "soft labels without {words}"}
 TITLE = "Ranking on {set}: {metric} on corrupted images"
+# Placeholders: see `for_sets` of cells.py.
 LEGEND = """Ranking: mean over the seeds of a row; cards are single models. Change: corrupted minus clean, of the score
 that ranks. ECE against soft labels, against hard labels, and against soft labels in \
 [cells_left|the 70 cells without brightness,

@@ -87,9 +87,9 @@ PATH_SETTINGS = ("dataset", "script", "loss", "open", "noise", "seed")
 NOT_COMPARED_IN_FIRST_RELEASE = {
     "root", "runs", "fresh", "track", "calib", "workers", "cache", "compile", "model", "classes", "train_images",
     "val_images", "data_sha256", "noise_realised", "fused"}
-# Options of train_openset.py that say what is scored, with their defaults. They do not change any score: a pool that
-# two commands name has the same scores with both.
-OPEN_SET_PLACES: dict[str, Any] = {"pools": ("test",), "scorings": SCORINGS, "set": (), "keep_snapshots": False}
+# Options of train_openset.py that change no score, with their defaults: what is scored, and whether snapshots are kept.
+# A pool that two commands name has the same scores with both.
+OPEN_SET_EXTRAS: dict[str, Any] = {"pools": ("test",), "scorings": SCORINGS, "set": (), "keep_snapshots": False}
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}  # an option's value -> Fabric's name for it, which files hold
 METHOD = "softmax"  # in scores.csv: how probabilities are computed from logits; sets of sequences have one more
 DATA = "training data"  # compared like a setting: a digest of the ids and labels of training and validation images

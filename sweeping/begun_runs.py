@@ -47,7 +47,7 @@ def find_run_folder(words: tuple[str, ...]) -> Path | None:
     if "open" in asked:
         from datasets.open_classes import open_name  # late: the import of pandas takes half a second
         open_classes = open_name(asked.pop("open"))
-        for name in run_folder.OPEN_SET_PLACES:
+        for name in run_folder.OPEN_SET_EXTRAS:
             asked.pop(name, None)
     for name in set(asked) & settings_without_effect():
         del asked[name]

@@ -41,7 +41,7 @@ class Job:
 
     @property
     def is_build(self) -> bool:
-        return self.script == "make_fer_c.py"
+        return self.script in ("make_fer_c.py", "make_fer_p.py")
 
     @property
     def is_last(self) -> bool:

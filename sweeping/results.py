@@ -48,7 +48,7 @@ def has_open_scores(folder: Path, words: tuple[str, ...]) -> bool:
         return True
     from training.open_set.scores import has_scores  # late: the import of pandas takes half a second
 
-    pools, scorings, sets = (asked.get(name, run_folder.OPEN_SET_PLACES[name]) for name in ("pools", "scorings", "set"))
+    pools, scorings, sets = (asked.get(name, run_folder.OPEN_SET_EXTRAS[name]) for name in ("pools", "scorings", "set"))
     versions = {}
     for path in map(Path, sets):
         try:

@@ -32,7 +32,7 @@ import evaluate
 import make_fer_c
 import metrics
 import models
-from building.built_set import BuiltSet, open_set
+from building.built_set import BuiltSet, open_built_set
 from compute import devices
 from evaluation import inference, matching
 from make_fer_c import Args
@@ -70,7 +70,7 @@ class Bench:
             make_fer_c.main(Args(
                 dataset="demo", root=folder / "demo", data=("train=128", "val=16", "test=4"), out=self.set,
                 image_size=16, workers=1))
-        self.built: BuiltSet = open_set(self.set)
+        self.built: BuiltSet = open_built_set(self.set)
         self.fabric = devices.connect("32-true")
         self.predicted: list = []
         self.run.mkdir(parents=True)
@@ -115,7 +115,7 @@ class Bench:
                     (models, "build_model", lambda description: Network()), (inference, "logits_of_blocks", predict),
                     (devices, "connect", lambda precision: self.fabric), (metrics, "summary", summary),
                     (checkpoints, "read_fields", lambda *_: {"model": Network().state_dict()}),
-                    (matching, "open_set", lambda folder, verify: self.built)):
+                    (matching, "open_built_set", lambda folder, verify: self.built)):
                 stack.enter_context(mock.patch.object(place, name, value))
             yield
 

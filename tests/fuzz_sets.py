@@ -27,7 +27,7 @@ if __name__ == "__main__":  # started as a file
 
 import make_fer_c
 from building import verification
-from building.built_set import open_set
+from building.built_set import open_built_set
 from building.chunks import Job
 from building.journal import read_journal
 from building.plan import make_plan
@@ -145,7 +145,7 @@ def attempt(action: Callable[[], object]) -> bool:
 
 def read_all(sets: Sets, kind: str, verify: bool) -> None:
     """Open the set and read the images that may be damaged."""
-    built = open_set(sets.out, verify=verify)
+    built = open_built_set(sets.out, verify=verify)
     built.pixels(0)
     built.pixels(0, "snow", 3)
     built.pixels(1, "contrast", 5, in_memory=True)

@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import small_models
-from building.built_set import open_set
+from building.built_set import open_built_set
 from evaluation import benchmark
 from evaluation.model_options import ModelOptions
 from evaluation.scoring_options import CardOptions, ClassOptions
@@ -222,7 +222,7 @@ def user_folder(tmp_path):
 
 @pytest.fixture
 def demo(built):
-    opened = open_set(built)
+    opened = open_built_set(built)
     images = np.stack([opened.pixels(i) for i in range(4)]).transpose(0, 3, 1, 2)
     return opened, torch.from_numpy(images.copy())
 

@@ -16,7 +16,7 @@ import pytest
 import make_fer_c
 import soft_labels
 from building import build, forms as building_forms, plan, verification, worker
-from building.built_set import open_set
+from building.built_set import open_built_set
 from building.checksums import image_hashes, read_checksums, seal
 from building.forms import make_form
 from building.integrity import digest, sha256
@@ -90,7 +90,7 @@ def test_a_table_that_changed_is_refused(tables, name):
         changed = data[:place] + b"4" + data[place + 1:]
     path.write_bytes(changed)
     with pytest.raises(DamagedFile, match=rf"{name} .*damaged .*make_fer_c.py --dataset demo --out .*Demo-C"):
-        open_set(tables)
+        open_built_set(tables)
 
 
 def test_a_list_of_checksums_that_changed_is_refused(tables):
@@ -101,17 +101,17 @@ def test_a_list_of_checksums_that_changed_is_refused(tables):
                     [*lines[:5], "0" * 64 + "  ../../x\n", *lines[5:]], [], ["\xff\n"], lines[:-1] + [lines[-1][:-1]]):
         path.write_text("".join(changed), encoding="latin-1")
         with pytest.raises(DamagedFile, match="checksums.sha256"):
-            open_set(tables)
+            open_built_set(tables)
     path.unlink()
     with pytest.raises(DamagedFile, match="checksums.sha256: No such file"):
-        open_set(tables)
+        open_built_set(tables)
     os.mkfifo(path)
     with pytest.raises(DamagedFile, match="no regular file"):
-        open_set(tables)
+        open_built_set(tables)
 
 
 def test_an_image_that_changed_is_refused_when_it_is_read(copy):
-    data = open_set(copy)
+    data = open_built_set(copy)
     assert data.verify and data.hashes.shape == (86, 16, 32) and data.hashes.dtype == np.uint8
     other, victim, clean = data.image_path(2, "snow", 3), data.image_path(1, "snow", 3), data.image_path(1)
     right = data.pixels(1, "snow", 3)
@@ -121,7 +121,7 @@ def test_an_image_that_changed_is_refused_when_it_is_read(copy):
                  lambda: data.pixels(1, "contrast", 2, in_memory=True)):
         with pytest.raises(DamagedFile, match=r"is not the file that was built .*make_fer_c.py --dataset demo"):
             read()
-    unchecked = open_set(copy, verify=False)
+    unchecked = open_built_set(copy, verify=False)
     assert not unchecked.verify and not np.array_equal(unchecked.pixels(1, "snow", 3), right)
     victim.unlink()
     with pytest.raises(DamagedFile, match=f"{victim.name}: No such file"):
@@ -132,7 +132,7 @@ def test_an_image_that_changed_is_refused_when_it_is_read(copy):
 
 
 def test_pixels_are_those_of_the_files_and_of_memory(built):
-    data = open_set(built)
+    data = open_built_set(built)
     for i in (0, 7, 15):
         for cell in ((), *CELLS[3::16]):
             np.testing.assert_array_equal(data.pixels(i, *cell), read_image(data.image_path(i, *cell), SIZE))
@@ -148,7 +148,7 @@ def test_sets_travel_to_worker_processes(built):
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
-    data = open_set(built)
+    data = open_built_set(built)
     with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver")) as pool:
         np.testing.assert_array_equal(pool.submit(read_in_worker, data).result(), read_in_worker(data))
 
@@ -156,7 +156,7 @@ def test_sets_travel_to_worker_processes(built):
 def test_derived_values_are_recomputed(tables):
     """Also where every hash fits."""
     reseal(tables)
-    open_set(tables)
+    open_built_set(tables)
     good = {name: (tables / name).read_bytes() for name in (*CASES, "checksums.sha256")}
 
     def refused(message, change=None, **changed):
@@ -164,7 +164,7 @@ def test_derived_values_are_recomputed(tables):
             (tables / name.replace("_npy", ".npy").replace("_csv", ".csv")).write_bytes(data)
         reseal(tables, change)
         with pytest.raises(DamagedFile, match=message):
-            open_set(tables)
+            open_built_set(tables)
         for name, data in good.items():
             (tables / name).write_bytes(data)
 
@@ -205,7 +205,7 @@ def test_manifests_of_wrong_types_are_one_line(tables, key, value):
         (tables / "manifest.json").write_text(json.dumps(manifest))
         for verify in (True, False):
             with pytest.raises(UserError, match=r"manifest.json is damaged|unchanged|hash differs") as caught:
-                open_set(tables, verify=verify) if last != "unchanged" or last in holder else open_set(tables)
+                open_built_set(tables, verify=verify or (last == "unchanged" and last not in holder))
             assert "\n" not in str(caught.value) and "{" not in str(caught.value)
 
 
@@ -214,7 +214,7 @@ def test_manifests_of_wrong_types_are_one_line(tables, key, value):
 def test_manifests_that_are_none(tables, content):
     (tables / "manifest.json").write_bytes(content)
     with pytest.raises(DamagedFile, match="manifest.json is damaged .*make_fer_c.py --dataset NAME --out"):
-        open_set(tables)
+        open_built_set(tables)
 
 
 @pytest.mark.slow
@@ -257,7 +257,7 @@ def test_cells_that_equal_the_clean_image_are_counted(built, few_whole, build_ar
     """imagenet-c scales its lengths down: at 32 pixels some of its blurs do nothing. Counted before the encoder."""
     make_fer_c.main(build_args(out=tmp_path / "x", limit=2, corruptions="imagenet-c", format="jpg", quality=30))
     line = next(line for line in capsys.readouterr().out.splitlines() if "equal to their clean image" in line)
-    data, expected = open_set(tmp_path / "x"), []
+    data, expected = open_built_set(tmp_path / "x"), []
     for name, severity in CELLS:
         forms = [make_form(data.pixels(i), data.frame["id"].iloc[i], name, severity, data.made_with)
                  for i in range(2)]
@@ -268,7 +268,7 @@ def test_cells_that_equal_the_clean_image_are_counted(built, few_whole, build_ar
     assert data.manifest["unchanged"] == expected
     assert line.startswith(f"in {len(expected)} of 85 ") and expected
     assert all("blur" not in cell["corruption"] or cell["corruption"] == "glass_blur"
-               for cell in open_set(built).manifest["unchanged"])
+               for cell in open_built_set(built).manifest["unchanged"])
 
 
 # ---- shards are not trusted
@@ -347,7 +347,7 @@ def test_a_clean_image_that_is_not_the_sources_is_refused(build_args, few, tmp_p
 def test_a_set_of_the_first_release_opens(tmp_path, capsys):
     """tests/fixtures: demo, two images of 16 pixels, --no-images, made by commit d836569."""
     folder = Path(shutil.copytree(ROOT / "tests/fixtures/first_release", tmp_path / "old"))
-    data = open_set(folder / "Demo-C")
+    data = open_built_set(folder / "Demo-C")
     assert data.verify and len(data.frame) == 2 and "unchanged" not in data.manifest
     np.testing.assert_array_equal(data.pixels(1, "defocus_blur", 2), data.pixels(1))  # the constants it was made with
     verification.verify(folder / "Demo-C", 1)
@@ -405,7 +405,7 @@ def test_constants_that_changed_are_explained(build_args, few_whole, tmp_path):
             row["radius"] *= SIZE / 224
 
     reseal(folder, change)
-    data = open_set(folder)
+    data = open_built_set(folder)
     with pytest.raises(UserError, match="the constants of defocus_blur.* have changed since .see CHANGELOG.md"):
         make_fer_c.main(build_args(out=folder, limit=2))
     form = data.pixels(0, "defocus_blur", 2, in_memory=True)
@@ -435,7 +435,7 @@ def test_mixtures_are_matched_by_any_name_of_a_class(built, tmp_path):
     gmm = json.loads((built / "gmm.json").read_text())
     gmm["classes"] = ["Happiness" if name == "Happy" else name.upper() for name in gmm["classes"]]
     (tmp_path / "gmm.json").write_text(json.dumps(gmm))
-    classes = open_set(built).classes
+    classes = open_built_set(built).classes
     np.testing.assert_allclose(fused.read_gmm(tmp_path / "gmm.json", classes).means, gmm["means"])
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="no regular file"):
@@ -570,7 +570,7 @@ def test_commands_in_messages_work(build_args, few_whole, tmp_path):
     assert words[0] == "make_fer_c.py" and "--dataset" in words and "--no-images" in words
     parsed = make_fer_c.cli.parse(Args, fill_defaults, words[1:])
     assert parsed == dataclasses.replace(args, workers=2)
-    made = open_set(few_whole).made_with
+    made = open_built_set(few_whole).made_with
     parsed = make_fer_c.cli.parse(Args, fill_defaults,
                                  shlex.split(rebuild_command(few_whole, made))[1:])
     root = build_args().root
@@ -589,9 +589,9 @@ def test_differences_are_in_words(build_args, few_whole):
 def test_an_unfinished_set_names_the_command(few, tmp_path):
     shutil.copytree(shard_folder(few / "Demo-C", 1, 2), tmp_path / "x.partial")
     with pytest.raises(UserError, match=r"start it again with its options, make_fer_c.py --dataset demo --out .*x"):
-        open_set(tmp_path / "x")
+        open_built_set(tmp_path / "x")
     with pytest.raises(UserError, match=r"no manifest.json. Build it with make_fer_c.py --dataset NAME --out"):
-        open_set(tmp_path / "y")
+        open_built_set(tmp_path / "y")
 
 
 @pytest.mark.parametrize("content", mostly_slow(

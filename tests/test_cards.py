@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import metrics
-from building.built_set import open_set
+from building.built_set import open_built_set
 from corruptions import CELLS, CORRUPTIONS, PRESETS, corruptions_of
 from evaluation import cards
 from evaluation.cards import (
@@ -58,7 +58,7 @@ def card_of(built, rows, name="a model", overlap="none", weights=WEIGHTS, extras
 @pytest.fixture(scope="module")
 def scored(built, tmp_path_factory):
     """(the demo set, folder of a run's predictions, rows of its scores.csv)"""
-    demo = open_set(built)
+    demo = open_built_set(built)
     run = make_run(tmp_path_factory.mktemp("cards"), demo, "baseline", "ce", 0)
     folder = run / "predictions" / demo.folder.name
     return demo, folder, score(demo, folder, None)

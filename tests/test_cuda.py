@@ -25,7 +25,7 @@ import train_RUL
 import train_SCN
 import train_baseline
 import train_swinv2
-from building.built_set import open_set
+from building.built_set import open_built_set
 from compute.devices import CUBLAS_WORKSPACE, deterministic_algorithms, exact_float32, optimised
 from corruptions import CELLS
 from evaluation.predictions import predictions_file
@@ -182,7 +182,7 @@ def test_scores_are_those_of_the_cpu(where, built, tmp_path):
     """Logits that evaluate.py stores are within 1e-5 of the network's on the CPU."""
     only_on(where)
     torch.manual_seed(0)
-    model, data, run = ResNet18(CLASSES, SIZE), open_set(built), tmp_path / "run"
+    model, data, run = ResNet18(CLASSES, SIZE), open_built_set(built), tmp_path / "run"
     run.mkdir()
     torch.save({"model": model.state_dict(), "epoch": 0, "scores": {}}, run / "best.pt")
     (run / "args.json").write_text(json.dumps({

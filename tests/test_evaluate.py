@@ -10,7 +10,7 @@ import torch
 
 import evaluate
 import make_fer_c
-from building.built_set import open_set
+from building.built_set import open_built_set
 from corruptions import CELLS
 from models.resnet import ResNet18
 from support.errors import UserError
@@ -34,7 +34,7 @@ def new_run(built, tmp_path):
         torch.save({"model": model.state_dict()}, folder / "best.pt")
         model = {"class": "models.resnet.ResNet18", "arguments": {"num_classes": 8, "image_size": SIZE}}
         (folder / "args.json").write_text(json.dumps({
-            "dataset": "demo", "protocol": "paper", "image_size": SIZE, "classes": list(open_set(built).classes),
+            "dataset": "demo", "protocol": "paper", "image_size": SIZE, "classes": list(open_built_set(built).classes),
             "model": model}))
         return folder
     return make

@@ -25,7 +25,7 @@ from test_report import texts_of
 import metrics
 import report
 import reporting.report
-from building.built_set import open_set
+from building.built_set import open_built_set
 from corruptions import CORRUPTIONS
 from corruptions import CELLS
 from evaluation.scores import FIRST_RELEASE_COLUMNS
@@ -54,7 +54,8 @@ def look():
 def add_run(runs, built, script, loss, seed, without=()):
     """A run on a built set with drawn logits; cells of `without` are not in its scores.csv."""
     folder = runs / f"{len(list(runs.glob('*')))}"
-    out, data, rng = folder / "predictions" / built.name, open_set(built), np.random.default_rng([seed, len(loss)])
+    out, data = folder / "predictions" / built.name, open_built_set(built)
+    rng = np.random.default_rng([seed, len(loss)])
     labels, rows, version = data.frame["expression"].to_numpy(), [], data.manifest["set_version"]
     every = []
     for cell in (None, *CELLS):
@@ -124,9 +125,9 @@ def run_report(runs, **options):
 
 
 def of_another(dataset):
-    """`open_set`, as if the sets were built from another data set than the demo."""
+    """`open_built_set`, as if the sets were built from another data set than the demo."""
     def open_other(folder):
-        built = open_set(folder)
+        built = open_built_set(folder)
         return dataclasses.replace(
             built, manifest=built.manifest | {"made_with": built.made_with | {"dataset": dataset}})
     return open_other
@@ -266,7 +267,7 @@ def heights(axes):
 
 
 def test_pipeline_shows_the_steps_of_the_label(built):
-    data = open_set(built)
+    data = open_built_set(built)
     i = pictures.choose_image(data)
     figure = pictures.draw_pipeline(data, "title", i, ("contrast", 4))
     bars = figure.axes[5:]
@@ -289,14 +290,14 @@ def test_pipeline_of_a_set_without_a_mixture(built, tmp_path):
     shutil.copytree(built, tmp_path / "x", copy_function=os.link)
     (tmp_path / "x/gmm.json").unlink()
     reseal(tmp_path / "x")
-    figure = pictures.draw_pipeline(open_set(tmp_path / "x"), "title", 3, ("contrast", 4))
+    figure = pictures.draw_pipeline(open_built_set(tmp_path / "x"), "title", 3, ("contrast", 4))
     titles = [axes.get_title() for axes in figure.axes]
     assert "2 GMM posterior" not in titles and "3 before softening" in titles
 
 
 @pytest.mark.parametrize("image", [None, "test-00003"])
 def test_pictures_and_labels_are_those_of_the_set(built, image):
-    data = open_set(built)
+    data = open_built_set(built)
     i = pictures.choose_image(data, image)
     assert i == (3 if image else np.argmax(metrics.entropy(data.labels_before_softening)))
     figure = pictures.draw_severities(data, "title", i, "spatter")
@@ -314,7 +315,7 @@ def test_pictures_and_labels_are_those_of_the_set(built, image):
 
 
 def test_labels_by_the_sets_own_measure_are_the_sets_own(built, monkeypatch):
-    data = open_set(built)  # 16 images: D_worst was estimated on all of them
+    data = open_built_set(built)  # 16 images: D_worst was estimated on all of them
     monkeypatch.setattr(pictures, "SAMPLE", 16)
     of_cell = pictures.label_by(data, 5, "l2")
     for cell in CELLS[::7]:
@@ -324,7 +325,7 @@ def test_labels_by_the_sets_own_measure_are_the_sets_own(built, monkeypatch):
 
 
 def test_visibility_figure_is_the_sets_table(built):
-    figure = pictures.draw_visibility(open_set(built), "title")
+    figure = pictures.draw_visibility(open_built_set(built), "title")
     table = pd.read_csv(built / "visibility_mean.csv", index_col=0)
     for severity, line in enumerate(figure.axes[0].get_lines(), 1):
         np.testing.assert_allclose(line.get_xdata(), table[str(severity)], atol=1e-6)
@@ -381,7 +382,7 @@ FEW = ("figure1_severities", "figure3_pipeline", "figure4_visibility")
 @pytest.mark.slow
 @pytest.mark.parametrize("names", [FEW, SET_FIGURES - set(FEW)])
 def test_pictures_hold_classes_with_long_names(built, names):
-    data = open_set(built)
+    data = open_built_set(built)
     data = dataclasses.replace(data, manifest=data.manifest | {
         "classes": [f"Happily_$surprised$ {k}" for k in range(8)]})
     without_images, photographs = catalogue.of_set(
@@ -404,7 +405,7 @@ def write_survey(path, *rows, header=HEADER):
 def test_survey_by_name_of_class_and_as_shares(built, tmp_path):
     file = write_survey(tmp_path / "s.csv", "test-00003,contrast,5,3,1,0,0,0,0,0,0", "",
                         "test-00001, snow ,1,0,0,0,0,0,0,0,2.5")
-    data = open_set(built)
+    data = open_built_set(built)
     (first, second) = surveyed(read_survey(file), data)
     assert first[:3] == (3, "contrast", 5) and second[:3] == (1, "snow", 1)
     assert first[3].tolist() == [0.25, 0.75, 0, 0, 0, 0, 0, 0] and second[3].tolist() == [0] * 7 + [1]
@@ -447,10 +448,10 @@ def test_a_survey_that_is_no_text_or_of_another_set(built, tmp_path):
             read_survey(path)
     row = "other,contrast,5,3,1,0,0,0,0,0,0"
     with pytest.raises(UserError, match="has no image 'other' .1 such rows"):
-        surveyed(read_survey(write_survey(tmp_path / "s.csv", row)), open_set(built))
+        surveyed(read_survey(write_survey(tmp_path / "s.csv", row)), open_built_set(built))
     file = write_survey(tmp_path / "s.csv", row, header=HEADER.replace("Happy", "Joy"))
     with pytest.raises(UserError, match="has the classes Joy, Neutral"):
-        surveyed(read_survey(file), open_set(built))
+        surveyed(read_survey(file), open_built_set(built))
 
 
 @given(st.lists(st.integers(0, 50), min_size=8, max_size=8).filter(any))
@@ -481,7 +482,7 @@ def test_every_figure_of_the_demo_is_written(runs):
 
 @pytest.mark.slow
 def test_pictures_have_the_same_bytes_again(built, tmp_path):
-    data = open_set(built)
+    data = open_built_set(built)
     for name in ("one", "two"):
         figure = pictures.draw_pipeline(data, "title", 3, ("contrast", 4))
         style.save(figure, tmp_path / name, ["png", "svg", "pdf"])
@@ -492,7 +493,7 @@ def test_pictures_have_the_same_bytes_again(built, tmp_path):
 @pytest.mark.slow
 def test_images_of_others_are_not_shown_unasked(copy, monkeypatch):
     folder, saved = copy
-    monkeypatch.setattr(figures, "open_set", of_another("rafdb"))
+    monkeypatch.setattr(figures, "open_built_set", of_another("rafdb"))
     text = run_report(folder / "runs")
     assert saved == PLOTS | {"figure4_visibility"}
     (line,) = [line for line in text.splitlines() if "not drawn" in line]
@@ -504,9 +505,9 @@ def test_images_of_others_are_not_shown_unasked(copy, monkeypatch):
 @pytest.mark.slow
 def test_a_set_without_images_makes_them(copy):
     folder, saved = copy
-    wanted = open_set(folder / "Demo-C").pixels(2, "spatter", 4)
+    wanted = open_built_set(folder / "Demo-C").pixels(2, "spatter", 4)
     shutil.rmtree(folder / "Demo-C/images")
-    np.testing.assert_array_equal(open_set(folder / "Demo-C").pixels(2, "spatter", 4), wanted)
+    np.testing.assert_array_equal(open_built_set(folder / "Demo-C").pixels(2, "spatter", 4), wanted)
     assert "not drawn" not in run_report(folder / "runs") and saved == PLOTS | SET_FIGURES
 
 
@@ -529,7 +530,8 @@ def test_what_fails_is_named_and_the_rest_goes_on(copy, monkeypatch):
     for name, draw in REAL.items():
         monkeypatch.setattr(pictures, name, draw)
     survey = write_survey(folder / "s.csv", "other,contrast,5,3,1,0,0,0,0,0,0")
-    old = folder / "runs/report/figures" / f"demo_Demo-C_{open_set(folder / 'Demo-C').manifest['set_version'][:8]}"
+    version = open_built_set(folder / "Demo-C").manifest["set_version"]
+    old = folder / "runs/report/figures" / f"demo_Demo-C_{version[:8]}"
     old = old.with_name(f"{old.name}_paper_32px_n16") / "classes_gone.png"
     old.parent.mkdir(parents=True)
     old.touch()

@@ -17,7 +17,7 @@ import make_fer_c
 import report
 import train_SCN
 import train_baseline
-from building.built_set import open_set
+from building.built_set import open_built_set
 from building.verification import verify
 from corruptions import CELLS
 from support import run_folder
@@ -41,7 +41,7 @@ def old(tmp_path):
 
 @pytest.mark.parametrize("name", ["Demo-C", "Demo-C-memory"])
 def test_sets_open(old, name):
-    built = open_set(old / name)
+    built = open_built_set(old / name)
     assert len(built.frame) == 3 and built.soft_labels.shape == (17, 5, 3, 8)
     assert built.pixels(2).shape == (32, 32, 3)
     for cell in (CELLS[0], CELLS[-1]):
@@ -52,7 +52,7 @@ def test_sets_open(old, name):
 def test_shards_merge(old, demo_root, capsys):
     make_fer_c.main(make_fer_c.Args("demo", root=demo_root, data=DATA, image_size=32, corruptions="imagenet-c",
                                     images=False, workers=1, out=old / "Shards-C", merge=True))
-    merged, whole = open_set(old / "Shards-C"), open_set(old / "Demo-C-memory")
+    merged, whole = open_built_set(old / "Shards-C"), open_built_set(old / "Demo-C-memory")
     assert merged.manifest["set_version"] == whole.manifest["set_version"]
     assert (merged.soft_labels == whole.soft_labels).all()
     assert not list(old.glob("Shards-C.shard*"))

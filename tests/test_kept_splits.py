@@ -2,6 +2,7 @@
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,8 @@ from datasets.file_states import lines_of_states
 from datasets.kept_splits import load_kept_splits
 from datasets.split import Split, make_frame
 from support.errors import UserError
+from training.open_set import run as openset_run
+from training.options import MachineOptions, TrainingOptions
 
 IMAGES = "Manually_Annotated/Manually_Annotated_Images"
 LISTS = "Manually_Annotated_file_lists"
@@ -86,6 +89,20 @@ def test_options_splits_and_roots_have_files_of_their_own(root, tmp_path, parses
             assert_equal(load(tmp_path, root, splits, **options), load_splits("affectnet", root, splits, **options))
     assert len(list(tmp_path.glob("split-*.bin"))) == 3 and parses == [3 + 6]
     assert load(None, root) and len(list(tmp_path.glob("split-*.bin"))) == 3
+
+
+def test_open_set_runs_use_kept_splits(tmp_path, parses, monkeypatch):
+    def connect(precision):
+        raise InterruptedError("the data is loaded")
+
+    monkeypatch.setattr(openset_run, "connect", connect)
+    options = TrainingOptions("affectnet", root=old(tmp_path), runs=tmp_path / "runs")
+    args = SimpleNamespace(options=options, machine=MachineOptions(cache=tmp_path / "cache"),
+                           open_set=SimpleNamespace(open="surprise"))
+    for _ in range(2):
+        with pytest.raises(InterruptedError):
+            openset_run.open_set_run(args, tmp_path / "runs/seed0", {})
+    assert parses == [1]
 
 
 def old(tmp_path):

@@ -20,7 +20,7 @@ from PIL import Image
 import make_fer_c
 import soft_labels
 from building import build, state, verification, worker
-from building.built_set import open_set
+from building.built_set import open_built_set
 from building.forms import encode
 from building.journal import write_file
 from make_fer_c import Args, fill_defaults
@@ -49,7 +49,7 @@ def read(path):
 # ---- what a set holds
 
 def test_images_are_the_corruptions_of_the_clean_image(built, demo_root):
-    data = open_set(built)
+    data = open_built_set(built)
     split = load_split("demo", demo_root, "test", **dict(option.split("=") for option in OPTIONS))
     assert data.frame["id"].tolist() == split.frame["id"].tolist()
     clean = read_image(demo_root / split.frame["path"].iloc[3], SIZE)
@@ -61,7 +61,7 @@ def test_images_are_the_corruptions_of_the_clean_image(built, demo_root):
 
 def test_labels_recomputed_from_the_files(built, demo_root):
     """Everything from the images on disk and the training split, by the formulas of the benchmark."""
-    data = open_set(built)
+    data = open_built_set(built)
     train = load_split("demo", demo_root, "train", **dict(option.split("=") for option in OPTIONS)).frame
     gmm = soft_labels.fit_gmm(train[["valence", "arousal"]].to_numpy(), train["expression"].to_numpy(), 8)
     posterior = gmm.posterior(data.frame[["valence", "arousal"]].to_numpy())
@@ -130,7 +130,7 @@ def test_interrupted_build_ends_with_the_same_bytes(built, build_args, tmp_path,
         make_fer_c.main(build_args(out=out))
     assert not out.exists()
     with pytest.raises(UserError, match="is not finished .*Demo-C.partial.*start it again"):
-        open_set(out)
+        open_built_set(out)
     assert len(list((tmp_path / "Demo-C.partial/journal").iterdir())) == 1
     written[5].write_bytes(b"torn")
     monkeypatch.setattr(worker, "write_file", write)
@@ -176,7 +176,7 @@ def test_kill_9_and_restart(built, demo_root, tmp_path):
 @pytest.mark.slow
 def test_limit_keeps_the_worst_difference_and_the_pixels(built, build_args, tmp_path):
     make_fer_c.main(build_args(out=tmp_path / "few", limit=3))
-    whole, few = open_set(built), open_set(tmp_path / "few")
+    whole, few = open_built_set(built), open_built_set(tmp_path / "few")
     assert few.manifest["worst"] == whole.manifest["worst"]
     assert few.frame["id"].tolist() == whole.frame["id"].iloc[[0, 8, 15]].tolist()  # evenly spaced
     np.testing.assert_array_equal(few.soft_labels[:, :, 2], whole.soft_labels[:, :, 15])
@@ -190,10 +190,10 @@ def test_limit_keeps_the_worst_difference_and_the_pixels(built, build_args, tmp_
 def test_settings_change_the_set(built, build_args, tmp_path):
     changes = dict(seed=1, beta=0.75, exponent=1, visibility="ssim", corruptions="imagenet-c", visibility_per="mean",
                    format="jpg")
-    versions = {open_set(built).manifest["set_version"]}
+    versions = {open_built_set(built).manifest["set_version"]}
     for name, value in changes.items():
         make_fer_c.main(build_args(out=tmp_path / name, limit=2, **{name: value}))
-        versions.add(open_set(tmp_path / name).manifest["set_version"])
+        versions.add(open_built_set(tmp_path / name).manifest["set_version"])
     assert len(versions) == 1 + len(changes)
     per_mean = np.load(tmp_path / "visibility_per/visibility.npy")
     assert (per_mean[..., 0] == per_mean[..., 1]).all()
@@ -255,20 +255,20 @@ def test_a_folder_that_is_no_set_is_left_alone(build_args, tmp_path):
 def test_mixture_of_another_set(built, build_args, tmp_path, monkeypatch, capsys):
     """Handed over by file: classes are matched by name; without it a set that should take another's says so."""
     stored = json.loads((built / "gmm.json").read_text())
-    assert stored["classes"] == list(open_set(built).classes)
+    assert stored["classes"] == list(open_built_set(built).classes)
     order = [3, 1, 0, 2, 4, 5, 6, 7]
     shuffled = {name: [values[k] for k in order] for name, values in stored.items()}
     (tmp_path / "gmm.json").write_text(json.dumps(shuffled))
     make_fer_c.main(build_args(out=tmp_path / "same", gmm=tmp_path / "gmm.json", limit=4))
     make_fer_c.main(build_args(out=tmp_path / "own", limit=4))
-    np.testing.assert_allclose(open_set(tmp_path / "same").labels_before_softening,
-                               open_set(tmp_path / "own").labels_before_softening, atol=1e-9)
-    assert "given, sha256" in open_set(tmp_path / "same").manifest["notes"]["mixture"]
+    np.testing.assert_allclose(open_built_set(tmp_path / "same").labels_before_softening,
+                               open_built_set(tmp_path / "own").labels_before_softening, atol=1e-9)
+    assert "given, sha256" in open_built_set(tmp_path / "same").manifest["notes"]["mixture"]
     capsys.readouterr()
     monkeypatch.setattr(fused, "GMM_FROM", {"demo": "ferplus"})
     make_fer_c.main(build_args(out=tmp_path / "loud", limit=4))
     assert "warning: FER-C labels demo with the mixture of ferplus" in capsys.readouterr().err
-    assert "although FER-C takes that of ferplus" in open_set(tmp_path / "loud").manifest["notes"]["mixture"]
+    assert "although FER-C takes that of ferplus" in open_built_set(tmp_path / "loud").manifest["notes"]["mixture"]
 
 
 @pytest.mark.parametrize("content", [
@@ -301,7 +301,7 @@ def test_unreadable_source_is_named_and_nothing_is_left(demo_root, build_args, t
 def test_unreadable_source_is_skipped_on_request(demo_root, build_args, tmp_path):
     root, victim = broken_root(demo_root, tmp_path)
     make_fer_c.main(build_args(root=root, out=tmp_path / "x", skip_bad=True))
-    data = open_set(tmp_path / "x")
+    data = open_built_set(tmp_path / "x")
     assert len(data.frame) == 15 and victim.stem not in set(data.frame["id"])
     assert data.manifest["notes"]["unreadable, skipped"] == [victim.stem]
 
@@ -440,7 +440,7 @@ def test_damaged_set_is_refused(built, tmp_path):
         shutil.copytree(built, out, ignore=lambda folder, names: [n for n in names if n in ("images", "clean")])
         (out / name).write_bytes(content)
         with pytest.raises(UserError, match="is damaged"):
-            open_set(out)
+            open_built_set(out)
 
 
 @pytest.mark.slow
@@ -455,7 +455,7 @@ def test_sets_without_valence_and_arousal_take_the_annotators_labels(tmp_path):
 
     root = write_ferplus(tmp_path / "ferplus")
     make_fer_c.main(Args("ferplus", root=root, out=tmp_path / "x", image_size=SIZE, workers=1))
-    data = open_set(tmp_path / "x")
+    data = open_built_set(tmp_path / "x")
     np.testing.assert_allclose(data.labels_before_softening[0], [0.5, 0, 0, 0.5, 0, 0, 0, 0])
     assert not (tmp_path / "x/gmm.json").exists()
 
@@ -475,11 +475,12 @@ def test_sets_without_images_are_the_same_set(built, build_args, tmp_path, capsy
     assert "23 files as built" in capsys.readouterr().out
     with pytest.raises(UserError, match="files: no images/ there, all asked for"):
         make_fer_c.main(build_args(out=out))
-    data = open_set(out)
-    assert not data.has_images and open_set(built).has_images
+    data = open_built_set(out)
+    assert not data.has_images and open_built_set(built).has_images
     data.check_images()
+    with_images = open_built_set(built)
     for cell in ((), *CELLS[::9]):
-        np.testing.assert_array_equal(data.pixels(5, *cell, in_memory=True), read(open_set(built).image_path(5, *cell)))
+        np.testing.assert_array_equal(data.pixels(5, *cell, in_memory=True), read(with_images.image_path(5, *cell)))
     make_fer_c.main(build_args(out=out, images=False, gallery=tmp_path / "gallery.png"))
     text = (out / "images.sha256").read_text()
     (out / "images.sha256").write_text(text.replace(text[:64], "0" * 64))
@@ -491,7 +492,7 @@ def test_sets_without_images_are_the_same_set(built, build_args, tmp_path, capsy
 @pytest.mark.parametrize("kind", ["jpg", "webp"])
 def test_lossy_images_in_memory_are_those_of_the_files(build_args, tmp_path, kind):
     make_fer_c.main(build_args(out=tmp_path / "x", limit=1, format=kind, quality=80))
-    data = open_set(tmp_path / "x")
+    data = open_built_set(tmp_path / "x")
     data.check_images()
     for cell in ((), *CELLS):
         in_memory = data.pixels(0, *cell, in_memory=True)
@@ -508,7 +509,7 @@ def test_jpeg_keeps_the_noise_of_colours(built):
 @pytest.mark.parametrize("change", [
     lambda made: made.update(seed=1), lambda made: made["constants"]["snow"][0].update(mix=0.5)])
 def test_a_machine_that_makes_other_images_is_refused(built, change):
-    data = open_set(built)
+    data = open_built_set(built)
     data.check_images()
     change(data.made_with)
     with pytest.raises(UserError, match="are not the ones the set was built with"):
@@ -708,7 +709,7 @@ def test_a_disk_that_is_really_full(built, build_args, tmp_path):
             make_fer_c.main(build_args(out=disk / "Demo-C", workers=2))
         assert not (disk / "Demo-C").exists()
         with pytest.raises(UserError, match="is not finished"):
-            open_set(disk / "Demo-C")
+            open_built_set(disk / "Demo-C")
         subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
         make_fer_c.main(build_args(out=disk / "Demo-C", workers=2))
         assert sums(disk / "Demo-C") == sums(built)

@@ -10,7 +10,7 @@ import make_fer_c
 import make_fer_p
 import perturbations
 from building import worker
-from building.built_set import open_set
+from building.built_set import open_built_set
 from building.layout import MOST_FRAMES
 from building.manifest import set_version
 from building.options import rebuild_command, sequence_command
@@ -54,7 +54,7 @@ def content(folder):
 # ---- what a set holds
 
 def test_frames_are_the_perturbations_of_the_clean_image(sequences, demo_root):
-    data = open_set(sequences)
+    data = open_built_set(sequences)
     assert data.corruptions == ("gaussian_noise", "zoom_blur", "translate", "spatter") and data.has_sequences
     clean = read_image(demo_root / data.frame["path"].iloc[1], SIZE)
     np.testing.assert_array_equal(data.pixels(1), clean)
@@ -68,7 +68,7 @@ def test_frames_are_the_perturbations_of_the_clean_image(sequences, demo_root):
 
 
 def test_labels_are_not_softened(sequences, demo_root):
-    data = open_set(sequences)
+    data = open_built_set(sequences)
     split = load_split("demo", demo_root, "test", **parse_options(OPTIONS)).frame.set_index("id")
     expected = np.eye(8)[split.loc[data.frame["id"], "expression"]]
     np.testing.assert_array_equal(data.labels_before_softening, expected)
@@ -80,7 +80,7 @@ def test_labels_are_not_softened(sequences, demo_root):
 def test_a_margin_lies_around_the_frame(sequence_args, tmp_path, border, picture_size):
     """ImageNet-P cuts 224 pixels out of 256: 36 for 32."""
     make_fer_p.main(sequence_args(out=tmp_path / "x", border=border, perturbations=("translate",), limit=1))
-    data = open_set(tmp_path / "x")
+    data = open_built_set(tmp_path / "x")
     picture = data.clean_picture(0)
     assert picture.shape == (picture_size, picture_size, 3)
     edge = (picture_size - SIZE) // 2
@@ -99,7 +99,7 @@ def test_a_margin_lies_around_the_frame(sequence_args, tmp_path, border, picture
 def test_both_presets_have_ten_perturbations(sequence_args, tmp_path):
     for preset in ("imagenet-p", "rafdb-p"):
         make_fer_p.main(sequence_args(out=tmp_path / preset, preset=preset, perturbations=(), limit=1, images=False))
-        data = open_set(tmp_path / preset)
+        data = open_built_set(tmp_path / preset)
         assert len(data.corruptions) == 10 and data.corruptions == perturbations.TEST_SET[preset]
         frames = sum(perturbations.number_of_frames(name, preset, SIZE) for name in data.corruptions)
         assert len(data.cells) == frames and (preset != "rafdb-p" or frames == 300)
@@ -110,7 +110,7 @@ def test_both_presets_have_ten_perturbations(sequence_args, tmp_path):
 def test_frames_made_in_memory_are_those_of_the_files(sequences, sequence_args, tmp_path):
     make_fer_p.main(sequence_args(out=tmp_path / "x", images=False))
     assert content(tmp_path / "x") == content(sequences) and not (tmp_path / "x" / "images").exists()
-    files, memory = open_set(sequences), open_set(tmp_path / "x")
+    files, memory = open_built_set(sequences), open_built_set(tmp_path / "x")
     memory.check_images()
     cells = [*files.cells[::-7], None, *files.cells[::5]]  # backwards, and with frames left out
     for i in range(3):
@@ -194,7 +194,7 @@ def test_manifests_that_make_no_sense(sequences, tmp_path, change):
     manifest["made_with"] |= change
     (tmp_path / "x" / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(DamagedFile, match="manifest.json is damaged|made_with"):
-        open_set(tmp_path / "x")
+        open_built_set(tmp_path / "x")
 
 
 @pytest.mark.parametrize("change, words", [
@@ -207,7 +207,7 @@ def test_hostile_manifests_with_a_set_version_that_fits(sequences, tmp_path, cha
     manifest["set_version"] = set_version(manifest["made_with"])
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(DamagedFile, match=words):
-        open_set(tmp_path)
+        open_built_set(tmp_path)
 
 
 def test_no_published_sequence_is_longer_than_allowed():
@@ -218,7 +218,7 @@ def test_no_published_sequence_is_longer_than_allowed():
 
 def test_commands_of_foreign_settings_are_one_printable_line(sequences):
     """`options` of a manifest may hold any text. Before, it reached the terminal as it is."""
-    made_with = open_set(sequences).made_with | {"options": {"train": "1\x1b]0;title\x07\n2"}}
+    made_with = open_built_set(sequences).made_with | {"options": {"train": "1\x1b]0;title\x07\n2"}}
     for text in (rebuild_command(sequences, made_with), sequence_command(sequences, made_with, 48)):
         assert text.isprintable() and "--data" in text and "\\x1b" in text
 
@@ -238,16 +238,16 @@ def test_the_script_of_a_set_does_not_follow_from_its_name(sequences, built, tmp
         manifest["made_with"]["size"] = 3
         (tmp_path / name / "manifest.json").write_text(json.dumps(manifest))
         with pytest.raises(DamagedFile, match=f"build the set again with {script}"):
-            open_set(tmp_path / name)
+            open_built_set(tmp_path / name)
         (tmp_path / f"{name}2.partial").mkdir()
         (tmp_path / f"{name}2.partial" / "build.json").write_text(json.dumps(manifest["made_with"]))
         with pytest.raises(UserError, match=f"build is not finished .* {script} --dataset demo"):
-            open_set(tmp_path / f"{name}2")
+            open_built_set(tmp_path / f"{name}2")
 
 
 def test_a_changed_frame_is_noticed(sequences, tmp_path):
     shutil.copytree(sequences, tmp_path / "x")
-    data = open_set(tmp_path / "x")
+    data = open_built_set(tmp_path / "x")
     shutil.copy(data.image_path(0, "zoom_blur", 4), data.image_path(0, "zoom_blur", 5))
     with pytest.raises(DamagedFile, match="make_fer_p.py --dataset demo"):
         data.pixels(0, "zoom_blur", 5)
@@ -259,13 +259,13 @@ def test_strips_and_estimate(sequences, sequence_args, tmp_path, capsys):
     make_fer_p.main(sequence_args(out=sequences, strip=tmp_path / "strips.png"))
     drawn = cv2.imread(str(tmp_path / "strips.png"))[:, :, ::-1]
     assert drawn.shape == (len(NAMES) * SIZE, 5 * SIZE, 3)
-    data = open_set(sequences)
+    data = open_built_set(sequences)
     top = SIZE * data.corruptions.index("translate")
     for place, number in enumerate((0, 4, 8, 12, 15)):  # of 16 frames
         picture = drawn[top:top + SIZE, place * SIZE:(place + 1) * SIZE]
         assert np.array_equal(picture, data.pixels(0, "translate", number))
     make_fer_p.main(sequence_args(out=tmp_path / "x", dry_run=True))
-    forms = len(open_set(sequences).cells)
+    forms = len(open_built_set(sequences).cells)
     assert f"3 images x {forms} forms, about " in capsys.readouterr().out and not (tmp_path / "x").exists()
 
 

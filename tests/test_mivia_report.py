@@ -12,7 +12,7 @@ import make_fer_c
 import metrics
 import report
 import reporting.report
-from building.built_set import open_set
+from building.built_set import open_built_set
 from corruptions import CORRUPTIONS, MIVIA, cells_of
 from reporting import captions, cells, ranking
 from reporting.catalogue import FigureOptions, of_set
@@ -35,7 +35,7 @@ def mivia(build_args, tmp_path_factory):
     """A set of a few images with the 18 corruptions."""
     out = tmp_path_factory.mktemp("mivia") / "Demo-M"
     make_fer_c.main(build_args(out=out, limit=6, corruptions="mivia", images=False))
-    return open_set(out)
+    return open_built_set(out)
 
 
 @pytest.fixture(scope="module")

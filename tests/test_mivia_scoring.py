@@ -9,7 +9,7 @@ import torch
 import evaluate
 import make_fer_c
 import metrics
-from building.built_set import open_set
+from building.built_set import open_built_set
 from corruptions import CORRUPTIONS, MIVIA, cells_of, corruptions_of, suite_of
 from evaluation import cards, predictions
 from evaluation.export_ids import export_ids
@@ -50,7 +50,7 @@ def scored(mivia_set, small, tmp_path_factory):
         model = ResNet18(8, SIZE)
     torch.save({"model": model.state_dict(), "epoch": 0, "scores": {}}, run / "best.pt")
     settings = {"script": "baseline", "dataset": "demo", "loss": "ce", "seed": 0, "noise": 0.0, "protocol": "paper",
-                "image_size": SIZE, "classes": list(open_set(mivia_set).classes), "model": model.description,
+                "image_size": SIZE, "classes": list(open_built_set(mivia_set).classes), "model": model.description,
                 "epochs": 1}
     (run / "args.json").write_text(json.dumps(settings))
     card = folder / "card.json"
@@ -81,7 +81,7 @@ def test_suite_known_answers():
 def test_the_cells_of_predictions_follow_from_their_set_json(scored, mivia_set):
     assert stored_cells({}) == cells_of(tuple(CORRUPTIONS))  # FER-C's predictions have no such entry
     info = predictions.read_info(scored[0] / "predictions/Demo-C")
-    assert info["corruptions"] == list(MIVIA) and stored_cells(info) == open_set(mivia_set).cells
+    assert info["corruptions"] == list(MIVIA) and stored_cells(info) == open_built_set(mivia_set).cells
     assert predictions.stored_sequences(info) is None
 
 
@@ -97,7 +97,7 @@ def test_a_hostile_entry_is_refused(entry):
 
 def test_every_cell_of_the_set_is_scored(scored, mivia_set):
     run, _ = scored
-    built, value = open_set(mivia_set), values_of(run)
+    built, value = open_built_set(mivia_set), values_of(run)
     assert len(built.cells) == 90
     assert {place[:2] for place in value if place[1]} == {(name, str(severity)) for name, severity in built.cells}
     labels = built.frame["expression"].to_numpy(np.int64)
@@ -122,7 +122,7 @@ def test_contradicted_corruptions_known_answers():
 
 def test_scores_of_single_images(scored, mivia_set):
     run, _ = scored
-    built, value = open_set(mivia_set), values_of(run)
+    built, value = open_built_set(mivia_set), values_of(run)
     labels = Labels(built.frame["expression"].to_numpy(np.int64), built.soft_labels, None)
     read = [read_array(predictions_file(run / "predictions/Demo-C", cell)) for cell in all_cells(built)]
     by_cell = dict(zip(all_cells(built), read, strict=True))
@@ -171,7 +171,7 @@ def test_a_card_with_corruptions_of_no_set_is_refused(scored, tmp_path, change, 
 
 def test_predictions_made_elsewhere(mivia_set, tmp_path, monkeypatch):
     monkeypatch.setenv("FERC_RUNS", str(tmp_path / "runs"))
-    built = open_set(mivia_set)
+    built = open_built_set(mivia_set)
     text = export_ids(tmp_path / "ids", built)
     assert "91 files of predictions" in text and "90 corrupted forms" in (tmp_path / "ids/README.txt").read_text()
     labels = built.frame["expression"].to_numpy(np.int64)

@@ -15,7 +15,7 @@ from torch import nn
 
 import make_fer_c
 import metrics
-from building.built_set import open_set
+from building.built_set import open_built_set
 from datasets import load_split
 from evaluation import inference, predictions
 from evaluation.cards import read_card
@@ -46,7 +46,7 @@ def small_set(build_args, tmp_path_factory):
     """A set of a few images; tests only read it."""
     out = tmp_path_factory.mktemp("small set") / "Demo-C"
     make_fer_c.main(build_args(out=out, limit=IMAGES))
-    return open_set(out)
+    return open_built_set(out)
 
 
 @pytest.fixture
@@ -288,7 +288,7 @@ def test_what_is_to_be_predicted(small_set, tmp_path):
 
 def test_a_set_without_images_says_how_to_make_them(small_set, tmp_path):
     bare = Path(shutil.copytree(small_set.folder, tmp_path / "Demo-C", ignore=shutil.ignore_patterns("images")))
-    printed = export_ids(tmp_path / "todo", open_set(bare))
+    printed = export_ids(tmp_path / "todo", open_built_set(bare))
     assert "was built with --no-images: another program needs the files" in printed and "make_fer_c.py" in printed
     assert "make_fer_c.py" in (tmp_path / "todo/README.txt").read_text()
     images = pd.read_csv(tmp_path / "todo/cells.csv", keep_default_na=False)["images"].tolist()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import evaluate
-from building.built_set import open_set
+from building.built_set import open_built_set
 from conftest import SIZE
 from evaluation.model_options import ModelOptions
 from evaluation.onnx_export import serialised
@@ -52,7 +52,7 @@ def test_the_file_gives_the_logits_of_the_run(network, built, tmp_path, capsys):
     file = tmp_path / "net.onnx"
     evaluate.main(evaluate.Args(run, export_onnx=file))
     assert "opset 20" in capsys.readouterr().out
-    opened = open_set(built)
+    opened = open_built_set(built)
     images = torch.from_numpy(np.stack([opened.pixels(i) for i in range(5)]).transpose(0, 3, 1, 2).copy())
     module = load_model(read_trained_run(run)).module.eval()
     with opened_model(ModelOptions(str(file)), [opened], {}) as model, torch.no_grad():
@@ -69,7 +69,7 @@ def test_a_scored_run_names_its_sets(built, small, tmp_path):
     evaluate.main(evaluate.Args(run, set=(built,), machine=evaluate.Machine(workers=0)))
     evaluate.main(evaluate.Args(run, export_onnx=tmp_path / "net.onnx"))
     entries = {entry.key: entry.value for entry in onnx.load(tmp_path / "net.onnx").metadata_props}
-    assert json.loads(entries["ferc_sets"]) == {"Demo-C": open_set(built).manifest["set_version"]}
+    assert json.loads(entries["ferc_sets"]) == {"Demo-C": open_built_set(built).manifest["set_version"]}
     assert json.loads(entries["ferc_classes"]) == CLASSES and entries["ferc_format"] == "1"
 
 

@@ -84,7 +84,6 @@ def test_pools(splits):
         frame = splits[row.split].frame
         assert frame["id"].iloc[row.row] == row.id and frame["expression"].iloc[row.row] == row.expression
         assert row.is_open == (row.expression == 0)
-        assert row.closed_label == (-1 if row.is_open else row.expression - 1)
 
 
 def test_a_pool_without_open_images_is_refused(splits):

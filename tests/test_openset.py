@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 import open_set
 import train_openset
-from building.built_set import open_set as open_built_set
+from building.built_set import open_built_set
 from compute.batches import Images
 from datasets import load_split
 from datasets.open_classes import POOLS
@@ -324,9 +324,9 @@ def test_settings_that_change_the_result_name_the_folder(demo_root, tmp_path):
 def test_options_that_only_say_what_is_scored():
     """The sweep knows their names and defaults without this script, which imports torch."""
     declared = {name for name, effect in effects(train_openset.OpenSetOptions).items() if effect.on == "place"}
-    assert declared == run_folder.OPEN_SET_PLACES.keys()
+    assert declared == run_folder.OPEN_SET_EXTRAS.keys()
     usual = dataclasses.asdict(train_openset.OpenSetOptions())
-    assert all(usual[name] == value for name, value in run_folder.OPEN_SET_PLACES.items())
+    assert all(usual[name] == value for name, value in run_folder.OPEN_SET_EXTRAS.items())
     assert tuple(POOLS) == run_folder.POOLS and tuple(files.SUBSETS) == run_folder.SCORINGS
     text = cli.help_page(train_openset.Args)
     assert "(default: )" not in text and "(required" in text

@@ -22,7 +22,7 @@ import metrics
 import processes
 import report
 import reporting.report
-from building.built_set import open_set
+from building.built_set import open_built_set
 from corruptions import CELLS
 from datasets.images import read_image
 from evaluation.class_matching import same_classes
@@ -100,7 +100,7 @@ def elements(text):
 @pytest.fixture(scope="module")
 def example(built, tmp_path_factory):
     """Two algorithms, two losses, two seeds of one, one with noise; a run of SCN is missing."""
-    runs, demo = tmp_path_factory.mktemp("page") / "runs", open_set(built)
+    runs, demo = tmp_path_factory.mktemp("page") / "runs", open_built_set(built)
     for loss in ("ce", "maxent+mbls"):
         for seed in (0, 1):
             make_run(runs, demo, "baseline", loss, seed)
@@ -170,7 +170,7 @@ def test_rows_are_means_over_seeds(example):
 
 def test_samples_are_those_of_the_set(example, built):
     runs, _, data = example
-    demo, (block,) = open_set(built), data["blocks"]
+    demo, (block,) = open_built_set(built), data["blocks"]
     explorer, order = block["explorer"], list(demo.frame["id"])
     chosen = [order.index(name) for name in explorer["ids"]]
     assert block["demo"] and sorted(explorer["labels"]) == list(range(8))
@@ -224,7 +224,7 @@ def test_a_set_without_images_gives_the_same_pictures(copy, built):
 @pytest.mark.slow
 def test_pictures_of_others_only_on_request(copy, monkeypatch):
     """Whatever the runs were trained on: what a set was built from decides."""
-    monkeypatch.setattr(page_samples, "open_set", of_another("ferplus"))
+    monkeypatch.setattr(page_samples, "open_built_set", of_another("ferplus"))
     text, data = make_page(copy)
     assert "data:image/webp" not in text and "--with-images" in " ".join(data["missing"])
     explorer = data["blocks"][0]["explorer"]
@@ -284,7 +284,7 @@ def hostile(built, tmp_path_factory):
     demo = root / "x<img src=x onerror=window.pwned=1>"
     shutil.copytree(built, demo, copy_function=os.link)
     reseal(demo, lambda manifest: manifest["classes"].__setitem__(manifest["classes"].index("Neutral"), HOSTILE))
-    folder = make_run(root / "runs", open_set(demo), "baseline", "ce", 0)
+    folder = make_run(root / "runs", open_built_set(demo), "baseline", "ce", 0)
     args = json.loads((folder / "args.json").read_text())
     (folder / "args.json").write_text(json.dumps(args | {"script": HOSTILE, "loss": HOSTILE, HOSTILE: [HOSTILE]}))
     return root / "page.html", *make_page(root / "runs")

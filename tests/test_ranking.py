@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import metrics
 import report
 import reporting.report
-from building.built_set import open_set
+from building.built_set import open_built_set
 from corruptions import CELLS, CORRUPTIONS
 from evaluation.cards import Card, CheckOfCard, Extras, card_file, read_card, write_card
 from evaluation.error_bootstrap import draw_weights, extras_of_predictions
@@ -216,7 +216,7 @@ def test_everybody_stands_in_a_ranking_once_and_only_like_with_like(drawn):
 
 @pytest.fixture(scope="module")
 def demo(built):
-    return open_set(built)
+    return open_built_set(built)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import metrics
 import report
 import reporting.report
 from benchmarks.report import make_run
-from building.built_set import open_set
+from building.built_set import open_built_set
 from reporting import bootstrap, figures
 from reporting.rows import Row, variants
 from reporting.runs import read_runs
@@ -43,7 +43,7 @@ def run_report(runs, **options):
 def made(built, tmp_path_factory):
     """Runs of two networks: an uncalibrated one with seeds 0 and 1, one of another backbone, their calibrated
     partners, and one calibrated with another margin."""
-    runs, demo = tmp_path_factory.mktemp("rows") / "runs", open_set(built)
+    runs, demo = tmp_path_factory.mktemp("rows") / "runs", open_built_set(built)
     for loss in ("ce", "maxent+mbls"):
         for seed in (0, 1):
             make_run(runs, demo, "baseline", loss, seed, backbone="resnet18")

@@ -20,7 +20,7 @@ import make_fer_c
 import metrics
 import reporting.runs
 from building import plan
-from building.built_set import open_set
+from building.built_set import open_built_set
 from corruptions import CELLS
 from evaluation import inference, predictions, scores, scoring, sources
 from evaluation.cards import read_card
@@ -82,8 +82,8 @@ def new_run(run, built, **changes):
         model = ResNet18(8, SIZE)
     torch.save({"model": model.state_dict(), "epoch": 0, "scores": {}}, run / "best.pt")
     settings = {"script": "baseline", "dataset": "demo", "loss": "ce", "seed": 0, "noise": 0.0, "protocol": "paper",
-                "image_size": SIZE, "classes": list(open_set(built).classes), "model": model.description, "epochs": 1,
-                "runs": "my runs"}
+                "image_size": SIZE, "classes": list(open_built_set(built).classes), "model": model.description,
+                "epochs": 1, "runs": "my runs"}
     (run / "args.json").write_text(json.dumps(settings | changes))
     (run / "metrics.csv").write_text("epoch\n0\n")
     return run
@@ -377,7 +377,7 @@ def test_scores_are_written_after_each_set(run, small_set, tmp_path, monkeypatch
 @pytest.mark.slow
 def test_classes_of_another_order_are_matched_by_name(run, small_set, tmp_path, capsys):
     """The scores are those of the same network whose outputs stand in the set's order."""
-    first, classes = read_rows(run), open_set(small_set).classes
+    first, classes = read_rows(run), open_built_set(small_set).classes
     order = [3, 0, 7, 1, 2, 6, 5, 4]
     change_args(run, classes=[SYNONYMS[classes[k]] for k in order])
     state = torch.load(run / "best.pt", map_location="cpu", weights_only=True)
@@ -395,7 +395,7 @@ def test_classes_of_another_order_are_matched_by_name(run, small_set, tmp_path, 
 
 def test_other_names_for_the_same_classes_are_no_difference(run, small_set, predicted):
     first = read_rows(run)
-    change_args(run, classes=[SYNONYMS[name] for name in open_set(small_set).classes])
+    change_args(run, classes=[SYNONYMS[name] for name in open_built_set(small_set).classes])
     assert score(run, small_set) == first and not predicted
 
 
@@ -405,14 +405,14 @@ def test_predictions_in_another_order_of_classes_are_made_again(run, small_set, 
     note = run / "predictions/Demo-C/set.json"
     known = json.loads(note.read_text())
     note.write_text(json.dumps({key: value for key, value in known.items() if key not in ("order", "verified")}))
-    change_args(run, classes=open_set(small_set).classes[::-1])
+    change_args(run, classes=open_built_set(small_set).classes[::-1])
     score(run, small_set)
     assert len(predicted) == 1 + len(CELLS)
 
 
 @pytest.mark.parametrize("force", [False, True])
 def test_other_classes_are_refused_whatever_is_forced(run, small_set, force):
-    classes = list(open_set(small_set).classes)
+    classes = list(open_built_set(small_set).classes)
     change_args(run, classes=["calm", *classes[1:]])
     text = refused(run, small_set, force=force)
     assert "only the run has calm, only the set has neutral" in text and ", ".join(classes) in text
@@ -745,7 +745,7 @@ def test_logits_are_those_of_a_plain_loop(unscored, small_set, on_the_fly, worke
     """One image at a time, in the usual order of its dimensions."""
     machine = evaluate.Machine(workers=workers)
     evaluate.main(evaluate.Args(unscored, set=(small_set,), on_the_fly=on_the_fly, batch_size=50, machine=machine))
-    built = open_set(small_set)
+    built = open_built_set(small_set)
     model = ResNet18(8, SIZE)
     model.load_state_dict(torch.load(unscored / "best.pt", weights_only=True)["model"])
     model.eval()
@@ -961,7 +961,7 @@ def test_memory_does_not_grow_with_the_number_of_blocks(tmp_path, monkeypatch):
 
 def test_workers_share_memory_and_fit_into_it(small_set, monkeypatch, capsys, tmp_path):
     """Fewer where /dev/shm is small: a process that runs out of it would die without a message."""
-    built = open_set(small_set)
+    built = open_built_set(small_set)
     blocks = predictions.Blocks(tmp_path, tmp_path, (None, ("snow", 3)), (None,), IMAGES, 2, 8, (0, 1))
     images = inference.BlockImages(built, blocks, False)
     loader = torch.utils.data.DataLoader(images, batch_size=None, num_workers=1)

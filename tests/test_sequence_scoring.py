@@ -22,7 +22,7 @@ import make_fer_p
 import metrics
 import perturbations
 from building import forms
-from building.built_set import open_set
+from building.built_set import open_built_set
 from datasets import affectnet, load_split, parse_options
 from datasets.images import read_image
 from evaluation import benchmark, cards, inference, predictions, validation
@@ -165,7 +165,7 @@ def set_with_frames(build_sequences, monkeypatch, out, frames, **changes):
     """A set of gaussian_noise and brightness with this number of frames each."""
     for name in ("gaussian_noise", "brightness"):
         monkeypatch.setitem(perturbations.IMAGENET_P_32[name], "count", frames)
-    return open_set(build_sequences(out, perturbations=("gaussian_noise", "brightness"), **changes))
+    return open_built_set(build_sequences(out, perturbations=("gaussian_noise", "brightness"), **changes))
 
 
 @pytest.mark.parametrize("difficulty,consecutive", [(1, .4), (2, .3125), (3, .583333)])
@@ -182,7 +182,7 @@ def test_c1_from_logits_to_scores(build_sequences, tmp_path, monkeypatch, diffic
 
 
 def test_c1_of_mivia(build_sequences, tmp_path, monkeypatch):
-    built = open_set(build_sequences(tmp_path / "Demo-P", preset="rafdb-p", limit=3,
+    built = open_built_set(build_sequences(tmp_path / "Demo-P", preset="rafdb-p", limit=3,
                                      perturbations=("p_gaussian_noise", "p_brightness")))
     folder = write_logits(tmp_path / "logits", built,
                           lambda cell: np.eye(8)[C1_MIVIA[:, 0 if cell is None else cell[1]]])
@@ -226,7 +226,7 @@ def test_the_distance_of_other_numbers_of_places(build_sequences, tmp_path, monk
 
 
 def test_a_constant_model_is_told_apart(sequences, tmp_path, monkeypatch, capsys):
-    built = open_set(sequences)
+    built = open_built_set(sequences)
     rng = keyed_rng("constant")
     folder = write_logits(tmp_path / "logits", built,
                           lambda cell: np.eye(8)[[2] * IMAGES] * 9 + rng.random((IMAGES, 8)))
@@ -237,7 +237,7 @@ def test_a_constant_model_is_told_apart(sequences, tmp_path, monkeypatch, capsys
 
 
 def test_another_class_in_each_perturbation_is_no_constant_model(sequences, tmp_path, monkeypatch):
-    built = open_set(sequences)
+    built = open_built_set(sequences)
     classes = {None: 0} | {name: k for k, name in enumerate(NAMES)}
     folder = write_logits(tmp_path / "logits", built,
                           lambda cell: np.eye(8)[[classes[cell and cell[0]]] * IMAGES])
@@ -279,7 +279,7 @@ def plain_scores(built, folder, name, temperature=1.0):
 @pytest.mark.parametrize("method,temperature", [("softmax", 1), ("temperature", 2.5)])
 def test_scores_are_those_of_plain_loops(scored, sequences, method, temperature):
     run, _ = scored
-    built, value = open_set(sequences), values_of(rows_of(run), method)
+    built, value = open_built_set(sequences), values_of(rows_of(run), method)
     folder = run / "predictions/Demo-P"
     plain = {name: plain_scores(built, folder, name, temperature) for name in NAMES}
     for metric in plain["spatter"]:
@@ -308,7 +308,7 @@ def test_a_temperature_changes_no_decision(scored):
 
 def test_the_standard_error_is_that_of_a_bootstrap_over_identities(sequences, tmp_path, monkeypatch):
     """Against the analytic one of two people with two pictures each, of whom one flips once."""
-    built = open_set(sequences)
+    built = open_built_set(sequences)
     person = built.frame["identity"].factorize()[0]
     assert np.bincount(person).tolist() == [2, 2]
     frames = sum(name == "translate" for name, _ in built.cells)
@@ -593,7 +593,7 @@ def test_each_sequence_is_made_once(unscored, sequences, half, monkeypatch):
     monkeypatch.setattr(forms, "sequence", lambda clean, image_id, name, made_with: (
         made.append((image_id, name)), real(clean, image_id, name, made_with))[1])
     score(unscored, sequences, on_the_fly=True)
-    ids = open_set(sequences).frame["id"]
+    ids = open_built_set(sequences).frame["id"]
     of_the_check = [(ids[0], name) for name in NAMES]  # open_sets compares the forms of the first image
     assert sorted(made) == sorted([(image_id, name) for image_id in ids for name in NAMES] + of_the_check)
 
@@ -617,7 +617,7 @@ def test_damaged_frames_are_predicted_again(run, sequences, half, capsys):
 
 def test_set_json_says_what_the_set_has(scored, sequences):
     info = predictions.read_info(scored[0] / "predictions/Demo-P")
-    built = open_set(sequences)
+    built = open_built_set(sequences)
     assert stored_cells(info) == built.cells
     assert stored_sequences(info).difficulty == 1 and tuple(stored_sequences(info).frames) == NAMES
     assert run_folder.is_scored(scored[0], sequences) and not run_folder.is_scored(scored[0], sequences, "bf16")
@@ -731,7 +731,7 @@ def test_a_hostile_card_is_refused(scored, tmp_path, change):
 # ---- other models
 
 def test_ids_are_exported(sequences, tmp_path):
-    built = open_set(sequences)
+    built = open_built_set(sequences)
     text = export_ids(tmp_path / "ids", built)
     readme = (tmp_path / "ids/README.txt").read_text()
     assert f"{len(built.cells) + 1} files of predictions" in text
@@ -748,7 +748,7 @@ def test_ids_are_exported(sequences, tmp_path):
 @given(kind=st.sampled_from(["shape", "type", "nan", "pickle", "half", "missing", "twice", "large", "link"]),
        data=st.data())
 def test_hostile_logits_are_refused(sequences, tmp_path_factory, kind, data):
-    built = open_set(sequences)
+    built = open_built_set(sequences)
     folder = tmp_path_factory.mktemp("hostile")
     write_logits(folder, built, lambda cell: np.eye(8)[:IMAGES])
     name, frame = built.cells[data.draw(st.integers(0, len(built.cells) - 1))]
@@ -780,7 +780,7 @@ def test_hostile_logits_are_refused(sequences, tmp_path_factory, kind, data):
 @pytest.mark.parametrize("rule", ["drop", "keep"])
 def test_missing_and_removed_classes(sequences, tmp_path, monkeypatch, rule):
     """A model without Sad, and with a class that the set lacks."""
-    built = open_set(sequences)
+    built = open_built_set(sequences)
     labels = built.frame["expression"].to_numpy()
     names = ["Neutral", "Happy", "Surprise", "Fear", "Disgust", "Anger", "Contempt", "Sleepy"]
     rng = keyed_rng("missing")
@@ -842,7 +842,7 @@ def test_an_onnx_file_of_another_size(sequences, tmp_path, monkeypatch):
     evaluate.main(evaluate.Args(set=(sequences,), source=source, on_the_fly=True, machine=evaluate.Machine(workers=0)))
     (model,) = (tmp_path / "runs/models").iterdir()
     logits = read_array(model / "predictions/Demo-P/zoom_blur/5.npy")
-    built = open_set(sequences)
+    built = open_built_set(sequences)
     pixels = np.stack([built.pixels(i, "zoom_blur", 5) for i in range(IMAGES)]).transpose(0, 3, 1, 2) / 255
     np.testing.assert_allclose(logits, small_models.expected(pixels), atol=.02)  # a mean changes little with the size
 
@@ -896,7 +896,7 @@ def test_without_a_corrupted_set_the_sequences_are_named(run, tmp_path, monkeypa
 
 
 def test_score_sequences_without_a_temperature_has_no_note(scored, sequences):
-    built = open_set(sequences)
+    built = open_built_set(sequences)
     rows = score_sequences(built, scored[0] / "predictions/Demo-P", None)
     assert rows[0]["notes"] == "" and {row["method"] for row in rows} == {"softmax"}
     rows = score_sequences(built, scored[0] / "predictions/Demo-P", None, temperature=Temperature(None, "a reason"))

@@ -18,7 +18,7 @@ from PIL import Image
 import evaluate
 import small_models
 from cases import mostly_slow
-from building.built_set import open_set
+from building.built_set import open_built_set
 from evaluation.input_format import InputFormat
 from evaluation.model_options import ModelOptions, check_machine, check_options, class_names, kind_of, model_name
 from evaluation.source_kinds.source import Source, cpu_threads
@@ -34,7 +34,7 @@ REASON = "needs a package of requirements-optional.txt"
 @pytest.fixture(scope="module")
 def demo(built):
     """The demo set and its clean images, uint8 (N, 3, 32, 32)."""
-    opened = open_set(built)
+    opened = open_built_set(built)
     images = np.stack([opened.pixels(i) for i in range(len(opened.frame))]).transpose(0, 3, 1, 2)
     return opened, torch.from_numpy(images.copy())
 
@@ -704,6 +704,6 @@ def test_every_kind_is_scored(kind, built, mobile, tmp_path, monkeypatch):
     assert (folder / "scores.csv").exists() and len(list(folder.glob("cards/*.json"))) == 1
     assert len(list(folder.rglob("[1-5].npy"))) == 85
     if kind not in ("hf", "timm"):
-        opened = open_set(built)
+        opened = open_built_set(built)
         images = np.stack([np.asarray(Image.open(opened.image_path(i)).convert("RGB")) for i in range(16)])
         assert close(logits, expected(images.transpose(0, 3, 1, 2) / 255))

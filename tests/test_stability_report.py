@@ -15,7 +15,7 @@ import make_fer_p
 import metrics
 import report
 import reporting.report
-from building.built_set import open_set
+from building.built_set import open_built_set
 from evaluation.cards import Card, Extras, ModelOfCard, SetOfCard, make_card, write_card
 from evaluation.class_matching import same_classes
 from evaluation.model_facts import ModelFacts
@@ -48,7 +48,7 @@ def demo(demo_root, tmp_path_factory):
     out = tmp_path_factory.mktemp("sequences") / "Demo-P"
     make_fer_p.main(make_fer_p.Args(dataset="demo", root=demo_root, data=OPTIONS, image_size=SIZE, workers=1, out=out,
                                     perturbations=NAMES, images=False))
-    return open_set(out)
+    return open_built_set(out)
 
 
 def make_run(runs, demo, script, loss, seed, temperature=1.5, constant=False, **others):

@@ -58,7 +58,7 @@ if re.search(os.environ.get("HANG") or "$.", line):
 if re.search(os.environ.get("FAIL") or "$.", line):
     print("error: this one fails")
     sys.exit(3)
-if words[0] == "make_fer_c.py":
+if words[0] in ("make_fer_c.py", "make_fer_p.py"):
     manifest = {{"set_version": "0ab1", "made_with": {{"images": 16, "protocol": option("--protocol", "paper")}}}}
     usual = "64" if option("--dataset") == "demo" else "224"
     manifest["made_with"]["size"] = int(option("--image-size", usual))
@@ -381,6 +381,18 @@ def test_a_failed_build_stops_the_trainings_of_its_set_alone(place):
     builds = [words for script, words in place.calls() if script == "make_fer_c.py"]
     assert done.returncode == 0 and [words.split()[1] for words in builds] == ["affectnet", "affwild"]
     assert builds[1].endswith(f"--gmm {place.data}/AffectNet-C/gmm.json")
+
+
+def test_a_set_of_sequences_is_a_build(place):
+    out = place.folder / "Demo-P"
+    line = (f"p||{shlex.quote(str(place.python))} make_fer_p.py --dataset demo --out {shlex.quote(str(out))}\n"
+            "r|p|true\n")
+    listed = place.sweep(line, "--list")
+    assert listed.stdout == "true\n" and "make_fer_p.py --dataset demo" in listed.stderr
+    assert place.sweep(line).returncode == 0 and place.scripts() == ["make_fer_p.py"]
+    assert place.sweep(line).returncode == 0 and place.scripts() == []
+    refused = place.sweep(line.replace("--out", "--image-size 32 --out"))
+    assert refused.returncode == 2 and "has 64 px and protocol paper; asked for are 32 px" in refused.stderr
 
 
 def test_a_set_of_another_size_is_refused_before_anything_is_trained(place):

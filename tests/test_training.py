@@ -26,7 +26,7 @@ import losses
 import make_fer_c
 import metrics
 import train_baseline
-from building.built_set import open_set
+from building.built_set import open_built_set
 from corruptions import CORRUPTIONS
 from corruptions import CELLS
 from evaluation import inference
@@ -588,7 +588,7 @@ def score_again(run, built, **changes):
 
 
 def test_predictions_are_the_models_logits(scored, built):
-    data = open_set(built)
+    data = open_built_set(built)
     model = ResNet18(8, SIZE)
     model.load_state_dict(weights(scored, "best.pt"))
     model.eval()
@@ -617,7 +617,7 @@ def test_scores_are_tidy_and_complete(scored, built):
 
 
 def test_scores_recomputed_from_the_predictions(scored, built):
-    data, folder = open_set(built), scored / "predictions/Demo-C"
+    data, folder = open_built_set(built), scored / "predictions/Demo-C"
     table = pd.read_csv(scored / "scores.csv", dtype={"severity": "Int64"})
     value = table.set_index(["corruption", "severity", "metric"])["value"]
     labels = data.frame["expression"].to_numpy()

@@ -341,8 +341,8 @@ class Training:
         """Write the files of the finished epoch, print its scores, and go to the next epoch.
 
         Every epoch gets a row in metrics.csv and timing.csv, its scores in TensorBoard's file, and a new last.pt. If it
-        is the best one so far, which means that its validation macro-F1 is the highest, best.pt is written too. All
-        learning rates are multiplied by --lr-decay. scores: as `metrics.summary` gives them.
+        is the best one so far (`is_best`), best.pt is written too. All learning rates are multiplied
+        by --lr-decay. scores: as `metrics.summary` gives them.
         """
         self.exchange_state()
         means = self.state.means()

@@ -39,7 +39,7 @@ class State:
     history: list[dict[str, Any]] = field(default_factory=list)
     """one row of metrics.csv for each finished epoch"""
     best: float = -1.0
-    """highest validation macro-F1 so far, as a fraction; -1 before the first epoch that counts"""
+    """validation macro-F1 of the epoch that best.pt holds, as a fraction; -1 before the first epoch that counts"""
 
     def add_terms(self, terms: Mapping[str, torch.Tensor]) -> None:
         """Count a step and add its terms, float64 scalars by name, to the sums. A term may be absent from some

@@ -1,7 +1,7 @@
 """What trained networks say about images: the closed model on all splits, detectors on pools, both on a built set.
 
-Everything is computed on clean views in float32, whatever the precision of the training, so that scores do not depend
-on chance. What is stored already is read instead. Used by train_openset.py.
+Images are not augmented, and everything is computed in float32, whatever the precision of the training, so that scores
+do not depend on chance. What is stored already is read instead. Used by train_openset.py.
 """
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ from building.built_set import BuiltSet
 from compute.batches import Images, Item
 from compute.devices import exact_float32
 from compute.predict import predict
-from datasets import default_root, load_splits, parse_options
+from datasets import default_root, parse_options
+from datasets.kept_splits import load_kept_splits
 from datasets.open_classes import HALVES, ClosedAndOpen
 from datasets.split import Split
 from models import build_model, checkpoints
@@ -57,12 +58,16 @@ class OpenSetData:
         return Images.of_rows(list(self.images.values()), np.stack([pool["split"].map(number_of), pool["row"]], 1))
 
 
-def load_open_set_data(options: Any, open_classes: str) -> OpenSetData:
-    """Read all splits. options: `TrainingOptions`. open_classes: as `open_name` gives them. Unlike every other
-    training, open-set training opens the test split: detectors are trained on pseudo labels of its images."""
+def load_open_set_data(options: Any, open_classes: str, cache: Path | None = None) -> OpenSetData:
+    """Read all splits. Unlike every other training, open-set training opens the test split: detectors are trained on
+    pseudo labels of its images.
+
+    options: `TrainingOptions`. open_classes: as `open_name` gives them. cache: the folder in which the splits of a
+    large data set are kept, so that the next start need not parse it; None: nowhere."""
     root = options.root or default_root(options.dataset)
     names = ("train", "val", "test")
-    splits = dict(zip(names, load_splits(options.dataset, root, names, **parse_options(options.data)), strict=True))
+    loaded = load_kept_splits(cache, options.dataset, root, names, **parse_options(options.data))
+    splits = dict(zip(names, loaded, strict=True))
     for split in names[1:]:
         if splits[split].classes != splits["train"].classes:
             raise UserError(f"{root}: its splits have different classes (train {', '.join(splits['train'].classes)}; "

@@ -20,6 +20,7 @@ from models.detector import LogitsAndFeatures, SideBySide
 from open_set import ClosedModel, FittedBaselines
 from support import run_folder
 from support.errors import UserError
+from training.image_caches import folder_to_keep_in
 from training.open_set import files, scores
 from training.open_set.files import IMAGE_COLUMNS, INDUCTIVE, SUBSETS, TRAINED, TRANSDUCTIVE, WHOLE, column_of
 from training.open_set.inference import (
@@ -71,7 +72,8 @@ class TrainedColumns(NamedTuple):
 def open_set_run(args: Any, folder: Path, sets: dict[str, BuiltSet]) -> "OpenSetRun":
     """The run in `folder`, whose closed model is trained. args: of train_openset.py. sets: {name: built set} whose
     corrupted images are scored."""
-    data = load_open_set_data(args.options, args.open_set.open)
+    cache = folder_to_keep_in(args.machine, args.options.runs)
+    data = load_open_set_data(args.options, args.open_set.open, cache)
     fabric = connect(run_folder.PRECISIONS["32"])
     inference = Inference(fabric, args.options.batch_size, args.machine, args.options.runs)
     outputs = closed_outputs(folder, data, inference)
