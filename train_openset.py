@@ -43,7 +43,7 @@ from support import cli, run_folder
 from support.cli import Between, Fraction, OneOf, Rare
 from support.errors import UserError
 from support.files import lock
-from training.options import PLACE, LossOptions, MachineOptions, TrainingOptions, recipe_filler
+from training.options import CONTENT, PLACE, LossOptions, MachineOptions, TrainingOptions, recipe_filler
 from training.run import start_training
 
 RELEASED: dict[str, Any] = {}  # --protocol released changes the closed training only, as training/options.py says
@@ -101,7 +101,7 @@ class Detector:
     """learning rate of Adam (released code: 1e-4 with ResNet-50; its parent method EAC advises 2e-4 with ResNet-18)"""
     detector_weight_decay: Annotated[float, Between(0), Rare] = 1e-4
     """weight decay of Adam, added to the gradient (released code: 1e-4)"""
-    detector_weights: Annotated[str, Rare] = ""
+    detector_weights: Annotated[str, CONTENT, Rare] = ""
     """weights that each network starts from, as for --weights (default: those of --weights; Zhang et al.: none, "from
     scratch"; released code: of VGGFace2)"""
     consistency: Annotated[float, Between(0)] = 6.0

@@ -5,7 +5,7 @@ the frame that lies as many frames before it as the set's difficulty says, or, f
 clean (ImageNet-P, Hendrycks and Dietterich, ICLR 2019, arXiv 1903.12261). The rows of scores.csv, whose severity is
 empty:
 
-  clean             the scores of the clean images that every other set has, against hard labels
+  clean             of the clean images, the scores that sets of corruptions have for theirs, against hard labels
   <perturbation>    the scores in `SEQUENCE_METRICS`
   mean              the mean over the perturbations that have the score; of flip_probability_se, distinct_predictions
                     and n see below

@@ -209,6 +209,12 @@ def is_open_set_run(folder: Path) -> bool:
 
 # ---- finding the run of a command line
 
+def digest_of_file(path: Path) -> str:
+    """What `contents` of args.json says of a file: "sha256 " and the first 16 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+
+
 def find(runs: Path, dataset: str, script: str, loss: str, noise: float, seed: int,
          asked: Mapping[str, str], open_classes: str | None = None) -> Path | None:
     """The folder of the run that a command line starts, or None if no such run has begun.
@@ -234,12 +240,18 @@ def is_run_of(args: Mapping[str, Any], asked: Mapping[str, str]) -> bool:
     """Whether a run, given by its args.json, has the value that a command line gives to each setting, and for every
     other setting the value that was usual when the run began (`differs` names the settings that had another one).
 
-    The text "auto" (of --precision) fits a run that does not differ from its recipe in this setting. asked: as for
-    `find`."""
+    The text "auto" (of --precision) fits a run that does not differ from its recipe in this setting. A file fits by its
+    content, whatever its name, where the run knows the content. asked: as for `find`."""
     differs = args.get("differs")
     if not isinstance(differs, Mapping) or not set(differs) <= asked.keys():
         return False
+    contents = args.get("contents")
+    digests = contents if isinstance(contents, Mapping) else {}
     for name, text in asked.items():
+        if name in digests and Path(text).is_file():
+            if digest_of_file(Path(text)) != digests[name]:
+                return False
+            continue
         is_left_to_the_recipe = text == "auto" and name not in differs
         if not is_left_to_the_recipe and not as_asked(args.get(name), text):
             return False

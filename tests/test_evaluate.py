@@ -16,6 +16,7 @@ from models.resnet import ResNet18
 from support.errors import UserError
 from cases import mostly_slow
 from conftest import SIZE
+from scored_files import contents, rows_of
 from sealing import reseal
 
 
@@ -42,7 +43,7 @@ def new_run(built, tmp_path):
 
 def score(run, *sets, workers=0, **changes):
     evaluate.main(evaluate.Args(run, set=sets, machine=evaluate.Machine(workers=workers), **changes))
-    return {path.relative_to(run): path.read_bytes() for path in run.rglob("*.npy")}
+    return contents(run, "*.npy")
 
 
 @pytest.mark.parametrize("kind", mostly_slow(["png", "jpg"], fast=[1]))
@@ -56,8 +57,7 @@ def test_predictions_without_files_are_the_same_bytes(new_run, build_args, tmp_p
     assert len(np.unique(np.stack(logits), axis=0)) > 60  # the model tells forms apart; at 32 pixels some are equal
     assert score(new_run("in memory"), tmp_path / "none/Demo-C", on_the_fly=True, workers=2) == wanted
     assert score(new_run("though there are files"), tmp_path / "files/Demo-C", on_the_fly=True) == wanted
-    scores = [(tmp_path / name / "scores.csv").read_bytes() for name in ("from files", "in memory")]
-    assert scores[0] == scores[1]
+    assert rows_of(tmp_path / "from files") == rows_of(tmp_path / "in memory")
 
 
 def test_predictions_from_files_are_not_made_again_in_memory(new_run, build_args, tmp_path, monkeypatch):

@@ -1,5 +1,4 @@
 """Scoring on a set with other corruptions than FER-C's: preset mivia, which has 18."""
-import csv
 import json
 
 import numpy as np
@@ -23,6 +22,7 @@ from models.resnet import ResNet18
 from support import run_folder
 from support.errors import DamagedFile, UserError
 from conftest import SIZE
+from scored_files import rows_of
 
 pytestmark = pytest.mark.usefixtures("small")
 IMAGES = 5
@@ -56,11 +56,6 @@ def scored(mivia_set, small, tmp_path_factory):
     card = folder / "card.json"
     evaluate.main(evaluate.Args(run, set=(mivia_set,), machine=evaluate.Machine(workers=0), card=CardOptions(card)))
     return run, card
-
-
-def rows_of(run):
-    with open(run / "scores.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def values_of(run):
@@ -141,7 +136,7 @@ def test_made_in_memory_they_have_the_same_scores(scored, mivia_set, tmp_path):
         (run / name).write_bytes((scored[0] / name).read_bytes())
     machine = evaluate.Machine(workers=0)
     evaluate.main(evaluate.Args(run, set=(mivia_set,), on_the_fly=True, machine=machine))
-    assert (run / "scores.csv").read_bytes() == (scored[0] / "scores.csv").read_bytes()
+    assert rows_of(run) == rows_of(scored[0])
 
 
 # ---- cards

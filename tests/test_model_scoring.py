@@ -1,5 +1,4 @@
 """Models that are no runs: predictions made elsewhere, the folder of a model, the check before scoring, the card."""
-import csv
 import json
 import os
 import shutil
@@ -37,6 +36,7 @@ from reporting.runs import find_runs
 from support.errors import DamagedFile, UserError
 from support.files import lock
 from cases import mostly_slow
+from scored_files import rows_of
 
 IMAGES = 8
 
@@ -80,13 +80,8 @@ def score(model, built, runs, **changes):
     return score_model(model, [built], ModelScoring(**options))
 
 
-def read_rows(folder):
-    with open(folder / "scores.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def values(folder):
-    return {(row["corruption"], row["severity"], row["metric"]): float(row["value"]) for row in read_rows(folder)}
+    return {(row["corruption"], row["severity"], row["metric"]): float(row["value"]) for row in rows_of(folder)}
 
 
 # ---- predictions made elsewhere
@@ -102,7 +97,7 @@ def test_arrays_are_scored_like_logits_that_were_computed_here(small_set, tmp_pa
     got, cell = values(folder), ("motion_blur", 3)
     expected = metrics.summary(metrics.softmax(logits[cell]), labels, small_set.soft_labels_of(*cell), logits[cell])
     assert {metric: got["motion_blur", "3", metric] for metric in expected} == pytest.approx(expected)
-    assert {row["notes"] for row in read_rows(folder)} == {"predictions made elsewhere"}
+    assert {row["notes"] for row in rows_of(folder)} == {"predictions made elsewhere"}
     model = read_model(folder)
     assert model.facts.kind == "logits" and model.facts.source == "logits:mine" and model.name == "mine"
     card = read_card(folder / "cards/Demo-C.json")
@@ -126,7 +121,7 @@ def test_every_form_gives_the_same_scores(small_set, tmp_path):
     for source in (tmp_path / "arrays.npz", write_folder(tmp_path / "csv", shuffled, ".csv", **table)):
         folder = score(open_logits(source, small_set), small_set, runs)
         assert folder != first and values(folder) == values(first)
-    assert {row["notes"] for row in read_rows(folder)} == {"classes reordered by name; predictions made elsewhere"}
+    assert {row["notes"] for row in rows_of(folder)} == {"classes reordered by name; predictions made elsewhere"}
 
 
 @pytest.mark.slow
@@ -140,7 +135,7 @@ def test_probabilities_are_floored_and_named(small_set, tmp_path):
     kept = np.load(folder / "predictions/Demo-C/clean.npy")
     np.testing.assert_allclose(kept[0], [0, *[np.log(1e-6)] * 7], rtol=1e-6)
     np.testing.assert_allclose(kept[1], np.log(probabilities[None][1]), rtol=1e-6)
-    assert {row["notes"] for row in read_rows(folder)} == {
+    assert {row["notes"] for row in rows_of(folder)} == {
         "probabilities, zeros floored at 1e-6; predictions made elsewhere"}
 
 
@@ -149,8 +144,8 @@ def test_scored_again_nothing_is_written_anew(small_set, tmp_path):
     stored = open_logits(write_folder(tmp_path / "mine", drawn_logits()), small_set)
     folder = score(stored, small_set, tmp_path / "runs")
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("*.npy")}
-    before = read_rows(folder)
-    assert score(stored, small_set, tmp_path / "runs") == folder and read_rows(folder) == before
+    before = rows_of(folder)
+    assert score(stored, small_set, tmp_path / "runs") == folder and rows_of(folder) == before
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.npy")} == times
     other = open_logits(write_folder(tmp_path / "mine", drawn_logits(seed=1)), small_set)
     assert score(other, small_set, tmp_path / "runs") != folder  # other predictions are another model

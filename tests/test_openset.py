@@ -313,6 +313,13 @@ def test_settings_that_change_the_result_name_the_folder(demo_root, tmp_path):
     for other in ({"networks": 1}, {"left_out": 0.2}, {"consistency": 0.0}, {"detector_backbone": "resnet50"}):
         assert folder(other) not in (usual, None) and folder(other).parent == usual.parent
     assert folder(protocol={"mirror": True}) != usual
+    first, second = tmp_path / "first.pt", tmp_path / "second.pt"  # a file counts by its content
+    first.write_bytes(b"weights")
+    second.write_bytes(b"weights")
+    of_weights = folder({"detector_weights": str(first)})
+    assert folder({"detector_weights": str(second)}) == of_weights != usual
+    first.write_bytes(b"other weights")
+    assert folder({"detector_weights": str(first)}) not in (of_weights, usual)
     plain = cli.parse(train_openset.Args, recipe_filler({}, {}, train_openset.USUAL_ON),
                       ["--dataset", "demo", "--open", "surprise", "--runs", str(tmp_path)])
     plain.options.loss = "ce"

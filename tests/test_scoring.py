@@ -1,5 +1,4 @@
 """What scoring promises whatever happened to the run's folder: nothing silently wrong, nothing lost, no traceback."""
-import csv
 import errno
 import json
 import os
@@ -31,7 +30,8 @@ from support.errors import DamagedFile, UserError
 from support.files import write_rows
 import fuzz_runs
 from cases import mostly_slow
-from conftest import ON_CUDA, SIZE
+from conftest import SIZE
+from scored_files import contents, rows_of
 
 pytestmark = pytest.mark.usefixtures("small")
 IMAGES = 4
@@ -92,31 +92,12 @@ def new_run(run, built, **changes):
 def score(run, *sets, precision="32", **changes):
     machine = evaluate.Machine(precision=precision, workers=0)
     evaluate.main(evaluate.Args(run, set=sets, machine=machine, **changes))
-    return read_rows(run)
-
-
-def read_rows(run):
-    """The rows of scores.csv. On a card their values are rounded: a batch of another size, as when a cell is predicted
-    alone, is computed by other kernels there."""
-    with open(run / "scores.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if ON_CUDA:
-        for row in rows:
-            row["value"] = f"{float(row['value'] or 'nan'):.3f}"
-    return rows
+    return rows_of(run)
 
 
 def values(rows):
-    """What was measured, without where and how."""
-    return {(row["corruption"], row["severity"], row["metric"]): float(row["value"]) for row in rows}
-
-
-def contents(folder):
-    """{name of a file: its bytes}; on a card only how many, for the reason in `read_rows`."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
-    if ON_CUDA:
-        return {str(path.relative_to(folder)): path.stat().st_size for path in files}
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    """What was measured, without where and how, as text."""
+    return {(row["corruption"], row["severity"], row["metric"]): row["value"] for row in rows}
 
 
 def change_args(run, **changes):
@@ -238,7 +219,7 @@ def test_no_tensorfloat_while_scoring(state, run, small_set, monkeypatch):
 
 @pytest.mark.slow
 def test_scores_in_another_precision_stand_beside_the_first(run, small_set, predicted):
-    before, first = contents(run / "predictions"), read_rows(run)
+    before, first = contents(run / "predictions"), rows_of(run)
     assert {row["precision"] for row in first} == {"32"}
     both = score(run, small_set, precision="bf16")
     assert len(predicted) == 1 + len(CELLS)
@@ -271,7 +252,7 @@ def test_many_ties_are_said(run, small_set):
 # ---- scores.csv
 
 def test_columns(run):
-    rows = read_rows(run)
+    rows = rows_of(run)
     assert list(rows[0]) == ["set", "set_version", "method", "corruption", "severity", "metric", "value", "precision",
                              "notes"]
     assert {row["notes"] for row in rows} == {""} and all(np.isfinite(float(row["value"])) for row in rows)
@@ -281,7 +262,7 @@ def test_columns(run):
 
 def test_scores_of_the_first_release_are_merged(run, small_set, tmp_path):
     """Seven columns: rows of other sets stay, without a precision; those of the same set are replaced by float32."""
-    rows = read_rows(run)
+    rows = rows_of(run)
     old = [{name: row[name] for name in list(row)[:7]} for row in rows]
     other = [row | {"set": "Other-C", "set_version": "abc"} for row in old]
     write_rows(run / "scores.csv", old + other)
@@ -292,7 +273,7 @@ def test_scores_of_the_first_release_are_merged(run, small_set, tmp_path):
 
 def test_an_older_file_gets_new_rows_without_predicting(run, small_set, predicted):
     """Before, there were no scores against hard labels, and no mean without three corruptions."""
-    rows = read_rows(run)
+    rows = rows_of(run)
     older = [row for row in rows
              if not row["metric"].endswith("_hard") and row["corruption"] != scores.MEAN_WITHOUT]
     assert len(older) < len(rows)
@@ -307,7 +288,7 @@ def test_an_older_file_gets_new_rows_without_predicting(run, small_set, predicte
 
 @pytest.mark.slow
 def test_scores_of_another_version_of_a_set_stay(run, small_set, build_args, tmp_path):
-    first = read_rows(run)
+    first = rows_of(run)
     make_fer_c.main(build_args(out=tmp_path / "Demo-C", limit=2))
     both = score(run, tmp_path / "Demo-C")
     assert both[:len(first)] == first and len({row["set_version"] for row in both}) == 2
@@ -332,7 +313,7 @@ DAMAGED_SCORES = {
 
 @pytest.mark.parametrize("damage", mostly_slow(DAMAGED_SCORES, fast=[0, 4, 8, len(DAMAGED_SCORES) - 1]))
 def test_a_damaged_scores_file_is_kept_and_written_anew(run, small_set, damage, capsys, predicted):
-    path, first = run / "scores.csv", read_rows(run)
+    path, first = run / "scores.csv", rows_of(run)
     DAMAGED_SCORES[damage](path)
     before = path.read_bytes() if path.is_file() else None
     (run / "scores.csv.damaged").write_text("an earlier one")
@@ -369,7 +350,7 @@ def test_scores_are_written_after_each_set(run, small_set, tmp_path, monkeypatch
 
     monkeypatch.setattr(metrics, "summary", failing)
     refused(run, tmp_path / "Second-C", tmp_path / "Third-C")
-    assert {row["set"] for row in read_rows(run)} == {"Demo-C", "Second-C"}
+    assert {row["set"] for row in rows_of(run)} == {"Demo-C", "Second-C"}
 
 
 # ---- classes, protocol, size
@@ -377,7 +358,7 @@ def test_scores_are_written_after_each_set(run, small_set, tmp_path, monkeypatch
 @pytest.mark.slow
 def test_classes_of_another_order_are_matched_by_name(run, small_set, tmp_path, capsys):
     """The scores are those of the same network whose outputs stand in the set's order."""
-    first, classes = read_rows(run), open_built_set(small_set).classes
+    first, classes = rows_of(run), open_built_set(small_set).classes
     order = [3, 0, 7, 1, 2, 6, 5, 4]
     change_args(run, classes=[SYNONYMS[classes[k]] for k in order])
     state = torch.load(run / "best.pt", map_location="cpu", weights_only=True)
@@ -389,12 +370,12 @@ def test_classes_of_another_order_are_matched_by_name(run, small_set, tmp_path, 
     assert {row["notes"] for row in rows} == {"classes reordered by name"}
     assert "classes reordered by name" in capsys.readouterr().out
     for key, value in values(first).items():
-        assert values(rows)[key] == pytest.approx(value, abs=1e-5), key
+        assert float(values(rows)[key]) == pytest.approx(float(value), abs=1e-5), key
     np.testing.assert_allclose(np.load(run / "predictions/Demo-C/clean.npy"), before, atol=1e-5)  # in the set's order
 
 
 def test_other_names_for_the_same_classes_are_no_difference(run, small_set, predicted):
-    first = read_rows(run)
+    first = rows_of(run)
     change_args(run, classes=[SYNONYMS[name] for name in open_built_set(small_set).classes])
     assert score(run, small_set) == first and not predicted
 
@@ -553,7 +534,7 @@ def test_images_are_verified_as_they_are_read(run, small_set, tmp_path, predicte
 
 @pytest.mark.slow
 def test_verified_predictions_stay_verified(run, small_set, predicted):
-    first = read_rows(run)
+    first = rows_of(run)
     assert score(run, small_set, verify=False) == first and not predicted
     (run / "predictions/Demo-C/snow/3.npy").unlink()
     assert {row["notes"] for row in score(run, small_set, verify=False)} == {"not verified"}
@@ -589,7 +570,7 @@ DAMAGED_ARRAYS = {
 
 @pytest.mark.parametrize("damage", mostly_slow(DAMAGED_ARRAYS, fast=[0, 8]))
 def test_a_damaged_cell_is_named_and_predicted_again(run, small_set, damage, capsys, predicted):
-    first, before = read_rows(run), contents(run / "predictions")
+    first, before = rows_of(run), contents(run / "predictions")
     for name in ("clean.npy", "snow/3.npy"):
         DAMAGED_ARRAYS[damage](run / "predictions/Demo-C" / name)
     assert score(run, small_set) == first and predicted == [None, ("snow", 3)]
@@ -602,7 +583,7 @@ def test_a_damaged_cell_is_named_and_predicted_again(run, small_set, damage, cap
 
 @pytest.mark.slow
 def test_damaged_labels_are_written_again(run, small_set, capsys, predicted):
-    first, path = read_rows(run), run / "predictions/Demo-C/labels.npy"
+    first, path = rows_of(run), run / "predictions/Demo-C/labels.npy"
     for damage in (lambda: np.save(path, 7 - np.load(path)), lambda: path.write_bytes(b"x"), path.unlink):
         before = np.load(path)
         damage()
@@ -614,7 +595,7 @@ def test_damaged_labels_are_written_again(run, small_set, capsys, predicted):
 @pytest.mark.parametrize("text", mostly_slow(
     ["", "{", "[1]", '{"weights": NaN}', "\0", "[" * 100_000, None], fast=[1, 6]))
 def test_predictions_of_unknown_origin_are_made_again(run, small_set, text, capsys, predicted):
-    first, note = read_rows(run), run / "predictions/Demo-C/set.json"
+    first, note = rows_of(run), run / "predictions/Demo-C/set.json"
     note.unlink()
     note.mkdir() if text is None else note.write_text(text)
     assert score(run, small_set) == first and len(predicted) == 1 + len(CELLS)
@@ -625,7 +606,7 @@ def test_predictions_of_unknown_origin_are_made_again(run, small_set, text, caps
     [("verified", "x"), ("verified", 1), ("digests", []), ("order", "x"), ("precision", ["32-true"]),
      ("weights", None), ("classes", 3)], fast=[0, 5]))
 def test_predictions_with_a_senseless_note_are_made_again(run, small_set, key, value, predicted):
-    first, note = read_rows(run), run / "predictions/Demo-C/set.json"
+    first, note = rows_of(run), run / "predictions/Demo-C/set.json"
     note.write_text(json.dumps(json.loads(note.read_text()) | {key: value}))
     assert values(score(run, small_set)) == values(first) and len(predicted) == 1 + len(CELLS)
 
@@ -633,7 +614,7 @@ def test_predictions_with_a_senseless_note_are_made_again(run, small_set, key, v
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["predictions", "predictions/Demo-C", "predictions/Demo-C/snow"])
 def test_a_file_where_a_folder_belongs_is_kept(run, small_set, place, capsys):
-    first = read_rows(run)
+    first = rows_of(run)
     shutil.rmtree(run / place)
     (run / place).write_text("my notes")
     assert score(run, small_set) == first
@@ -657,7 +638,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(run, small_set, at
                                                               predicted):
     """At the first file, at a cell, at set.json and at scores.csv; nothing half-written looks finished, and no stored
     block is predicted again."""
-    first = read_rows(run)
+    first = rows_of(run)
     shutil.rmtree(run / "predictions")
     count = []
 
@@ -670,7 +651,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(run, small_set, at
         patch.setattr(os, "fsync", full)
         text = refused(run, small_set)
     assert text.startswith(str(run)) and "cannot be written (No space left on device)" in text
-    assert not list(run.rglob("*.tmp")) and read_rows(run) == first
+    assert not list(run.rglob("*.tmp")) and rows_of(run) == first
     assert (run / "predictions/Demo-C").exists() == (at == 90)
     del predicted[:]
     assert score(run, small_set) == first and len(predicted) == predicted_again
@@ -805,14 +786,14 @@ def test_a_scoring_that_is_stopped_while_it_finishes(unscored, run, small_set, m
             score(unscored, small_set)
     assert block_names(unscored) and (unscored / "predictions/Demo-C").exists() == (moment == "delete_blocks")
     del predicted[:]
-    assert score(unscored, small_set) == read_rows(run) and not predicted
+    assert score(unscored, small_set) == rows_of(run) and not predicted
     assert contents(unscored / "predictions") == contents(run / "predictions")
 
 
 @pytest.mark.slow
 def test_a_missing_cell_that_is_stopped_goes_on_too(run, small_set, monkeypatch, predicted):
     """The folder holds the other cells; the files of the missing ones move there one by one."""
-    before, first = contents(run / "predictions"), read_rows(run)
+    before, first = contents(run / "predictions"), rows_of(run)
     for name in ("snow/3.npy", "contrast/1.npy"):
         (run / "predictions/Demo-C" / name).unlink()
     replaced, replace = [], os.replace
@@ -939,7 +920,7 @@ def test_a_full_disk_at_a_block_is_one_line(unscored, run, small_set, one_image_
         patch.setattr(predictions, "write_whole", full)
         assert "cannot be written (No space left on device)" in refused(unscored, small_set)
     assert len(block_names(unscored)) == 1
-    assert values(score(unscored, small_set)) == values(read_rows(run))
+    assert values(score(unscored, small_set)) == values(rows_of(run))
 
 
 def test_memory_does_not_grow_with_the_number_of_blocks(tmp_path, monkeypatch):
@@ -1027,7 +1008,7 @@ def test_a_set_that_is_a_file(run, small_set):
 
 @pytest.mark.slow
 def test_float32_predictions_of_the_first_release_are_used(run, small_set, predicted):
-    first, note = read_rows(run), run / "predictions/Demo-C/set.json"
+    first, note = rows_of(run), run / "predictions/Demo-C/set.json"
     known = json.loads(note.read_text())
     old = {key: known[key] for key in
            ("weights", "set_version", "content", "classes", "limit", "precision", "demo", "folder")}
@@ -1040,7 +1021,7 @@ def test_float32_predictions_of_the_first_release_are_used(run, small_set, predi
 
 @pytest.mark.slow
 def test_bf16_predictions_of_the_first_release_are_kept_apart(run, small_set, predicted):
-    first, note = read_rows(run), run / "predictions/Demo-C/set.json"
+    first, note = rows_of(run), run / "predictions/Demo-C/set.json"
     note.write_text(json.dumps(json.loads(note.read_text()) | {"precision": "bf16-mixed"}))
     write_rows(run / "scores.csv", [{name: row[name] for name in list(row)[:7]} for row in first])
     rows = score(run, small_set)
@@ -1051,7 +1032,7 @@ def test_bf16_predictions_of_the_first_release_are_kept_apart(run, small_set, pr
 
 @pytest.mark.slow
 def test_a_limited_score_of_the_first_release_is_made_whole(run, small_set, predicted):
-    first, folder = read_rows(run), run / "predictions/Demo-C"
+    first, folder = rows_of(run), run / "predictions/Demo-C"
     (folder / "set.json").write_text(json.dumps(json.loads((folder / "set.json").read_text()) | {"limit": 2}))
     for path in folder.rglob("*.npy"):
         np.save(path, np.load(path)[:2])

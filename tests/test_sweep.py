@@ -240,6 +240,15 @@ def test_folder_of_a_command(tmp_path):
     aaai = begun("seed3", "maxent-aaai+mbls", differs={"maxent_multiplier": "aaai"},
                  **usual | {"maxent_multiplier": "aaai"})
     assert found("--loss", "maxent-aaai+mbls") == found("--calib", "--maxent-multiplier", "aaai") == aaai
+    first, second = tmp_path / "first.pt", tmp_path / "second.pt"
+    first.write_bytes(b"weights")
+    second.write_bytes(b"weights")
+    contents = {"contents": {"weights": run_folder.digest_of_file(first)}}
+    of_file = begun("seed3-0123abd1", differs={"weights": contents["contents"]["weights"]},
+                    **usual | {"weights": str(first)} | contents)
+    assert found("--weights", str(first)) == found("--weights", str(second)) == of_file
+    first.write_bytes(b"other weights")
+    assert found("--weights", str(first)) is None
     for wrong, message in ((("x.py",), "no command that runs a train"), (("train_SCN.py", "x"), "'x' is no option"),
                            (("train_SCN.py", f"--runs={tmp_path}"), "names no --dataset"),
                            (("train_SCN.py", f"--runs={tmp_path}", "--dataset=demo", "--seed=x"), "is no number")):

@@ -23,7 +23,6 @@ Used by the scripts, by the other files of training/, by sweeping/begun_runs.py 
 here imports torch.
 """
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -361,11 +360,10 @@ def effects(Args: type) -> dict[str, Effect]:
 
 
 def contents(args: Any) -> dict[str, str]:
-    """The digests of files that options name, for the options whose content counts: option -> "sha256 <16 digits>"."""
+    """The digests of files that options name, for the options whose content counts: option -> `digest_of_file`."""
     digests = {}
     values = flat(args)
     for name, effect in effects(type(args)).items():
         if effect.by_content and values[name] and Path(values[name]).is_file():
-            with open(values[name], "rb") as file:
-                digests[name] = f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+            digests[name] = run_folder.digest_of_file(Path(values[name]))
     return digests

@@ -131,7 +131,7 @@ class Training:
     loader: Generator | None = None
     """the batches of the current epoch"""
     steps: int = 0
-    """steps in an epoch"""
+    """steps in an epoch; of a detector the most that there can be"""
     epoch_began: float = 0.0
     """when the current epoch began (seconds of `time.monotonic`)"""
 

@@ -216,6 +216,7 @@ def start_detector(args: Any, folder: Path, images: Images, labels: np.ndarray, 
             val_labels=labels, facts={})
         on_device = torch.from_numpy(labels).to(processes.fabric.device)
         training.state = State(labels=on_device, next_labels=on_device.clone())
+        # At most: a network that leaves images out has fewer steps.
         training.steps = options.networks * (len(rows) // own.batch_size + 1)
         seed_torch("detector", folder.parts[-2], folder.parts[-1], own.seed)
         resources.enter_context(fast_arithmetic(processes.fabric.device))
