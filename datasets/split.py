@@ -74,7 +74,8 @@ class Split:
     "cache", from which file sizes or annotations were taken; "classes without an image", their names."""
     sources: frozenset[str] | None = None
     """the files and folders that decide what the split holds: label files, folders in which pictures were looked up,
-    and places where either was missed. None where the parser does not name them; then kept_splits.py keeps nothing"""
+    and the places where such a file or folder was looked for and is not. None where the parser does not name them;
+    then kept_splits.py keeps nothing"""
 
 
 def expression_name(name: str) -> str:

@@ -48,11 +48,12 @@ NUMBERS = """Percent; mean ± standard deviation (n - 1) over seeds; bold (under
 within a section. —: missing, see the end of tables.md. Settings stand behind an algorithm or a loss where its runs
 differ in them; runs with the usual settings of the data set have none."""
 LEGEND = """Stability: over sequences of frames in which a picture changes little by little. acc.: of all frames. Flips:
-frames with another prediction than the frame before (noise: than the first frame, which is clean). FR: flips divided by
-those of the baseline (100: as often); mFR: their mean. top-2: how far the ranking of classes moves among its first two
-places. TV: total variation distance of the probabilities to those of the frame before; no flip: over frames without a
-flip. Confidence: how far the confidence in the earlier prediction moves. Raw: probabilities as they are; temp.: after
-one temperature for each model, fitted to its clean validation images, since low confidence alone lowers TV."""
+frames with another prediction than their reference, which is the frame before (in a set of difficulty 2 or 3 the one 2
+or 3 frames before; of noise the first frame, which is clean). FR: flips divided by those of the baseline (100: as
+often); mFR: their mean. top-2: how far the ranking of classes moves among its first two places. TV: total variation
+distance of the probabilities to those of the reference; no flip: over frames without a flip. Confidence: how far the
+confidence in the reference's prediction moves. Raw: probabilities as they are; temp.: after one temperature for each
+model, fitted to its clean validation images, since low confidence alone lowers TV."""
 CONSTANT_HEADING = "apart, constant: predicts one class only"
 BRIEF_WIDTH = 36  # characters of a name with --brief
 TOP_DIGITS = 2  # after the decimal point, of distances in places of a ranking
