@@ -118,7 +118,7 @@ def load(root: Path, split: str, classes: str = "8", crop: str = "xywh", layout:
 
 def load_several(root: Path, splits: Sequence[str], classes: str = "8", crop: str = "xywh",
                  layout: str = "") -> list[Split]:
-    """Several splits, as `load` gives them. Images that train and val have in common are looked up once."""
+    """Several splits, as `load` gives them. The official list that train and val are taken from is read once."""
     _refuse_unknown("classes", classes, ("8", "7"))
     _refuse_unknown("crop", crop, ("xywh", "legacy"))
     if layout:

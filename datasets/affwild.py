@@ -107,7 +107,9 @@ def load(root: Path, split: str, edition: str = "", frames: str = "240", split_s
 
     Every frame has one of the seven expressions and an image. Where a video has more frames than wanted, those with
     valence and arousal are preferred; the others have NaN. `identity` is the full name of the video; X, X_left and
-    X_right are never in different splits. Raises UserError on a bad option and on a folder or list that cannot be used.
+    X_right are never in different splits. With val_split=frames, train and val are of the same videos, and the notes of
+    both count what all of these videos lost. Raises UserError on a bad option and on a folder or list that cannot be
+    used.
     """
     frame_count = _whole_number("frames", frames, 1)
     seed = _whole_number("split_seed", split_seed, 0)
@@ -122,7 +124,8 @@ def load(root: Path, split: str, edition: str = "", frames: str = "240", split_s
             if edition or write_split or (frame_count, seed, val_split) != (240, 0, "identity"):
                 raise UserError("split_file= determines the frames by itself: leave out the other options")
             return _make_split(_read_list(root, split_file, split, notes), notes)
-        table = _draw_list(root, split, edition, frame_count, seed, notes)
+        shares_videos = val_split == "frames" and split != "test"
+        table = _draw_list(root, ("train", "val") if shares_videos else (split,), edition, frame_count, seed, notes)
         if val_split == "frames":
             in_pool = (table["split"] != "test").to_numpy()
             is_val = hold_out(table["expression"][in_pool], len(CLASSES))
@@ -370,11 +373,11 @@ def _read_valence_arousal(path: Path) -> np.ndarray | None:
 
 # --- which frames ---
 
-def _draw_list(root: Path, split: str, edition: str, frame_count: int, seed: int,
+def _draw_list(root: Path, splits: Sequence[str], edition: str, frame_count: int, seed: int,
                notes: dict[str, Any]) -> pd.DataFrame:
     """The frames of all splits by the rules of this module: columns `LIST_COLUMNS`, in the order of videos and frames.
 
-    What was dropped is noted for the videos of `split` and for those that are in no split.
+    What was dropped is noted for the videos of `splits` and for those that are in no split.
     """
     editions, image_folders = _survey(root)
     edition_of_labels, edition_of_va, layout = _chosen_editions(root, editions, edition)
@@ -393,7 +396,7 @@ def _draw_list(root: Path, split: str, edition: str, frame_count: int, seed: int
         dropped_of_video[video] = dropped
     split_of_video = _draw_videos(sorted(table_of_video), seed)
     for video, dropped in dropped_of_video.items():
-        if split_of_video.get(video, split) == split:
+        if split_of_video.get(video, splits[0]) in splits:
             for (reason, example), count in dropped.items():
                 count_note(notes, reason, example, count)
     video_splits = list(split_of_video.values())

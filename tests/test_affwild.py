@@ -602,6 +602,18 @@ def test_a_list_never_breaks_on_any_bytes(fuzzed, header, data):
 
 # ---- drawn faces in this layout
 
+def test_splits_that_share_videos_note_what_both_lost(tmp_path):
+    root = write_small(tmp_path, **dict.fromkeys("abc", " ".join([ALL] * 5)))
+    for video in "abc":
+        (root / f"cropped_aligned/{video}/00002.jpg").unlink()
+
+    def dropped(**options):
+        notes = [load(root, split, **options).notes for split in SPLITS]
+        return [sum(own[key] for key in own if key.startswith("labelled frame")) for own in notes]
+
+    assert dropped() == [1, 1, 1] and dropped(val_split="frames") == [2, 2, 1]
+
+
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory):
     out = tmp_path_factory.mktemp("layout")

@@ -258,9 +258,11 @@ def read_scores(path: Path, columns: Sequence[str] = ("id",)) -> pd.DataFrame:
 
 
 def column_of(detector: str, scoring: str, half: str = "") -> str:
-    """The column of a detector in open_scores/<pool>.csv and, with a half, in <pool>-validation.csv: there, with
-    inductive scoring, each half of the pool has a detector of its own. Baselines have no training: theirs is the same
-    for every way of scoring."""
+    """The column of a detector in open_scores/<pool>.csv and, with a half, in <pool>-validation.csv.
+
+    half: of the pool, with inductive scoring: the half that is scored. Its detector was trained on the other half, so
+    `trained_inductive_a` holds what detectors/<pool>/b gives. Baselines have no training: their column is the same for
+    every way of scoring."""
     if detector != TRAINED:
         return detector
     return f"{TRAINED}_{scoring}_{half}" if half else f"{TRAINED}_{scoring}"
