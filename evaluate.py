@@ -88,7 +88,8 @@ class Args:
     batch_size: Annotated[int, Between(1)] = 128
     """largest number of images that the network takes at once, on each device"""
     force: Annotated[bool, Rare] = False
-    """score although the run and the set differ in protocol or image size; the scores carry a note"""
+    """score although the run and the set differ in protocol, image size or (sets of sequences) the crop of faces; the
+    scores carry a note"""
     export_onnx: Annotated[Path | None, Rare] = None
     """write the run's network to this ONNX file, with its preprocessing and the names of its classes, and score
     nothing"""

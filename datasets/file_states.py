@@ -28,7 +28,8 @@ def lines_of_states(paths: Sequence[str]) -> list[memoryview] | None:
     """For each of N files the line "<path>\\0<number of bytes>\\0<time of change>\\n", in the order of the paths: the
     lines of many files are one element of the list. The time is in nanoseconds since 1970, as `os.stat` gives it.
 
-    None where a file is missing, where a path cannot be one, or on a machine without statx: `os.stat` says more."""
+    None where a file is missing, where a path holds a zero byte and so names no file, or on a machine without statx:
+    `os.stat` says more."""
     if not paths or not _has_statx():
         return None
     text = np.frombuffer(bytearray(os.fsencode("\0".join(paths)) + b"\0"), np.uint8)

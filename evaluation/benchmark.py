@@ -598,7 +598,8 @@ def user_predictor(request: dict[str, Any]) -> Predictor:
 
 
 def is_ours(path: str) -> bool:
-    """Whether an entry of the path is the folder of this project or lies in it."""
+    """Whether an entry of the path is the folder of this project or lies in it; the environment of packages does not
+    count."""
     real = os.path.realpath(path or os.getcwd())
     environment = os.path.realpath(sys.prefix)
     inside = real == ROOT or real.startswith(os.path.realpath(ROOT) + os.sep)

@@ -200,8 +200,8 @@ def scores_of_perturbation(frames: Sequence[CellPredictions], images: ScoredImag
 
 
 def in_order(values: dict[str, float]) -> dict[str, float]:
-    """The same scores in the order of `SEQUENCE_METRICS`, with further distances behind `top2_distance` and those of
-    removed classes last."""
+    """The same scores in the order of `SEQUENCE_METRICS`: in the place of `top2_distance` all distances by their number
+    of places, and the scores of removed classes last."""
     distances = sorted(filter(places_of_metric, values), key=lambda metric: places_of_metric(metric) or 0)
     names: list[str] = []
     for metric in (*SEQUENCE_METRICS, *REMOVED_METRICS):

@@ -12,8 +12,9 @@ The folder predictions/ of the run holds, beside the predictions of the sets:
                           digests of both arrays
 
 or, with --precision bf16, validation.bf16.npy and so on. While these fit the run, the data set is not needed again.
-A run folder may come from anybody: of its args.json only the name of the data set, its folder, its options and the
-digest of its data are used here, and no option that is a path or would write files.
+A run folder may come from anybody. Of its args.json, this file uses the name of the data set, the folder of the data
+set, the options of its parser and the digest of the data. Options that are paths, or that would write files, are
+refused.
 """
 import json
 from collections.abc import Mapping
