@@ -124,8 +124,8 @@ def load(root: Path, split: str, edition: str = "", frames: str = "240", split_s
             if edition or write_split or (frame_count, seed, val_split) != (240, 0, "identity"):
                 raise UserError("split_file= determines the frames by itself: leave out the other options")
             return _make_split(_read_list(root, split_file, split, notes), notes)
-        shares_videos = val_split == "frames" and split != "test"
-        table = _draw_list(root, ("train", "val") if shares_videos else (split,), edition, frame_count, seed, notes)
+        noted = ("train", "val") if val_split == "frames" and split != "test" else (split,)
+        table = _draw_list(root, noted, edition, frame_count, seed, notes)
         if val_split == "frames":
             in_pool = (table["split"] != "test").to_numpy()
             is_val = hold_out(table["expression"][in_pool], len(CLASSES))
