@@ -9,8 +9,9 @@ is any rule that gives open scores: a model that was trained for it, or one of `
 logits and features of the closed model alone. `kept_images` and `cyclical_rate` are rules of the training of detectors.
 
 Curves are computed here, because scikit-learn takes a hundred times as long for a few hundred images, and a built set
-has 86 cells; the tests compare both. scikit-learn fits the baselines and the mixture. It is imported when it is needed:
-the import changes the filters of Python's warnings, and takes a second. Pure mathematics without torch.
+has 85 cells besides its clean images; the tests compare both. scikit-learn fits the baselines and the mixture. It is
+imported when it is needed: the import changes the filters of Python's warnings, and takes a second. Pure mathematics
+without torch.
 """
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -164,7 +164,7 @@ def check(args: Args) -> Args:
     cli.check_values(args)
     if args.open_set.set and ("test" not in args.open_set.pools or "inductive" not in args.open_set.scorings):
         raise UserError("--set needs the pool test and the scoring inductive")
-    refuse_options_without_effect(args)
+    refuse_options(args)
     if args.detector.detector_epochs % args.detector.cycles:
         raise UserError(f"--detector-epochs {args.detector.detector_epochs} cannot be divided into --cycles "
                         f"{args.detector.cycles}")
@@ -174,8 +174,9 @@ def check(args: Args) -> Args:
     return dataclasses.replace(args, open_set=named)
 
 
-def refuse_options_without_effect(args: Args) -> None:
-    """Raises UserError for options that would only change the name of the folder."""
+def refuse_options(args: Args) -> None:
+    """Raises UserError for options that open-set training does not allow, and for those that would only change the name
+    of the folder."""
     usual = recipe_filler(RELEASED, RELEASED_ON, USUAL_ON)(Args(TrainingOptions(args.options.dataset)))
     options, detector = args.options, args.detector
     if (options.targets, options.beta, options.gmm) != (usual.options.targets, usual.options.beta, None):

@@ -90,8 +90,8 @@ def code_version() -> str:
 # --- the file ---
 
 def _keep(path: Path, identity: Mapping[str, Any], splits: Sequence[Split], began: float) -> None:
-    """Write the file, if the parser names its sources and none of them changed shortly before `began` (seconds since
-    1970), when the parsing began, or since."""
+    """Write the file, if the parser names its sources and each of them changed last at least `SETTLED` seconds before
+    `began`. began: when the parsing began (seconds since 1970)."""
     sources: set[str] = set()
     for split in splits:
         if split.sources is None:

@@ -47,7 +47,6 @@ LARGEST_HEADER = 1 << 28  # bytes: the scores of many sets are one header
 LARGEST_ARRAY = 1 << 32  # bytes
 DTYPES = ("uint8", "float32", "int64")
 OF_ARRAYS = ("keras", "tensorflow", "tf_keras", "jax", "flax", "sklearn")  # packages whose objects take NumPy arrays
-SECONDS_TO_END = 5  # that a process gets to end by itself
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 # The command that support/start.py advises, which nobody types here; its second group is the interpreter.
 ADVICE = re.compile(r"(use the project's|then): '?((?<=')[^']+|[^' ]+)'? .*--model=caller:.*")

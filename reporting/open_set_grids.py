@@ -130,7 +130,7 @@ def lines_of(values: pd.DataFrame, metric: open_set.Metric,
     lines = []
     means = values.groupby("open_classes", sort=False).mean()
     counts = values.groupby("open_classes", sort=False).size()
-    most = int(counts.max())  # seeds; fewer are marked
+    most = int(counts.max())  # seeds of a full line; lines with fewer are marked
     for open_classes, mean in means.iterrows():
         spread = values.loc[open_classes].std(ddof=1)
         seeds = int(counts[open_classes])
@@ -138,6 +138,7 @@ def lines_of(values: pd.DataFrame, metric: open_set.Metric,
         lines.append(GridLine(str(open_classes), entries_of(mean, spread, seeds, metric, printed)))
         if seeds > 1:
             for seed, row in values.loc[open_classes].iterrows():
+                # It counts as a full line, so that it is not marked.
                 lines.append(GridLine(f"  seed {seed}", entries_of(row, None, most, None, {})))
     single = means.loc[[name for name in means.index if "+" not in str(name)]]
     if len(single) > 1:

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -397,6 +398,15 @@ def test_too_few_open_images_for_two_halves(demo_root, tmp_path, monkeypatch):
     run = openset_run.open_set_run(train_openset.check(args), tmp_path, {})
     with pytest.raises(UserError, match="has 1 open images: too few for two halves"):
         run.pool("test")
+
+
+@pytest.mark.parametrize("is_open, message", [
+    ([True, False, False], "has 1 open images"), ([False, True, True], "has 1 closed images")])
+def test_the_kind_that_has_too_few_images_is_named(is_open, message):
+    run = SimpleNamespace(args=SimpleNamespace(open_set=train_openset.OpenSetOptions()))
+    frame = pd.DataFrame({"is_open": is_open, "half": ["a", "a", "b"]})
+    with pytest.raises(UserError, match=message):
+        openset_run.OpenSetRun.check_halves(run, "test", frame)
 
 
 def test_damaged_files_are_named(finished, demo_root, tmp_path):

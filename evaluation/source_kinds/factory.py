@@ -23,6 +23,7 @@ from evaluation.network_input import ArrayNetwork
 from evaluation.source_kinds.source import Source, sha256_of_all
 from support.errors import UserError
 
+SECONDS_TO_END = 5  # that the process gets to end by itself
 BYTES = {"dtype": "uint8", "range": "0..255"}  # what a function is given where --input says nothing
 
 
@@ -117,7 +118,7 @@ class ModelProcess:
     def ended(self) -> str:
         """The message for a process that has ended too early."""
         try:
-            code = self.process.wait(timeout=benchmark.SECONDS_TO_END)
+            code = self.process.wait(timeout=SECONDS_TO_END)
         except subprocess.TimeoutExpired:
             code = None
         reason = ""
@@ -134,7 +135,7 @@ class ModelProcess:
                 except OSError:
                     pass
         try:
-            self.process.wait(timeout=benchmark.SECONDS_TO_END)
+            self.process.wait(timeout=SECONDS_TO_END)
         except subprocess.TimeoutExpired:
             pass
         benchmark.end(self.process)

@@ -112,10 +112,10 @@ class OpenSetRun:
     def check_halves(self, name: str, frame: pd.DataFrame) -> None:
         """Raises UserError where a half of a pool has no open image or no closed one."""
         if INDUCTIVE in self.args.open_set.scorings:
-            for half in HALVES:
-                if not scores.has_both(frame.loc[frame["half"] == half, "is_open"].to_numpy()):
-                    raise UserError(f"the pool {name} has {frame['is_open'].sum()} open images: too few for two "
-                                    f"halves. --scorings transductive does not divide it")
+            for kind, is_kind in (("open", frame["is_open"]), ("closed", ~frame["is_open"])):
+                if frame.loc[is_kind, "half"].nunique() < len(HALVES):
+                    raise UserError(f"the pool {name} has {is_kind.sum()} {kind} images: too few for two halves. "
+                                    f"--scorings transductive does not divide it")
 
     def detector_folder(self, pool: Pool, subset: str) -> Path:
         """The folder of a detector."""
@@ -177,7 +177,7 @@ class OpenSetRun:
     # --- built sets ---
 
     def unscored_sets(self, pool: Pool) -> dict[str, BuiltSet]:
-        """The built sets that have no scores yet in all of their cells."""
+        """The built sets that lack scores in one of their cells, or whose scores are of another version."""
         if pool.name != CORRUPTED_POOL:
             return {}
         return {name: built for name, built in self.sets.items() if not self.is_scored(pool, name, built)}
