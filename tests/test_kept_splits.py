@@ -92,10 +92,10 @@ def test_options_splits_and_roots_have_files_of_their_own(root, tmp_path, parses
 
 
 def test_open_set_runs_use_kept_splits(tmp_path, parses, monkeypatch):
-    def connect(precision):
+    def stop(precision):
         raise InterruptedError("the data is loaded")
 
-    monkeypatch.setattr(openset_run, "connect", connect)
+    monkeypatch.setattr(openset_run, "connect", stop)
     options = TrainingOptions("affectnet", root=old(tmp_path), runs=tmp_path / "runs")
     args = SimpleNamespace(options=options, machine=MachineOptions(cache=tmp_path / "cache"),
                            open_set=SimpleNamespace(open="surprise"))
