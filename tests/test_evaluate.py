@@ -16,7 +16,7 @@ from models.resnet import ResNet18
 from support.errors import UserError
 from cases import mostly_slow
 from conftest import SIZE
-from scored_files import contents, rows_of
+from scored_files import contents
 from sealing import reseal
 
 
@@ -57,7 +57,7 @@ def test_predictions_without_files_are_the_same_bytes(new_run, build_args, tmp_p
     assert len(np.unique(np.stack(logits), axis=0)) > 60  # the model tells forms apart; at 32 pixels some are equal
     assert score(new_run("in memory"), tmp_path / "none/Demo-C", on_the_fly=True, workers=2) == wanted
     assert score(new_run("though there are files"), tmp_path / "files/Demo-C", on_the_fly=True) == wanted
-    assert rows_of(tmp_path / "from files") == rows_of(tmp_path / "in memory")
+    assert contents(tmp_path / "from files", "scores.csv") == contents(tmp_path / "in memory", "scores.csv")
 
 
 def test_predictions_from_files_are_not_made_again_in_memory(new_run, build_args, tmp_path, monkeypatch):
