@@ -133,7 +133,7 @@ def write_2021(root: Path, fraction: float) -> int:
     for split in ("test", "train"):
         labels = labels_of(split, fraction)
         labels = labels[labels < 8]
-        images, annotations = (root / affectnet.FOLDERS[split] / part for part in ("images", "annotations"))
+        images, annotations = (root / affectnet.FOLDERS[split] / kind for kind in ("images", "annotations"))
         images.mkdir(parents=True)
         annotations.mkdir()
         points = keyed_rng("points", split).uniform(-1, 1, (len(labels), 2)).round(6)

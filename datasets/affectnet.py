@@ -381,9 +381,9 @@ def _with_corners(table: pd.DataFrame, crop: str, notes: dict[str, Any]) -> pd.D
 def _annotated_images(root: Path, folder: str, notes: dict[str, Any]) -> pd.DataFrame:
     """The images with a readable expression of train_set or val_set. Images on disk without one are noted. Raises
     UserError where the folders are not there."""
-    for part in ("annotations", "images"):
-        if not (root / folder / part).is_dir():
-            raise UserError(f"{root}: AffectNet of March 2021 needs {folder}/{part}; found: "
+    for needed in ("annotations", "images"):
+        if not (root / folder / needed).is_dir():
+            raise UserError(f"{root}: AffectNet of March 2021 needs {folder}/{needed}; found: "
                             f"{folder_contents(root / folder)}. --root should be the folder that holds train_set and "
                             f"val_set.")
     notes["layout"] += f": {folder}"

@@ -173,13 +173,13 @@ def load(root: Path, split: str, classes: str = "6", parts: str | None = None, b
         read.append(_read_basic(root, basic_file, is_test, choices, notes))
     if with_ml and ml_file:
         read.append(_read_ml(root, ml_file, is_test, notes))
-    notes["layout"] = " and ".join(part.layout for part in read)
+    notes["layout"] = " and ".join(source.layout for source in read)
     if "ml" in choices.parts and not with_ml:
         notes["layout"] += "; without RAF-ML, which is not below the root: smaller than FER-C's RAF-DB"
-    frame = make_frame(id=np.concatenate([part.ids for part in read]),
-                       path=np.concatenate([part.paths for part in read]),
-                       expression=np.concatenate([part.expression for part in read]))
-    distribution = np.concatenate([part.distribution for part in read])
+    frame = make_frame(id=np.concatenate([source.ids for source in read]),
+                       path=np.concatenate([source.paths for source in read]),
+                       expression=np.concatenate([source.expression for source in read]))
+    distribution = np.concatenate([source.distribution for source in read])
     if not is_test:
         is_val = hold_out(frame["expression"], len(choices.classes))
         wanted = is_val if split == "val" else ~is_val

@@ -55,7 +55,7 @@ TOP = 2  # places of a ranking that the distance looks at which every set of seq
 STABILITY_METRICS = ("flip_probability", "flip_probability_se", "top2_distance", "total_variation",
                      "total_variation_unflipped", "confidence_change", "distinct_predictions")
 SEQUENCE_METRICS = ("accuracy", "nll", "ece", *STABILITY_METRICS, "n")  # of a perturbation and of the mean
-METRIC_OF_PLACES = re.compile(r"top([1-9]\d{0,2})_distance")  # the number of places is `places_of_metric`
+METRIC_OF_TOP_K = re.compile(r"top([1-9]\d{0,2})_distance")  # its number is read by `top_k_of_metric`
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def score_sequences(built: BuiltSet, folder: Path, limit: int | None, precision:
         ties += sum(count_ties(frame.logits) for frame in frames)
         for method, divisor in divisors.items():
             scores = scores_of_perturbation([divided(frame, images, divisor) for frame in frames], images, name,
-                                            resamples, places_of_rankings(top_k))
+                                            resamples, top_ks_of_rankings(top_k))
             by_perturbation[method].append(scores)
             scored[method].append((name, "", scores.values))
     for method, values_of_method in by_perturbation.items():
@@ -132,19 +132,19 @@ def check_top_k(top_k: int | None, built: BuiltSet, classes: ClassMatch) -> None
         raise UserError(f"--top-k {top_k}: of {built.folder} only {classes.shared} classes are ranked")
 
 
-def places_of_rankings(top_k: int | None) -> tuple[int, ...]:
+def top_ks_of_rankings(top_k: int | None) -> tuple[int, ...]:
     """For how many first places of a ranking there is a distance, ascending. top_k: of --top-k; None: not given."""
     return tuple(sorted({TOP, top_k or TOP}))
 
 
-def distance_metric(places: int) -> str:
-    """The name of the distance between the first places of two rankings, in the column `metric`."""
-    return f"top{places}_distance"
+def distance_metric(top_k: int) -> str:
+    """The name of the distance between the first `top_k` places of two rankings, in the column `metric`."""
+    return f"top{top_k}_distance"
 
 
-def places_of_metric(metric: str) -> int | None:
+def top_k_of_metric(metric: str) -> int | None:
     """How many places of a ranking a metric looks at; None where it is no such distance."""
-    match = METRIC_OF_PLACES.fullmatch(metric)
+    match = METRIC_OF_TOP_K.fullmatch(metric)
     return None if match is None else int(match[1])
 
 
@@ -185,12 +185,12 @@ def divided(cell: CellPredictions, images: ScoredImages, temperature: float) -> 
 
 
 def scores_of_perturbation(frames: Sequence[CellPredictions], images: ScoredImages, name: str,
-                           resamples: Resamples, places: Sequence[int]) -> PerturbationScores:
-    """The scores of a perturbation. frames: in their order. places: of `places_of_rankings`."""
+                           resamples: Resamples, top_ks: Sequence[int]) -> PerturbationScores:
+    """The scores of a perturbation. frames: in their order. top_ks: of `top_ks_of_rankings`."""
     logits = np.stack([frame.logits for frame in frames], axis=1)
     probs = np.stack([frame.probabilities for frame in frames], axis=1)
     values = scores_of_frames(probs, logits, images)
-    stability, flips, classes = stability_of(probs, logits, name, images.built.made_with["difficulty"], places)
+    stability, flips, classes = stability_of(probs, logits, name, images.built.made_with["difficulty"], top_ks)
     values |= stability
     values["flip_probability_se"] = resamples.standard_error(flips)
     if images.classes.removed:
@@ -202,7 +202,7 @@ def scores_of_perturbation(frames: Sequence[CellPredictions], images: ScoredImag
 def in_order(values: dict[str, float]) -> dict[str, float]:
     """The same scores in the order of `SEQUENCE_METRICS`: in the place of `top2_distance` all distances by their number
     of places, and the scores of removed classes last."""
-    distances = sorted(filter(places_of_metric, values), key=lambda metric: places_of_metric(metric) or 0)
+    distances = sorted(filter(top_k_of_metric, values), key=lambda metric: top_k_of_metric(metric) or 0)
     names: list[str] = []
     for metric in (*SEQUENCE_METRICS, *REMOVED_METRICS):
         names += distances if metric == distance_metric(TOP) else [metric]
@@ -223,14 +223,14 @@ def scores_of_frames(probs: np.ndarray, logits: np.ndarray, images: ScoredImages
 
 
 def stability_of(probs: np.ndarray, logits: np.ndarray, name: str, difficulty: int,
-                 places: Sequence[int] = (TOP,)) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
+                 top_ks: Sequence[int] = (TOP,)) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
     """How stable predictions are over the frames of a perturbation: ({metric: value}, flips of each sequence, float64
     (N,), the classes among the predictions).
 
     logits: (N, frames, shared classes), whose ranking is that of probs. The other arguments are those of
     `decisions_by_sequence`. Raises UserError where there are too few frames to compare."""
     try:
-        by_sequence = decisions_by_sequence(probs.argmax(-1), logits, name, difficulty, places)
+        by_sequence = decisions_by_sequence(probs.argmax(-1), logits, name, difficulty, top_ks)
     except ValueError as error:
         raise UserError(f"{name}: {error}") from None
     by_sequence |= moves_by_sequence(probs, name, difficulty)
@@ -241,18 +241,18 @@ def stability_of(probs: np.ndarray, logits: np.ndarray, name: str, difficulty: i
 
 
 def decisions_by_sequence(predictions: np.ndarray, logits: np.ndarray, name: str, difficulty: int,
-                          places: Sequence[int] = (TOP,)) -> dict[str, np.ndarray]:
+                          top_ks: Sequence[int] = (TOP,)) -> dict[str, np.ndarray]:
     """How often every sequence of a perturbation changes its prediction, and how far its ranking moves, {metric:
     float64 (N,)}; a temperature changes neither.
 
     predictions: int (N, frames). logits: (N, frames, classes). name: of the perturbation. difficulty: of the set.
-    places: for how many first places of the ranking there is a distance; where there are fewer classes, it looks at
+    top_ks: for how many first places of the ranking there is a distance; where there are fewer classes, it looks at
     all. Raises ValueError where there are too few frames to compare."""
     against_first = is_noise(name)
     values = {"flip_probability": metrics.flips(predictions, against_first, difficulty)}
-    for count in places:
-        values[distance_metric(count)] = metrics.topk_distances(
-            logits, min(count, logits.shape[-1]), against_first, difficulty)
+    for top_k in top_ks:
+        values[distance_metric(top_k)] = metrics.topk_distances(
+            logits, min(top_k, logits.shape[-1]), against_first, difficulty)
     return values
 
 

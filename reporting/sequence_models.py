@@ -21,7 +21,7 @@ import pandas as pd
 
 import metrics
 from evaluation.cards import Card
-from evaluation.sequence_scores import METHODS, TEMPERATURE, TOP, distance_metric, places_of_metric
+from evaluation.sequence_scores import METHODS, TEMPERATURE, TOP, distance_metric, top_k_of_metric
 from perturbations import ALL
 from reporting.baselines import digest_of_card, digest_of_run, locate_baseline
 from reporting.candidates import Candidate, Group, candidate_of_card, candidate_of_row, name_apart
@@ -62,10 +62,11 @@ SHOWN += [(method, name) for name, measure in MEASURES.items() if measure.by_tem
 
 
 def measure_of(metric: str) -> Measure:
-    """How a score is printed: one of `MEASURES`, or the distance of rankings for another number of places (`evaluate.py
-    --top-k`)."""
-    places = places_of_metric(metric)
-    return MEASURES[metric] if metric in MEASURES else Measure(metric, f"top-{places}", percent=False)
+    """How a score is printed: one of `MEASURES`, or the distance of rankings of another length, which `evaluate.py
+    --top-k` asks for."""
+    if metric in MEASURES:
+        return MEASURES[metric]
+    return Measure(metric, f"top-{top_k_of_metric(metric)}", percent=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,11 +173,11 @@ class SequenceSet:
 
     @property
     def columns(self) -> list[tuple[str, str]]:
-        """(method, metric) of the columns of tables: `SHOWN`, and behind `top2_distance` the distances for other
-        numbers of places that a model has."""
+        """(method, metric) of the columns of tables: `SHOWN`, and behind `top2_distance` the distances of rankings of
+        other lengths that a model has."""
         metrics_of_models = {metric for model in self.models for _, place, metric in model.values if place == MEAN}
-        further = sorted(filter(places_of_metric, metrics_of_models - MEASURES.keys()),
-                         key=lambda metric: places_of_metric(metric) or 0)
+        further = sorted(filter(top_k_of_metric, metrics_of_models - MEASURES.keys()),
+                         key=lambda metric: top_k_of_metric(metric) or 0)
         position = SHOWN.index((RAW, distance_metric(TOP))) + 1
         return [*SHOWN[:position], *((RAW, metric) for metric in further), *SHOWN[position:]]
 

@@ -33,7 +33,7 @@ from evaluation.predictions import all_cells, cell_name, predictions_file, read_
 from evaluation.scores_file import read_scores
 from evaluation.scoring_options import CardOptions, ClassOptions
 from evaluation.trained_run import read_trained_run
-from evaluation.sequence_scores import SEQUENCE_METRICS, Temperature, places_of_rankings, score_sequences, stability_of
+from evaluation.sequence_scores import SEQUENCE_METRICS, Temperature, score_sequences, stability_of, top_ks_of_rankings
 from models.resnet import ResNet18
 from support import run_folder
 from support.errors import DamagedFile, UserError
@@ -208,7 +208,7 @@ def test_the_distance_of_other_numbers_of_places(build_sequences, tmp_path, monk
     assert order.index("top3_distance") == order.index("top2_distance") + 1
     card = cards.read_card(tmp_path / "card.json")
     assert card.score("mean", "top3_distance") == pytest.approx(value["mean", "top3_distance"])
-    assert places_of_rankings(2) == places_of_rankings(None) == (2,) and places_of_rankings(1) == (1, 2)
+    assert top_ks_of_rankings(2) == top_ks_of_rankings(None) == (2,) and top_ks_of_rankings(1) == (1, 2)
     monkeypatch.setattr(predictions, "prepare_blocks", None)  # refused before anything is computed
     with pytest.raises(UserError, match="--top-k 9: of .*Demo-P only 8 classes are ranked"):
         score_logits(built, folder, tmp_path, monkeypatch, top_k=9)
