@@ -491,7 +491,7 @@ def topk_distances(scores: ArrayLike, k: int = 2, against_first: bool = False, d
 def zipf_distances(scores: ArrayLike, against_first: bool = False, difficulty: int = 1) -> np.ndarray:
     """How far the ranking of the classes moves, its first places counting most, (sequences,): the mean over a
     sequence's frames of the sum over i = 1..K of |1 / i - 1 / rank_i| / i. Source, arguments and errors as for
-    `topk_distances`."""
+    `topk_distances`. No table shows it; it is here for comparison with ImageNet-P."""
     ranks = _moved_ranks(scores, against_first, difficulty)
     weights = 1 / np.arange(1, ranks.shape[-1] + 1)
     return (np.abs(weights - weights[ranks]) * weights).sum(-1).mean(1)

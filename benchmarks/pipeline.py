@@ -200,7 +200,7 @@ def main(args: Args) -> None:
     order = keyed_rng("order", 0).permutation(count).tolist()
     batches = [order[start:start + batch_size] for start in range(0, count - count % batch_size, batch_size)]
     trained = args.batches or (len(batches) if on_gpu else min(8, len(batches)))
-    ours = our_model(fabric, size, *ALGORITHMS["baseline"], MachineOptions())
+    ours = our_model(fabric, size, *ALGORITHMS["baseline"], MachineOptions(), batch_size)
     labels = (torch.arange(count) % CLASSES).to(fabric.device)
     bench = Bench(fabric, ours, size, labels, batches, trained)
     device = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"

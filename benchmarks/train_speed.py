@@ -5,7 +5,8 @@
   python -m benchmarks.train_speed --batch-size 128 --steps 20 --deterministic              for a GPU; two minutes
   python -m benchmarks.train_speed --batch-size 128 --steps 20 --compile --only baseline    for a GPU; one minute
 
-Ours: the step as the scripts take it (channels last, `--precision auto`, fused Adam, normalisation on the device).
+Ours: the step as the scripts take it (channels last, `--precision auto`, fused Adam, normalisation on the device). On a
+GPU a second line is without CUDA graphs.
 --compile adds a line with torch.compile, --deterministic one with deterministic algorithms, --float32 one in float32.
 Inference takes the network in the form in which scoring uses it, but with the number format of training: scoring itself
 is exact float32 unless asked otherwise. --only takes algorithms in the order in which they are measured.
@@ -32,7 +33,8 @@ import train_DMUE
 import train_RUL
 import train_SCN
 from compute.devices import (
-    connect, deterministic_algorithms, fast_arithmetic, for_inference, optimised, precision_name)
+    connect, deterministic_algorithms, fast_arithmetic, for_inference, precision_name)
+from compute.graphs import set_up
 from models.dmue import DMUE, class_agreement, pool
 from models.resnet import ResNet18
 from models.rul import RUL
@@ -165,11 +167,12 @@ class OurModel:
 
 
 def our_model(fabric: Any, size: int, build: Callable[[int], nn.Module], terms: Callable[..., Terms],
-              machine: MachineOptions) -> OurModel:
+              machine: MachineOptions, batch_size: int) -> OurModel:
     model = build(size)
     scored = for_inference(copy.deepcopy(model), fabric, machine).eval()
-    model = optimised(model, machine)
-    model, optimizer = fabric.setup(model, torch.optim.Adam(model.parameters(), lr=1e-5, fused=True))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, fused=True)
+    with settings_of_training(fabric.device, machine):
+        model, optimizer = set_up(fabric, model, optimizer, machine, batch_size)
     return OurModel(fabric, model, scored, optimizer, losses.build("ce", CLASSES).to(fabric.device), terms)
 
 
@@ -196,6 +199,8 @@ def our_contenders(fabric: Any, args: Args, algorithm: str, image: torch.Tensor,
                    labels: torch.Tensor) -> list[Contender]:
     """Our way, and those of its variants that the options ask for."""
     variants = [("", fabric, MachineOptions())]
+    if image.is_cuda:
+        variants.append((", without graphs", fabric, MachineOptions(no_cuda_graphs=True)))
     if args.compile:
         variants.append((", compiled", fabric, MachineOptions(compile=True)))
     if args.deterministic:
@@ -204,7 +209,7 @@ def our_contenders(fabric: Any, args: Args, algorithm: str, image: torch.Tensor,
         variants.append((", float32", connect("32-true"), MachineOptions()))
     contenders = []
     for name, chosen, machine in variants:
-        ours = our_model(chosen, args.size, *ALGORITHMS[algorithm], machine)
+        ours = our_model(chosen, args.size, *ALGORITHMS[algorithm], machine, args.batch_size)
         contenders.append(our_contender(algorithm + name, ours, image, labels, machine))
     return contenders
 

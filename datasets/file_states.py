@@ -25,9 +25,9 @@ _LONGEST = 43  # bytes of a line besides the path: two numbers of up to 20 bytes
 
 
 def lines_of_states(paths: Sequence[str]) -> list[memoryview] | None:
-    """For each of N files the line "<path>\\0<number of bytes>\\0<time of change>\\n", in the order of the paths. Each
-    element of the list holds the lines of a part of the files, one part for each core. The time is in nanoseconds since
-    1970, as `os.stat` gives it.
+    """For each of N files the line "<path>\\0<number of bytes>\\0<time of modification>\\n", in the order of the paths.
+    Each element of the list holds the lines of a part of the files, one part for each core. The time is in nanoseconds
+    since 1970, as `os.stat` gives it.
 
     None where a file is missing, where a path holds a zero byte and so names no file, or on a machine without statx:
     `os.stat` says more."""

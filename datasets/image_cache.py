@@ -3,8 +3,8 @@
 A block is `BLOCK` consecutive pictures, which have one hash. The cache of some pictures is three files in one
 folder: the pixels, <key>.npy, the hashes of the blocks, <key>.blocks.json, and a lock that every writer holds,
 <key>.lock. The key is a hash of the size in pixels, of the boxes, and of each picture's path, number of bytes and time
-of change. Pixels are read by position and never mapped into memory: if a mapped file is truncated, the process ends
-without a message.
+of modification. Pixels are read by position and never mapped into memory: if a mapped file is truncated, the process
+ends without a message.
 
 `datasets.images.open_cache` is the way in. `cache[i]` gives one picture, `cache.gather` a batch at the speed of memory.
 """
@@ -35,6 +35,7 @@ from support.files import read_json, write_text
 
 BLOCK = 32  # pictures with one hash: 4.6 MiB at 224 pixels, hashed in 4 ms
 FORMAT = 1  # of <key>.blocks.json
+SMALL = 2**24  # bytes of pixels; below it, compiled code takes longer to load than it saves
 MANY = 20_000  # pictures; the states of so many files are read by compiled code
 TEMPORARY = re.compile(r"\.?([0-9a-f]{32})\..*\.tmp")  # files that a killed process may leave; the group is the key
 
@@ -117,13 +118,15 @@ class ImageCache:
         return picture
 
     def gather(self, numbers: np.ndarray, out: np.ndarray) -> None:
-        """Read many pictures into `out`, in one call without the interpreter's lock.
+        """Read many pictures into `out`; where the cache is large, in one call without the interpreter's lock.
 
         numbers: int64 (B,), of the pictures. out: uint8 (B, size, size, 3), contiguous. Blocks that were not read
         before in this run are checked first, several at once. Raises IndexError, and UserError as `cache[i]` does.
         """
-        from datasets.file_rows import read_rows  # it imports numba, for which a script's --help need not wait
-
+        if len(self) * self._picture_bytes < SMALL:
+            read_rows = _read_rows
+        else:
+            from datasets.file_rows import read_rows  # it imports numba, for which a script's --help need not wait
         if len(numbers) and not 0 <= min(numbers) <= max(numbers) < len(self):
             raise IndexError(f"pictures {min(numbers)} to {max(numbers)} of {len(self)}")
         self._check_blocks_of(numbers)
@@ -305,7 +308,7 @@ def _cores() -> int:
 
 def cache_key(paths: Sequence[PathLike], boxes: np.ndarray, size: int) -> str:
     """The key of a cache: 32 hexadecimal digits that depend on the size, the boxes, and each picture's path, number
-    of bytes and time of change. Raises UserError for a picture that is missing."""
+    of bytes and time of modification. Raises UserError for a picture that is missing."""
     key = hashlib.sha256(repr(size).encode() + np.ascontiguousarray(boxes, np.float64).tobytes())
     for lines in _lines_of_states(paths):
         key.update(lines)
@@ -313,8 +316,8 @@ def cache_key(paths: Sequence[PathLike], boxes: np.ndarray, size: int) -> str:
 
 
 def _lines_of_states(paths: Sequence[PathLike]) -> Sequence[bytes | memoryview]:
-    """For each file the line "<path>\\0<number of bytes>\\0<time of change in nanoseconds>\\n"; all of them are in
-    order, in one part or several. Raises UserError where a file is missing."""
+    """For each file the line "<path>\\0<number of bytes>\\0<time of modification>\\n", the time in nanoseconds; all of
+    them are in order, in one part or several. Raises UserError where a file is missing."""
     if len(paths) >= MANY:
         from datasets.file_states import lines_of_states  # it imports numba
 
@@ -351,6 +354,15 @@ def _remove_remains(folder: Path) -> None:
                 path.unlink(missing_ok=True)
         except OSError:  # another process is writing it, or it is another user's
             continue
+
+
+def _read_rows(number: int, rows: np.ndarray, first_byte: int, out: np.ndarray) -> int:
+    """As `file_rows.read_rows`, for caches that are small. `out` has to fit."""
+    for done, row in enumerate(rows.tolist()):
+        row_bytes = out[done].nbytes
+        if os.preadv(number, [out[done]], first_byte + row * row_bytes) < row_bytes:
+            return done
+    return len(rows)
 
 
 def _header(shape: Shape) -> bytes:

@@ -3,8 +3,8 @@
 `load_kept_splits` gives what `datasets.load_splits` gives. The result lies in one file of the cache's folder,
 split-<32 hexadecimal digits>.bin; the digits are a hash of the data set's name, its root, the splits and the options.
 The file is used while these are what they were: the sources, which a parser names in `Split.sources` (of each file and
-folder its kind, number of bytes, times of change and number on the disk), and the code of the parsers. A file that is
-damaged, or of another state, is made anew. Its content is checked like what a parser gives, so a file of somebody else
+folder its kind, number of bytes, mtime, ctime and inode number), and the code of the parsers. A file that is damaged,
+or of another state, is made anew. Its content is checked like what a parser gives, so a file of somebody else
 can do no more than a label file of somebody else.
 
 Nothing is kept where a source changed shortly before it was read: its next change may get the same time.

@@ -151,11 +151,20 @@ def make_frame(**columns: Any) -> pd.DataFrame:
     columns: N values each. Without `left top right bottom` the whole picture counts; without `valence arousal` they are
     NaN; without `identity` it is "".
     """
-    frame = pd.DataFrame(columns)
+    frame = pd.DataFrame({name: _plain_text(values) for name, values in columns.items()})
     for name in COLUMNS:
         if name not in frame:
             frame[name] = "" if name == "identity" else np.nan
     return frame[list(COLUMNS)]
+
+
+def _plain_text(values: Any) -> Any:
+    """A column as it is, but texts as pandas keeps them where pyarrow is not installed: pyarrow's cannot hold the name
+    of a file that is no UTF-8."""
+    values = pd.Series(values)
+    if values.dtype == "str":
+        return values.astype(pd.StringDtype("python", np.nan))
+    return values
 
 
 def hold_out(labels: np.ndarray | pd.Series, num_classes: int) -> np.ndarray:

@@ -63,6 +63,11 @@ class Model(nn.Module):
         type in which it computes, float32 or bfloat16. This one stays as it is."""
         return self
 
+    def step_inputs(self, count: int) -> tuple[torch.Tensor, ...] | None:
+        """Zeros of the shapes and types that `forward` takes in a training step of `count` images; None where a step
+        has to wait for the device, or where recordings of its passes (compute/graphs.py) gain nothing."""
+        return None
+
     def after_loading(self) -> None:
         """Called after weights have been loaded into `self.backbone`."""
 

@@ -28,7 +28,7 @@ class AttentionResNet(ResNetModel):
         """image: uint8 (N, 3, S, S). In training (logits (N, C), attention maps (N, C, S/32, S/32)); in eval mode the
         logits alone."""
         if not self.training:
-            return self.classifier(self.backbone(self.normalize(image)))
+            return self.classifier(self.features(image))
         features = self.feature_map(image)
         logits = self.classifier(features.mean((2, 3)))
         return logits, attention_maps(features, self.classifier.weight)
@@ -91,6 +91,9 @@ class DetectorNetworks(nn.Module):
     def description(self) -> dict[str, Any]:
         """What args.json stores about the networks."""
         return {"class": f"{type(self).__module__}.{type(self).__qualname__}", "arguments": self.arguments}
+
+    def step_inputs(self, count: int) -> None:
+        """Steps are not recorded: each is of one network of several."""
 
     def forward(self, image: torch.Tensor, number: int = 0) -> Any:
         """image: uint8 (N, 3, S, S). In training what network `number` gives; in eval mode the logits of all networks,

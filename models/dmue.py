@@ -85,6 +85,12 @@ class DMUE(ResNetModel):
         model.experts, model.expert_classifiers = nn.ModuleList(), nn.ModuleList()
         return model
 
+    def step_inputs(self, count: int) -> tuple[torch.Tensor, ...] | None:
+        """As for any ResNet-18, and labels. "split" and "eval" wait for the number of images of every class."""
+        if self.pass_kind != "joint":
+            return None
+        return (*super().step_inputs(count), torch.zeros(count, dtype=torch.int64))
+
     def imagenet_weights(self) -> tuple[str, dict[str, torch.Tensor]]:
         """As for any ResNet-18. Raises UserError for the stem "dmue", which no ImageNet weights fit."""
         if self.arguments["stem"] == "dmue":

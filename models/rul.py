@@ -28,6 +28,9 @@ class RUL(ResNetModel):
         self.log_var = make_head(inputs, dropout)
         self.classifier = nn.Linear(FEATURES, num_classes)
 
+    def step_inputs(self, count: int) -> tuple[torch.Tensor, ...] | None:
+        return (*super().step_inputs(count), torch.zeros(count, dtype=torch.int64))
+
     def forward(self, image: torch.Tensor, partner: torch.Tensor | None = None) -> torch.Tensor:
         """image: uint8 (N, 3, S, S). partner: int64 (N,), the image that each is mixed with; in training only. Returns
         logits (N, K)."""

@@ -18,7 +18,7 @@ class SCN(ResNetModel):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """image: uint8 (N, 3, S, S). Returns logits (N, K); in training (logits, attention weights (N,))."""
-        features = self.backbone(self.normalize(image))
+        features = self.features(image)
         attention = self.attention(features).sigmoid()
         logits = attention * self.classifier(features)
         return (logits, attention.flatten()) if self.training else logits

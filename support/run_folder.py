@@ -140,7 +140,7 @@ def settings_that_differ(values: Mapping[str, Any], recipe: Mapping[str, Any],
     return differs
 
 
-# ---- what makes two runs comparable
+# ---- what makes two runs seeds of one row
 
 def comparable_settings(args: Mapping[str, Any], by_content: bool = True) -> dict[str, Any]:
     """{setting: value} of the comparable settings of a run. Two runs are seeds of the same row of a table only if these

@@ -77,7 +77,7 @@ def test_rank_loss_of_one_image_is_nothing():
 
 def test_attention_scales_the_logits():
     model = SCN(3, 32)
-    model.backbone, model.normalize = nn.Flatten(), nn.Identity()
+    model.features = lambda image: image.flatten(1)
     model.classifier, model.attention = nn.Linear(2, 3), nn.Linear(2, 1)
     with torch.no_grad():
         model.classifier.weight.copy_(t([1., 0], [0, 1], [-1, 1]))

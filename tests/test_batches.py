@@ -67,9 +67,17 @@ def loading_threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
 
 
+@pytest.fixture(params=["small", "large"])
+def kind_of_cache(request, monkeypatch):
+    """Caches that are read as small ones, and as large ones."""
+    if request.param == "large":
+        monkeypatch.setattr(image_cache, "SMALL", 0)
+
+
 # --- reading rows
 
-def test_rows_of_a_file(tmp_path):
+@pytest.mark.parametrize("read_rows", [read_rows, image_cache._read_rows])
+def test_rows_of_a_file(tmp_path, read_rows):
     (tmp_path / "rows").write_bytes(bytes(range(100)))
     number = os.open(tmp_path / "rows", os.O_RDONLY)
     try:
@@ -77,8 +85,16 @@ def test_rows_of_a_file(tmp_path):
         assert read_rows(number, np.array([11, 0, 3]), 4, out) == 3
         assert out.reshape(3, 8).tolist() == [list(range(92, 100)), list(range(4, 12)), list(range(28, 36))]
         assert read_rows(number, np.array([11, 12, 3]), 4, out) == 1  # row 12 ends behind the file
-        assert read_rows(number, np.array([-1, 0, 0]), 4, out) == 0
         assert read_rows(number, np.zeros(0, np.int64), 4, out[:0]) == 0
+    finally:
+        os.close(number)
+
+
+def test_rows_that_cannot_be_read(tmp_path):
+    (tmp_path / "rows").write_bytes(bytes(100))
+    number, out = os.open(tmp_path / "rows", os.O_RDONLY), np.zeros((3, 2, 4), np.uint8)
+    try:
+        assert read_rows(number, np.array([-1, 0, 0]), 4, out) == 0
         with pytest.raises(ValueError, match="2 rows do not fit"):
             read_rows(number, np.array([0, 1]), 4, out)
     finally:
@@ -88,6 +104,7 @@ def test_rows_of_a_file(tmp_path):
 
 # --- the same bytes from everywhere
 
+@pytest.mark.usefixtures("kind_of_cache")
 @pytest.mark.parametrize("size", SIZES)
 def test_every_way_gives_the_same_bytes(tmp_path, frame, fabric, size):
     decoded = as_lists(load_batches(fabric, Images(tmp_path, frame, size), BATCHES, 0))
@@ -124,6 +141,7 @@ def test_a_batch_that_is_kept_is_not_written_over(tmp_path, frame, fabric):
 
 # --- damage
 
+@pytest.mark.usefixtures("kind_of_cache")
 @pytest.mark.parametrize("damage", ["cut", "gone", "black"])
 def test_gathering_from_a_file_that_is_damaged_while_it_is_used(tmp_path, frame, fabric, damage, capfd):
     expected = as_lists(load_batches(fabric, Images(tmp_path, frame, SIZE), BATCHES, 0))
@@ -153,6 +171,7 @@ def test_each_block_is_hashed_once(tmp_path, frame, fabric, monkeypatch):
     assert len(hashed) == 4
 
 
+@pytest.mark.usefixtures("kind_of_cache")
 def test_a_picture_that_cannot_be_decoded_again_is_named(tmp_path, frame, fabric):
     images = cached(tmp_path, frame)
     os.truncate(images.cached.file, 1000)
@@ -205,7 +224,7 @@ def test_chosen_images_come_from_the_caches_of_their_splits(tmp_path, frame, fab
         chosen.cached.gather(np.array([5]), np.empty((1, SIZE, SIZE, 3), np.uint8))
     capsys.readouterr()
     again = Images.of_rows([Images(tmp_path, frame.iloc[:60], SIZE)], np.array([[0, 5]]))
-    attach_caches((again,), MachineOptions(), tmp_path / "runs", Processes(fabric))
+    attach_caches((again,), MachineOptions(cache_on="host"), tmp_path / "runs", Processes(fabric))
     assert len(list((tmp_path / "runs/cache").glob("*.npy"))) == 2 and capsys.readouterr().out == ""
 
 

@@ -27,6 +27,7 @@ import train_baseline
 import train_swinv2
 from building.built_set import open_built_set
 from compute.devices import CUBLAS_WORKSPACE, deterministic_algorithms, exact_float32, optimised
+from compute.graphs import GraphedNetwork
 from corruptions import CELLS
 from evaluation.predictions import predictions_file
 from models.dmue import DMUE
@@ -252,6 +253,21 @@ def test_a_run_that_dies_ends_with_the_same_bytes(where, name, train, monkeypatc
         with pytest.raises(Death):
             train(name, "died", machine)
     assert result_of(train(name, "died", machine)) == whole
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", ["baseline", "SCN", "RUL", "DMUE"])
+def test_graphs_train_the_same_bytes(name, train, monkeypatch):
+    """CUDA graphs start the same operations as the plain calls; the last batch of an epoch has no graph."""
+    shapes = []
+    start = GraphedNetwork.record
+    monkeypatch.setattr(GraphedNetwork, "record", lambda self, fabric, inputs: (
+        shapes.append(len(inputs[0])), start(self, fabric, inputs)))
+    machine = MachineOptions(workers=0, deterministic=True)
+    with_graphs = result_of(train(name, "graphs", machine, batch_size=30))
+    assert shapes == [30]
+    machine.no_cuda_graphs = True
+    assert result_of(train(name, "plain", machine, batch_size=30)) == with_graphs
 
 
 @slow_on_cpu

@@ -347,6 +347,10 @@ class Colours(nn.Module):
         return self.layer(values / factor - shift)
 
 
+    def for_inference(self, dtype):
+        return self
+
+
 def network(built, format=USUAL):
     facts = ModelFacts("onnx", "net.onnx", 32, format)
     return LoadedModel("net", Colours(format), list(built.classes), "0" * 64, facts, Colours)

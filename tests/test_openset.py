@@ -151,10 +151,10 @@ def test_an_inductive_score_is_of_the_other_half(finished):
     by_part = {part: np.load(finished / "detectors/test" / part / "pool_scores.npy") for part in "ab"}
     for half, other in (("a", "b"), ("b", "a")):
         rows = (images["half"] == half).to_numpy()
-        assert images["trained_inductive"][rows].tolist() == by_part[other][rows].tolist()
+        np.testing.assert_allclose(images["trained_inductive"][rows], by_part[other][rows], rtol=1e-15)
     validation = files.read_scores(files.validation_file(finished, "test"))
     of_b = np.load(finished / "detectors/test/b/validation_scores.npy")
-    assert validation["trained_inductive_a"].tolist() == of_b.tolist()
+    np.testing.assert_allclose(validation["trained_inductive_a"], of_b, rtol=1e-15)
 
 
 def test_a_finished_run_is_left_as_it_is(finished, demo_root, capsys, monkeypatch):

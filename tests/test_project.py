@@ -432,7 +432,8 @@ def run_small(folder, body, *words, python=(sys.executable, "-S"), **environment
     for name in ("__init__.py", "start.py"):
         shutil.copy(ROOT / "support" / name, folder / "support")
     (folder / "small.py").write_text(SMALL_SCRIPT.format(body=body))
-    return subprocess.run([*python, "small.py", *words], cwd=folder, env=os.environ | environment, capture_output=True,
+    others = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # it may name packages
+    return subprocess.run([*python, "small.py", *words], cwd=folder, env=others | environment, capture_output=True,
                           text=True)
 
 

@@ -50,14 +50,14 @@ def read_args(folder):
     return json.loads((folder / "args.json").read_text())
 
 
-# --- what makes two runs comparable
+# --- what makes two runs seeds of one row
 
 def test_every_option_says_what_it_affects():
     for script in SCRIPTS:
         declared = effects(script.Args)
         kinds = {kind: {name for name, effect in declared.items() if effect.on == kind}
                  for kind in ("speed", "place", "alias")}
-        assert kinds["speed"] == {"workers", "compile", "cache_on", "deterministic"}
+        assert kinds["speed"] == {"workers", "compile", "cache_on", "no_cuda_graphs", "deterministic"}
         assert kinds["place"] == {"root", "runs", "fresh", "keep_last", "track", "cache", "no_cache"}
         assert kinds["alias"] == {"calib"}
         assert {name for name, effect in declared.items() if effect.by_content} == {"weights", "gmm"}
@@ -148,7 +148,7 @@ def test_a_run_of_the_first_release_is_taken_up_where_it_lies(run_args, capsys):
     folder.rename(old)
     args = {name: value for name, value in read_args(old).items()
             if name not in ("recipe", "differs", "contents", "keep_last", "nll_batch", "no_cache", "cache_on",
-                            "deterministic", "train_class_counts", "val_class_counts")}
+                            "no_cuda_graphs", "deterministic", "train_class_counts", "val_class_counts")}
     (old / "args.json").write_text(json.dumps(args))
     train_baseline.main(run_args(lr=1e-3))
     assert f"{old} is finished" in capsys.readouterr().out and not folder.exists()

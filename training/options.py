@@ -181,8 +181,8 @@ class LossOptions:
     """class frequencies for the multipliers aaai and gibbs; data: those of the labels trained on, as in the code of the
     MaxEnt paper, arXiv 2310.17159 (FER-C release: uniform)"""
     detach_multiplier: bool = True
-    """whether the MaxEnt multiplier counts as a constant for the gradient (FER-C release: no, gradients pass through
-    it)"""
+    """whether the MaxEnt multiplier counts as a constant; with --no-detach-multiplier gradients pass through it, as in
+    the FER-C release"""
 
     def arguments(self, loss: str, frequencies: Any) -> dict[str, Any]:
         """The constants of a loss, as keyword arguments of `losses.build`.
@@ -206,6 +206,9 @@ class MachineOptions:
     compile: Annotated[bool, SPEED, Rare] = False
     """use torch.compile: the start takes a minute longer; whether the steps are faster then depends on the network
     (docs/benchmarks.md has what was measured)"""
+    no_cuda_graphs: Annotated[bool, SPEED, Rare] = False
+    """record no CUDA graphs: otherwise, on a single GPU, the passes of a ResNet-18 are recorded and each is started as
+    a whole, so that a step waits less for the processor"""
     deterministic: Annotated[bool, SPEED, Rare] = False
     """use only GPU algorithms that give the same bytes each time: a run that was interrupted then ends with the same
     bytes as one that was not (on CPUs it always does); slower"""

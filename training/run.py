@@ -34,7 +34,8 @@ from tqdm import tqdm
 import losses
 from compute.batches import load_batches
 from compute.devices import (
-    connect, deterministic_algorithms, fast_arithmetic, machine_facts, optimised, precision_name, seed_torch)
+    connect, deterministic_algorithms, fast_arithmetic, machine_facts, precision_name, seed_torch)
+from compute.graphs import set_up
 from compute.predict import predict
 from models import pretrained
 from models.augment import flip_shift_erase
@@ -63,8 +64,8 @@ def start_training(args: Any, script: str, released: Mapping[str, Any],
     args: the script's `Args`. script: its file. released, released_on: its values with `--protocol released`, for all
     data sets and for single ones. kind: `Training`, or a class built on it. usual_on: as for `recipe_filler`. If the
     run is finished already, `training.finished` is true and no data are read. At the end of the block the folder is
-    unlocked. If the last epoch was trained in the block, last.pt is removed (unless --keep-last). A training that is
-    killed between its last epoch and this removal leaves its last.pt.
+    unlocked and, if all epochs are trained, last.pt is removed (unless --keep-last). A training that is killed after
+    the last line of metrics.csv, and before this removal, leaves its last.pt.
     """
     check(args)
     with ExitStack() as resources:
@@ -209,7 +210,8 @@ class Training:
         last = self.folder / run_folder.LAST_CHECKPOINT
         resumes = last.exists() and not self.options.fresh
         weights = None if resumes else self.load_weights(model)
-        wrapped = self.fabric.setup(optimised(model, self.args.machine), optimizer)
+        count = max(map(len, self.plan(0)), default=0)
+        wrapped = set_up(self.fabric, model, optimizer, self.args.machine, count)
         machine = machine_facts(self.fabric, self.args.machine)
         plural = "es" if machine["processes"] > 1 else ""
         self.processes.print_once(f"training on {machine['device']} ({machine['processes']} process{plural}), "
