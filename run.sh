@@ -137,7 +137,7 @@ if [ ${#setup[@]} -gt 0 ]; then set_up "${setup[@]}"; exit; fi
 
 # --- the data sets ---
 
-base=$python  # what needs no packages also runs before there is a .venv
+base=$python  # what needs no packages also runs before there is a .venv, and so do commands that say what is missing
 if [ ! -x "$(command -v "$python")" ]; then
   [ -z "${FERC_PYTHON:-}" ] || fail "FERC_PYTHON=$FERC_PYTHON cannot be run"
   find_python

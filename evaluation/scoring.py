@@ -82,8 +82,8 @@ class LogitsOfSets(Protocol):
         """What changes the last digits of logits, besides the precision."""
 
     def store(self, matched: MatchedSet, blocks: Blocks, divided: bool) -> None:
-        """Store the logits of the blocks that are missing, `write_block`. divided: among all processes; else process 0
-        takes all. All processes call this, and no block is used before all have returned."""
+        """Store the logits of the missing blocks, each with `predictions.write_block`. All processes call this, and no
+        block is used before all have returned. divided: among all processes; else process 0 takes all."""
 
 
 @dataclass(frozen=True)

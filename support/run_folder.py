@@ -144,7 +144,8 @@ def settings_that_differ(values: Mapping[str, Any], recipe: Mapping[str, Any],
 
 def comparable_settings(args: Mapping[str, Any], by_content: bool = True) -> dict[str, Any]:
     """{setting: value} of the comparable settings of a run. Two runs are seeds of the same row of a table only if these
-    are equal; `varying_settings` compares them and also knows which of them older runs do not record.
+    are equal; `varying_settings` compares them and also knows which of them older runs do not record. Older runs also
+    record constants that their loss does not have; tables leave them out (reporting/settings.py).
 
     args: its args.json. by_content: a setting that names a file has the digest of the file as its value if args.json
     holds it, otherwise the name of the file."""
@@ -174,6 +175,8 @@ def varying_settings(runs: Iterable[Mapping[str, Any]]) -> list[str]:
     by_content = all("contents" in args for args in runs)
     settings = [usual | comparable_settings(args, by_content) for args in runs]
     names = set().union(*settings)
+    if usual:  # runs of the first release also hold constants that their loss does not have; no recipe names them
+        names &= usual.keys() | {DATA}
     if not all(DATA in values for values in settings):
         names.discard(DATA)
     return [name for name in sorted(names) if len({as_text(values.get(name)) for values in settings}) > 1]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from support import run_folder
 from support.errors import UserError
-from training.options import LossOptions, MachineOptions, TrainingOptions, effects, name_loss
+from training.options import LossOptions, MachineOptions, TrainingOptions, effects, name_loss, unused_constants
 
 
 def required_run_folder(words: tuple[str, ...]) -> Path:
@@ -51,7 +51,11 @@ def find_run_folder(words: tuple[str, ...]) -> Path | None:
             asked.pop(name, None)
     for name in set(asked) & settings_without_effect():
         del asked[name]
-    return run_folder.find(runs, options.dataset, script, options.loss, noise, seed, asked, open_classes)
+    place = runs, options.dataset, script, options.loss, noise, seed
+    unused = unused_constants(options.loss)
+    own = {name: text for name, text in asked.items() if name not in unused}
+    # Runs that are older than this rule have a folder of their own for constants that their loss does not have.
+    return run_folder.find(*place, own, open_classes) or run_folder.find(*place, asked, open_classes)
 
 
 def settings_without_effect() -> set[str]:

@@ -77,6 +77,15 @@ def test_the_recipe_has_the_plain_path(script, protocol):
             assert run_folder.settings_that_differ(values, usual, {}) == wanted
 
 
+@pytest.mark.parametrize("loss, wanted", [("ce", {}), ("focal", {"gamma": 3.0}), ("mbls", {"margin": 5.0}),
+                                          ("maxent-aaai+mbls", {"gamma": 3.0, "margin": 5.0})])
+def test_constants_that_the_loss_lacks_do_not_change_the_folder(loss, wanted):
+    command = ["--dataset", "demo", "--loss", loss, "--gamma", "3", "--margin", "5"]
+    args = cli.parse(train_SCN.Args, recipe_filler(train_SCN.RELEASED), command)
+    name_loss(args.options, args.constants)
+    assert run_folder.settings_that_differ(flat(args), usual_values(args, train_SCN.RELEASED), {}) == wanted
+
+
 def test_a_recipe_names_options_only(monkeypatch):
     """The values of one algorithm stand in its script, and a slip of the pen is no silent default."""
     command = ["--dataset", "demo", "--protocol", "released"]

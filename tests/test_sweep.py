@@ -226,17 +226,19 @@ def test_folder_of_a_command(tmp_path):
     assert found() is None
     plain = begun("seed3", differs={}, **usual)
     small = begun("seed3-0123abcd", differs={"image_size": 48}, **usual | {"image_size": 48})
-    flag = begun("seed3-0123abce", differs={"detach_multiplier": False}, **usual | {"detach_multiplier": False})
     data = begun("seed3-0123abcf", differs={"data": ["a=1", "b=2"]}, **usual | {"data": ["a=1", "b=2"]})
     assert found() == found("--lr", "0.00025", "--workers", "0", "--cache", "x y", "--compile") == plain
     assert found("--image-size", "48") == found("--image_size=48") == small
-    assert found("--no-detach-multiplier") == flag and found("--detach-multiplier") == plain
     assert found("--data", "a=1", "--data=b=2") == data
     half = begun("seed3-0123abd0", differs={"precision": "bf16-mixed"}, **usual | {"precision": "bf16-mixed"})
     assert found("--precision", "32") == found("--precision", "auto") == plain and found("--precision", "bf16") == half
     assert found("--lr", "1e-4") is None
     calibrated = begun("seed3", "maxent+mbls", differs={}, **usual)
-    assert found("--calib") == found("--loss", "maxent+mbls") == calibrated
+    flag = begun("seed3-0123abce", "maxent+mbls", differs={"detach_multiplier": False},
+                 **usual | {"detach_multiplier": False})
+    assert found("--calib") == found("--loss", "maxent+mbls") == found("--calib", "--detach-multiplier") == calibrated
+    assert found("--calib", "--no-detach-multiplier") == flag
+    assert found("--no-detach-multiplier", "--gamma", "3") == plain  # cross-entropy does not have these constants
     aaai = begun("seed3", "maxent-aaai+mbls", differs={"maxent_multiplier": "aaai"},
                  **usual | {"maxent_multiplier": "aaai"})
     assert found("--loss", "maxent-aaai+mbls") == found("--calib", "--maxent-multiplier", "aaai") == aaai

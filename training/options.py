@@ -161,7 +161,8 @@ class TrainingOptions:
 
 @dataclass
 class LossOptions:
-    """Constants of the losses. Those that the chosen loss does not have are ignored."""
+    """Constants of the losses. Those that the chosen loss does not have are ignored: they change neither the training
+    nor the folder of its run."""
 
     gamma: Annotated[float, Between(0)] = 1.0
     """exponent of the focal and inverse focal terms (FER-C: 1; Lin et al.: 2)"""
@@ -279,15 +280,23 @@ def usual_values(args: Any, released: Mapping[str, Any], released_on: Mapping[st
     """The recipe's value of every option that changes the result, for the data set and the protocol of `args`.
 
     The recipe's protocol is `paper`, so that a run with the other protocol differs from it. Options that the path of
-    the run's folder states are left out. released, released_on, usual_on: as in `recipe_filler`.
+    the run's folder states are left out, and so are constants that the loss of `args` does not have. released,
+    released_on, usual_on: as in `recipe_filler`.
     """
     options = type(args.options)(dataset=args.options.dataset, protocol=args.options.protocol)
     usual = recipe_filler(released, released_on, usual_on)(type(args)(options=options))
     usual.options.loss = args.options.loss
     name_loss(usual.options, usual.constants)  # a multiplier that the loss's name states is no setting of its own
     values = flat(usual) | {"protocol": TrainingOptions.protocol}
-    results = [name for name, effect in effects(type(args)).items() if effect.on == "result"]
-    return {name: values[name] for name in results if name not in run_folder.PATH_SETTINGS}
+    results = {name for name, effect in effects(type(args)).items() if effect.on == "result"}
+    results -= {*run_folder.PATH_SETTINGS, *unused_constants(usual.options.loss)}
+    return {name: value for name, value in values.items() if name in results}
+
+
+def unused_constants(loss: str) -> set[str]:
+    """The options of `LossOptions` that are no constants of a loss. loss: its full name (`name_loss`)."""
+    options = {entry.name for entry in dataclasses.fields(LossOptions)}
+    return options - set(CONSTANTS.get(loss, options))
 
 
 # --- checks ---
