@@ -60,12 +60,13 @@ class GraphedNetwork(nn.Module):
         passes = _Passes(self.network).train()
         buffers = list(self.network.buffers())
         before = [buffer.clone() for buffer in buffers]
-        # torch warns that gradients are added up in the stream of the recording; this costs it a wait, no result.
+        # torch warns that gradients are added up in the stream of the recording. That costs the GPU a short wait, and
+        # changes no result.
         torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
         with fabric.autocast(), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # cuBLAS says that it starts in a thread of the backward pass
             keeps_casts = torch.is_autocast_cache_enabled()
-            torch.set_autocast_cache_enabled(False)  # weights that are cast outside a recording would stay as they were
+            torch.set_autocast_cache_enabled(False)  # a cast kept from before would never see the weights change
             try:
                 torch.cuda.make_graphed_callables(passes, inputs, allow_unused_input=True)
             finally:
