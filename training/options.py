@@ -5,7 +5,7 @@ train_openset.py `open_set` and `detector`), `constants` (`LossOptions`: the con
 (`MachineOptions`). The value of an option is the first of these that is given:
 
   1. the command line;
-  2. the script's values for this data set under both protocols (`USUAL_ON[dataset]`), for options of its own;
+  2. in train_openset.py: its values for this data set under both protocols (`USUAL_ON[dataset]`), for its own options;
   3. with `--protocol released`: the data set's released values (`datasets.RECIPES[dataset]["released"]`), the script's
      values for this data set (`RELEASED_ON[dataset]`), the script's values for all data sets (`RELEASED`), and those of
      all scripts (`RELEASED` below);
