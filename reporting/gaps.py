@@ -73,11 +73,11 @@ def untrained_runs(runs: list[Run]) -> list[Note]:
     wanted = sorted(wanted_rows(runs), key=lambda pair: (pair[0], pair[1].noise, rank(pair[1])))
     notes = []
     for setup, row in wanted:
-        comparable_runs = [run for run in runs if run.setup == setup]
-        seeds = {run.seed for run in comparable_runs if run.row.noise == row.noise}
+        runs_of_setup = [run for run in runs if run.setup == setup]
+        seeds = {run.seed for run in runs_of_setup if run.row.noise == row.noise}
         if not seeds:
-            seeds = {run.seed for run in comparable_runs}
-        trained = {run.seed for run in comparable_runs if run.row == row}
+            seeds = {run.seed for run in runs_of_setup}
+        trained = {run.seed for run in runs_of_setup if run.row == row}
         for seed in sorted(seeds - trained):
             notes.append(Note("", "not trained", command=train_command(setup, row, seed, runs)))
     return notes

@@ -101,7 +101,7 @@ def comparable_runs(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
             data = [name for name in run_folder.varying_settings(run.args for run in of_line)
                     if name == run_folder.DATA]
             for run in of_line:
-                values = run_folder.comparable_settings(run.args)
+                values = run_folder.row_settings(run.args)
                 texts = [f"{name} {str(values.get(name, 'usual'))[:16]}" for name in (*varying, *data)]
                 settings = ", ".join(filter(None, (run.setup.settings, plain(", ".join(texts)))))
                 named.append(replace(run, setup=run.setup._replace(settings=settings)))

@@ -81,7 +81,7 @@ def spell_settings(runs: Sequence[Mapping[str, Any]], names: Iterable[str]) -> l
     value that is the recipe's has none, where the recipe is recorded."""
     usual = run_folder.merged_recipes(runs)
     by_content = all("contents" in run for run in runs)
-    settings = [usual | run_folder.comparable_settings(run, by_content) for run in runs]
+    settings = [usual | run_folder.row_settings(run, by_content) for run in runs]
     words: list[list[str]] = [[] for _ in runs]
     for name in names:
         values = [of_run.get(name) for of_run in settings]

@@ -1,12 +1,12 @@
-"""The folder of a run: where it lies, which settings separate two runs, and what is finished or scored.
+"""The folder of a run: where it lies, which settings separate two runs in tables, and what is finished or scored.
 
 Here are the names of everything in the folder. How predictions/ is laid out inside is in evaluation/predictions.py.
 Training writes the folder, evaluation adds predictions and scores to it, reporting reads it, and sweep.py asks whether
 it is finished. This file imports nothing heavy.
 
 A run lies in `<runs>/<dataset>/<script>/<loss>/noise<percent>/seed<s>`. A run of train_openset.py has one folder more,
-`open-<classes>` after the loss. If settings that change the result differ from
-the recipe, the last part is `seed<s>-<8 hex digits>`, a hash of these settings. The words of this file:
+`open-<classes>` after the loss. If settings that change the result differ from the recipe, the last part is
+`seed<s>-<8 hex digits>`, a hash of these settings. The words of this file:
 
   script      the name of the training script without train_; tables call it the algorithm
   setting     an option of a training script as args.json stores it
@@ -16,9 +16,11 @@ the recipe, the last part is `seed<s>-<8 hex digits>`, a hash of these settings.
               the machine of the run: bf16 where the hardware computes in it natively, else float32
   model       the class and the arguments of the network (`Model.description`); it is no setting
   differs     the settings of one run whose value is not that of its recipe
-  comparable  settings of one run: those that change the result, without those that the path states
-              (`PATH_SETTINGS`, the seed among them), and with the digest of the training data
-  varying     settings of several runs: the comparable ones that do not have the same value in all of these runs
+  row settings
+              of one run: what has to be equal in the seeds that a row of a table averages. They are the settings that
+              change the result, without those that the path states (`PATH_SETTINGS`, the seed among them), and the
+              digest of the training data. `Block` in reporting/rows.py says which rows are compared
+  varying     settings of several runs: the row settings that do not have the same value in all of these runs
   asked       the settings that a command line gives, as text
 
 `args.json` holds every setting, the network (`model`), the batch size of the metric nll_released (`nll_batch`), facts
@@ -142,8 +144,8 @@ def settings_that_differ(values: Mapping[str, Any], recipe: Mapping[str, Any],
 
 # ---- what makes two runs seeds of one row
 
-def comparable_settings(args: Mapping[str, Any], by_content: bool = True) -> dict[str, Any]:
-    """{setting: value} of the comparable settings of a run. Two runs are seeds of the same row of a table only if these
+def row_settings(args: Mapping[str, Any], by_content: bool = True) -> dict[str, Any]:
+    """{setting: value} of the row settings of a run. Two runs are seeds of the same row of a table only if these
     are equal; `varying_settings` compares them and also knows which of them older runs do not record. Older runs also
     record constants that their loss does not have; tables leave them out (reporting/settings.py).
 
@@ -173,7 +175,7 @@ def varying_settings(runs: Iterable[Mapping[str, Any]]) -> list[str]:
         return []
     usual = merged_recipes(runs)
     by_content = all("contents" in args for args in runs)
-    settings = [usual | comparable_settings(args, by_content) for args in runs]
+    settings = [usual | row_settings(args, by_content) for args in runs]
     names = set().union(*settings)
     if usual:  # runs of the first release also hold constants that their loss does not have; no recipe names them
         names &= usual.keys() | {DATA}

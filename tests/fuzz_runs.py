@@ -251,7 +251,7 @@ def case(bench: Bench, name: str, rng: np.random.Generator) -> tuple[str, bool]:
     args = json.loads(bench.files[Path("args.json")])
     if name == "args.json" and past:
         changed = json.loads(path.read_bytes())
-        run_folder.comparable_settings(changed)
+        run_folder.row_settings(changed)
         run_folder.varying_settings([changed, args])
         run_folder.same_settings(args, changed)
     outcome = scored(bench, name)

@@ -44,7 +44,8 @@ PUBLISHED_MULTIPLIER = "ferc"  # of MaxEnt; every other one is part of the loss'
 RELEASED = {"class_weights": "released", "noise_rule": "released", "skip_first_epoch": True, "detach_multiplier": False}
 
 # Loss -> the options of `LossOptions` that are constants of its formula. The losses are those of `losses.LOSSES`, in
-# the same order, and a test compares their constants with `losses.options`. The table is here because reports read it
+# the same order, and a test compares the names of their constants with `losses.options`. Training passes the values of
+# `LossOptions`, so the defaults in losses.py count only for other callers. The table is here because reports read it
 # too, and losses.py imports torch. Poly's epsilon and AvUC's beta have no option: they keep the defaults of losses.py.
 FOCAL = ("gamma",)
 MAXENT = ("gamma", "maxent_constraint", "maxent_prior", "detach_multiplier")
