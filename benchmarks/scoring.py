@@ -37,11 +37,11 @@ from compute import devices
 from evaluation.class_matching import same_classes
 from evaluation.inference import InferenceOptions, predict_blocks, opencv_without_threads
 from evaluation.matching import MatchedSet
-from evaluation.predictions import ALL_CELLS, finish_predictions, predictions_folder, prepare_predictions
+from evaluation.predictions import ALL_CELLS, finish_predictions, prepare_predictions
 from models import Model, Normalize
 from models.resnet import ResNet18
 from support import cli
-from support.run_folder import PRECISIONS
+from support.run_folder import PRECISIONS, predictions_folder
 
 
 @dataclass

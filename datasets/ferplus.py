@@ -15,8 +15,8 @@ FER+ authors: an expression with a single vote loses it, and votes for "unknown"
 `labels=majority` it is one-hot.
 
 Dropped, each with a note: images that keep fewer than half of the votes cast; with `labels=majority` instead images
-without an expression that has more than half of the votes that are left, those for "unknown" and "not a face" included;
-malformed rows, rows without a name, images that are not on disk.
+of which no expression has more than half of the votes that are left (here the votes for "unknown" and "not a face"
+count in the sum); malformed rows, rows without a name, images that are not on disk.
 
 `datasets.load_split` calls `load`; the options are in `OPTIONS`.
 """

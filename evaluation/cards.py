@@ -20,12 +20,12 @@ from building.integrity import HEX
 from corruptions import SEVERITIES, suite_of
 from datasets import TITLES
 from evaluation.model_facts import ModelFacts
-from evaluation.predictions import name_of_predictions
 from evaluation.scores import METHOD, REMOVED_METRICS, SUMMARIES
 from evaluation.trained_run import TrainedRun
 from perturbations import PERTURBATIONS
 from support.errors import DamagedFile, UserError, first_line
 from support.files import os_errors_as_user_errors, read_json, write_text
+from support.run_folder import name_of_predictions
 
 FORMAT = 1  # of a card; cards of another format are not read
 PROJECT = "FER-C"

@@ -59,7 +59,7 @@ from support.files import final_name, os_errors_as_user_errors, read_json, write
 
 Cell = tuple[str, int] | None
 ALL_CELLS: tuple[Cell, ...] = (None, *CELLS)  # of a set of FER-C, the clean images first
-LABELS, ORIGIN = "labels.npy", "set.json"
+LABELS, ORIGIN = "labels.npy", run_folder.PREDICTIONS_ORIGIN
 DIGITS = 16  # of a digest
 BLOCKS, FINISHED = "blocks", "set"  # subfolders of a partial folder
 BLOCK_FILE = re.compile(r"(\d{1,9})\.([0-9a-f]{16})\.npy")  # number and digest
@@ -83,16 +83,6 @@ WORDS = {"weights": "weights", "set_version": "set version", "content": "image f
 
 
 # ---- names
-
-def predictions_folder(run: Path | str, set_name: str, precision: str) -> Path:
-    """Where the predictions of a set lie. precision: "32" or "bf16"."""
-    return Path(run) / run_folder.PREDICTIONS_FOLDER / name_of_predictions(set_name, precision)
-
-
-def name_of_predictions(set_name: str, precision: str) -> str:
-    """The name of the folder of a set's predictions; a card of the set has it, too."""
-    return set_name if precision == "32" else f"{set_name}.{precision}"
-
 
 def read_info(folder: Path) -> dict[str, Any]:
     """What set.json in a folder of predictions holds, unchecked. Raises OSError where there is none, and DamagedFile

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from corruptions import PRESETS, cells_of, corruptions_of
-from evaluation.predictions import ORIGIN, predictions_folder, set_aside
+from evaluation.predictions import ORIGIN, set_aside
 from evaluation.scores import COLUMNS, FIRST_RELEASE_COLUMNS, SUMMARIES
 from evaluation.sequence_scores import METHODS
 from perturbations import ALL
@@ -65,7 +65,7 @@ def origin_of_scores(run: Path, set_name: str, set_version: str, precision: str)
     if Path(set_name).name != set_name:  # a file of a hostile run must not lead out of its folder
         return {}
     try:
-        origin = read_json(predictions_folder(run, set_name, precision or "32") / ORIGIN)
+        origin = read_json(run_folder.predictions_folder(run, set_name, precision or "32") / ORIGIN)
     except (OSError, DamagedFile):  # reported when the set is scored
         return {}
     return origin if origin.get("set_version") == set_version else {}

@@ -21,7 +21,7 @@ from building.built_set import BuiltSet
 from compute import devices
 from evaluation.inference import InferenceOptions, predict_blocks
 from evaluation.matching import MatchedSet
-from evaluation.predictions import Blocks, finish_predictions, predictions_folder, prepare_predictions
+from evaluation.predictions import Blocks, finish_predictions, prepare_predictions
 from evaluation.scores import score
 from evaluation.scores_file import earlier_scores, with_rows_of_set
 from evaluation.sequence_scores import Temperature, check_top_k, score_sequences
@@ -30,7 +30,7 @@ from evaluation.summary import preview_text, summary_line
 from evaluation.trained_run import TrainedRun
 from evaluation.validation import NO_RUN, temperature_of_run
 from support.files import lock, os_errors_as_user_errors, write_rows
-from support.run_folder import LOCK_FILE, PRECISIONS, SCORES_FILE
+from support.run_folder import LOCK_FILE, PRECISIONS, SCORES_FILE, predictions_folder
 
 # Called in process 0 after a whole set was scored and scores.csv was written: the set, the folder of its predictions,
 # and its rows of scores.csv.

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.cards import Card, card_files, read_card
-from evaluation.predictions import predictions_folder, read_info
+from evaluation.predictions import read_info
 from reporting.notes import READ_ERRORS, plain
 from reporting.runs import Run
 from support.errors import UserError
-from support.run_folder import ARGS_FILE, CARDS_FOLDER, MODEL_FILE, SCORES_FILE
+from support.run_folder import ARGS_FILE, CARDS_FOLDER, MODEL_FILE, SCORES_FILE, predictions_folder
 
 DIGITS = 16  # of a hash, as outputs print it
 

@@ -20,7 +20,6 @@ from tqdm import tqdm
 import metrics
 from corruptions import SEVERITIES, cells_of
 from evaluation.predictions import predictions_file, read_array
-from evaluation.predictions import predictions_folder as store_folder
 from reporting.cells import FER_C, corruptions_of_predictions, corruptions_of_scores
 from reporting.notes import READ_ERRORS, Note, check_regular, plain, unique_notes
 from reporting.rows import COMPARED_LOSSES, Block, named_pairs, Row
@@ -29,6 +28,7 @@ from reporting.scores import DOMAINS, in_block
 from reporting.settings import OPTION_OF_PRECISION
 from support.errors import DamagedFile, first_line
 from support.files import read_json
+from support.run_folder import predictions_folder as store_folder
 
 Cell = tuple[str, int] | None
 CACHED_BYTES = 2**15  # larger files are read again each time, so that memory does not grow with the set

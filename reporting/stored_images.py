@@ -17,7 +17,7 @@ from corruptions import SEVERITIES
 from evaluation.cards import Card
 from evaluation.error_bootstrap import clusters_of_frame
 from evaluation.image_scores import ImageScores, Labels, image_scores, votes_of
-from evaluation.predictions import predictions_folder, read_info
+from evaluation.predictions import read_info
 from reporting.cells import FER_C, corruptions_of_manifest
 from reporting.notes import READ_ERRORS, Note, check_regular, plain
 from reporting.predictions import check_table, map_array, open_predictions, read_logits
@@ -26,7 +26,7 @@ from reporting.runs import Run
 from reporting.scores import blocks_of, runs_in_block
 from support.errors import DamagedFile
 from support.files import read_json
-from support.run_folder import CARDS_FOLDER, PRECISIONS
+from support.run_folder import CARDS_FOLDER, PRECISIONS, predictions_folder
 
 
 @dataclass(frozen=True, eq=False)

@@ -52,7 +52,8 @@ LAST_CHECKPOINT = "last.pt"  # the state that training goes on from
 BEST_CHECKPOINT = "best.pt"  # the weights of the best epoch; of train_openset.py those of the last epoch
 SCORES_FILE = "scores.csv"  # the scores that evaluate.py computed
 PREDICTIONS_FOLDER = "predictions"  # the folder of the logits
-ORIGIN_FILES = ("set.json", "validation.json", "validation.bf16.json")  # below it: what the logits were made from
+PREDICTIONS_ORIGIN = "set.json"  # in the folder of a set's predictions: what they were made from
+ORIGIN_FILES = (PREDICTIONS_ORIGIN, "validation.json", "validation.bf16.json")  # all such files below it
 LOCK_FILE = ".lock"  # held by the process that trains or scores the run
 MODELS_FOLDER = "models"  # in the folder of all runs: a folder for each model that is no run
 MODEL_FILE = "model.json"  # in the folder of such a model: what it is
@@ -320,13 +321,27 @@ def trained_epochs(folder: Path) -> int:
         return 0
 
 
+def predictions_folder(run: Path | str, set_name: str, precision: str) -> Path:
+    """Where the predictions of a set lie. precision: "32" or "bf16"."""
+    return Path(run) / PREDICTIONS_FOLDER / name_of_predictions(set_name, precision)
+
+
+def name_of_predictions(set_name: str, precision: str) -> str:
+    """The name of the folder of a set's predictions; a card of the set has it, too."""
+    return set_name if precision == "32" else f"{set_name}.{precision}"
+
+
 def is_scored(folder: Path, built_set: Path, precision: str = "32") -> bool:
     """Whether scores.csv holds scores of all images of a built set, in its present version, that are not older than
-    the weights. A metric that was added to the project later is not noticed. precision: "32" or "bf16"; the scores have
-    to be computed in it."""
+    the weights. They count only if the stored predictions, where there are some, were made from the same image files.
+    A metric that was added to the project later is not noticed. precision: "32" or "bf16"; the scores have to be
+    computed in it."""
     try:
         manifest = read_json(built_set / "manifest.json")
         if (folder / SCORES_FILE).stat().st_mtime_ns < (folder / BEST_CHECKPOINT).stat().st_mtime_ns:
+            return False
+        origin = predictions_folder(folder, built_set.resolve().name, precision) / PREDICTIONS_ORIGIN
+        if origin.is_file() and read_json(origin).get("content") not in (None, manifest["content"]):
             return False
         images, set_version = manifest["made_with"]["images"], manifest["set_version"]
         places = ("pooled", "mean")  # a set of perturbation sequences has no pooled scores; its last rows are the means

@@ -260,6 +260,16 @@ def test_columns(run):
     assert run_folder.is_scored(run, scored_set) and not run_folder.is_scored(run, scored_set, "bf16")
 
 
+def test_scores_of_other_pictures_do_not_count(run, small_set, tmp_path):
+    """A set that is built anew from other pictures keeps its version; its manifest has another content."""
+    other = tmp_path / "new" / small_set.name
+    other.mkdir(parents=True)
+    manifest = json.loads((small_set / "manifest.json").read_text())
+    for content, wanted in ((manifest["content"], True), ("0" * 64, False)):
+        (other / "manifest.json").write_text(json.dumps(manifest | {"content": content}))
+        assert run_folder.is_scored(run, other) == wanted
+
+
 def test_scores_of_the_first_release_are_merged(run, small_set, tmp_path):
     """Seven columns: rows of other sets stay, without a precision; those of the same set are replaced by float32."""
     rows = rows_of(run)
