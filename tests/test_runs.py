@@ -227,6 +227,14 @@ def test_starting_again_deletes_nothing(run_args):
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_a_checkpoint_without_settings_is_refused(run_args):
+    folder = train(run_args(keep_last=True))
+    (folder / "args.json").unlink()
+    with pytest.raises(UserError, match="has a last.pt and no args.json.*--fresh"):
+        train_baseline.main(run_args())
+    assert not (folder / "args.json").exists()
+
+
 def test_fresh_deletes_only_what_the_project_wrote(run_args):
     folder = train(run_args())
     predictions = folder / "predictions/Demo-C"

@@ -62,6 +62,9 @@ def lock_and_inspect(processes: Processes, options: TrainingOptions, settings: d
         return opened
     try:
         opened.earlier = read_earlier(folder)
+        if opened.earlier is None and (folder / run_folder.LAST_CHECKPOINT).exists():
+            raise UserError(f"{folder} has a last.pt and no args.json: what this run was trained with is lost. Restore "
+                            f"it, or start over with --fresh")
         if opened.earlier is not None:
             refuse_other_settings(folder, opened.earlier, settings)
             opened.earlier = with_recipe(folder, opened.earlier, settings)

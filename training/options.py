@@ -237,7 +237,8 @@ def recipe_filler(released: Mapping[str, Any], released_on: Mapping[str, Mapping
     usual_on: data set -> the script's values for that data set under both protocols, for options of its own.
     """
     def fill_defaults(args: Any) -> Any:
-        options = dataclasses.replace(args.options, data=())  # options that are given several times would add up
+        # `args` is a first reading of the command line. The second one adds every --data to the defaults again.
+        options = dataclasses.replace(args.options, data=())
         values = recipe_values(options.dataset, options.protocol, released, released_on or {})
         values.update((usual_on or {}).get(options.dataset, {}))
         return with_values(dataclasses.replace(args, options=options), values)
