@@ -7,7 +7,7 @@ does nothing.
   files.py            files that are written whole or not at all; the lock on a folder
   random_streams.py   random generators whose seed is a key, such as (seed, image id, corruption, severity)
   image_sizes.py      the sizes of images that can be corrupted and built into sets
-  run_folder.py       the names in the folder of a run, and which settings make two runs seeds of one row
+  run_folder.py       the names in the folder of a run, and which runs a row of a table averages
   software.py         versions of the packages, for manifests and environment.json
   data_set_tables.py  the names of the data sets, for run.sh
 """

@@ -17,9 +17,10 @@ A run lies in `<runs>/<dataset>/<script>/<loss>/noise<percent>/seed<s>`. A run o
   model       the class and the arguments of the network (`Model.description`); it is no setting
   differs     the settings of one run whose value is not that of its recipe
   row settings
-              of one run: what has to be equal in the seeds that a row of a table averages. They are the settings that
-              change the result, without those that the path states (`PATH_SETTINGS`, the seed among them), and the
-              digest of the training data. `Block` in reporting/rows.py says which rows are compared
+              of one run: what has to be equal in all runs that a row of a table averages; these differ in the seed
+              only. Row settings are the settings that change the result, without those that the path states
+              (`PATH_SETTINGS`, the seed among them), and the digest of the training data. `Block` in
+              reporting/rows.py says which rows are compared
   varying     settings of several runs: the row settings that do not have the same value in all of these runs
   asked       the settings that a command line gives, as text
 
@@ -143,10 +144,10 @@ def settings_that_differ(values: Mapping[str, Any], recipe: Mapping[str, Any],
     return differs
 
 
-# ---- what makes two runs seeds of one row
+# ---- which runs a row averages
 
 def row_settings(args: Mapping[str, Any], by_content: bool = True) -> dict[str, Any]:
-    """{setting: value} of the row settings of a run. Two runs are seeds of the same row of a table only if these
+    """{setting: value} of the row settings of a run. A row of a table averages two runs only if these
     are equal; `varying_settings` compares them and also knows which of them older runs do not record. Older runs also
     record constants that their loss does not have; tables leave them out (reporting/settings.py).
 

@@ -50,7 +50,7 @@ def read_args(folder):
     return json.loads((folder / "args.json").read_text())
 
 
-# --- what makes two runs seeds of one row
+# --- which runs a row averages
 
 def test_every_option_says_what_it_affects():
     for script in SCRIPTS:

@@ -123,8 +123,8 @@ def rows_of_split(images: Images, rows: np.ndarray) -> Images:
 
 
 def class_counts(labels: np.ndarray, classes: int) -> list[int]:
-    """The number of images of every class, without label noise. labels: int64 (N,). Reports rank models beside a
-    prediction that is always the class frequencies; they take them from here."""
+    """The number of labels of every class. labels: int64 (N,), those before label noise. args.json keeps the numbers:
+    reports compute from them a reference, the prediction that is always the class frequencies."""
     return np.bincount(labels, minlength=classes).tolist()
 
 
