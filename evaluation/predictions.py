@@ -11,8 +11,8 @@ predictions/<set>.bf16/ for bfloat16.
                                            a model that is no run: the set's classes that it knows, then its others.
                                            In a set of sequences: <perturbation>/<frame>.npy
   labels.npy                               the set's hard labels, int64 (N,), as indices of the set's classes
-  set.json                                 the entries of `made_from`, and three more. Two entries say which cells the
-                                           set has, `corruptions` and `sequences`; a set of FER-C has neither of them
+  set.json                                 the entries of `made_from`; of these, `corruptions` and `sequences` say which
+                                           cells the set has, and a set of FER-C has neither. And three entries more:
       verified   whether images were compared with their checksums: true or false (missing in the first release of this
                  project: unknown)
       digests    {name of a cell: `digest` of its logits}

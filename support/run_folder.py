@@ -18,9 +18,9 @@ A run lies in `<runs>/<dataset>/<script>/<loss>/noise<percent>/seed<s>`. A run o
   differs     the settings of one run whose value is not that of its recipe
   row settings
               of one run: what has to be equal in all runs that a row of a table averages; these differ in the seed
-              only. Row settings are the settings that change the result, without those that the path states
-              (`PATH_SETTINGS`, the seed among them), and the digest of the training data. `Block` in
-              reporting/rows.py says which rows are compared
+              only. Row settings are the digest of the training data and the settings that change the result, without
+              those that the path states (`PATH_SETTINGS`, the seed among them). `Block` in reporting/rows.py says
+              which rows are compared
   varying     settings of several runs: the row settings that do not have the same value in all of these runs
   asked       the settings that a command line gives, as text
 

@@ -183,8 +183,8 @@ class LossOptions:
     """class frequencies for the multipliers aaai and gibbs; data: those of the labels trained on, as in the code of the
     MaxEnt paper, arXiv 2310.17159 (FER-C release: uniform)"""
     detach_multiplier: bool = True
-    """whether the MaxEnt multiplier counts as a constant; with --no-detach-multiplier gradients pass through it, as in
-    the FER-C release"""
+    """whether the MaxEnt multiplier counts as a constant (--detach-multiplier), or gradients pass through it, as in the
+    FER-C release (--no-detach-multiplier)"""
 
     def arguments(self, loss: str, frequencies: Any) -> dict[str, Any]:
         """The constants of a loss, as keyword arguments of `losses.build`.
