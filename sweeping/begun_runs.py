@@ -10,7 +10,8 @@ from pathlib import Path
 
 from support import run_folder
 from support.errors import UserError
-from training.options import LossOptions, MachineOptions, TrainingOptions, effects, name_loss, unused_constants
+from training.options import (
+    Effect, LossOptions, MachineOptions, TrainingOptions, effects, name_loss, unused_constants)
 
 
 def required_run_folder(words: tuple[str, ...]) -> Path:
@@ -49,7 +50,8 @@ def find_run_folder(words: tuple[str, ...]) -> Path | None:
         open_classes = open_name(asked.pop("open"))
         for name in run_folder.OPEN_SET_EXTRAS:
             asked.pop(name, None)
-    for name in set(asked) & settings_without_effect():
+    without_effect = {name for name, effect in shared_settings().items() if effect.on != "result"}
+    for name in set(asked) & without_effect:
         del asked[name]
     place = runs, options.dataset, script, options.loss, noise, seed
     unused = unused_constants(options.loss)
@@ -58,26 +60,26 @@ def find_run_folder(words: tuple[str, ...]) -> Path | None:
     return run_folder.find(*place, own, open_classes) or run_folder.find(*place, asked, open_classes)
 
 
-def settings_without_effect() -> set[str]:
-    """The names of the settings that all training scripts share and that do not change the result of a run."""
+def shared_settings() -> dict[str, Effect]:
+    """The settings that all training scripts share, and what each has an effect on."""
     @dataclass
     class Shared:
         options: TrainingOptions
         loss: LossOptions
         machine: MachineOptions
 
-    return {name for name, effect in effects(Shared).items() if effect.on != "result"}
+    return effects(Shared)
 
 
 def read_options(words: tuple[str, ...]) -> tuple[dict[str, str], str]:
     """The options of a training command, {setting: text}, and the script's name after train_.
 
-    Several values of an option are joined by blanks; `--x` without a value is "True", `--no-x` is "False". Raises
-    UserError if the command runs no train_*.py."""
+    Several values of an option are joined by blanks; `--x` without a value is "True", and so is `--no-x` where the
+    setting itself is called no_x; otherwise `--no-x` is "False". Raises UserError if the command runs no train_*.py."""
     asked, script = read_values(words)
     texts = {name: " ".join(values) for name, values in asked.items() if values}
     for flag in asked.keys() - texts.keys():
-        if flag.startswith("no_"):
+        if flag.startswith("no_") and flag not in shared_settings():
             texts[flag.removeprefix("no_")] = "False"
         else:
             texts[flag] = "True"

@@ -228,6 +228,9 @@ def test_folder_of_a_command(tmp_path):
     small = begun("seed3-0123abcd", differs={"image_size": 48}, **usual | {"image_size": 48})
     data = begun("seed3-0123abcf", differs={"data": ["a=1", "b=2"]}, **usual | {"data": ["a=1", "b=2"]})
     assert found() == found("--lr", "0.00025", "--workers", "0", "--cache", "x y", "--compile") == plain
+    for flag in ("fresh", "keep-last", "track", "compile", "deterministic", "no-cuda-graphs", "no-cache"):
+        assert found(f"--{flag}") == plain, flag
+    assert found("--no-compile") == found("--no-fresh") == plain
     assert found("--image-size", "48") == found("--image_size=48") == small
     assert found("--data", "a=1", "--data=b=2") == data
     half = begun("seed3-0123abd0", differs={"precision": "bf16-mixed"}, **usual | {"precision": "bf16-mixed"})
@@ -270,8 +273,8 @@ def test_folder_of_from_the_command_line(tmp_path):
 
 
 def test_the_sweep_never_imports_torch():
-    code = ("import sys, sweep; from sweeping.begun_runs import find_run_folder, settings_without_effect;"
-            "settings_without_effect(); find_run_folder(('train_x.py', '--dataset', 'demo'));"
+    code = ("import sys, sweep; from sweeping.begun_runs import find_run_folder, shared_settings;"
+            "shared_settings(); find_run_folder(('train_x.py', '--dataset', 'demo'));"
             "sys.exit('torch' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"FERC_RUNS": str(ROOT)},
                           capture_output=True, text=True)
