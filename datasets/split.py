@@ -161,10 +161,10 @@ def make_frame(**columns: Any) -> pd.DataFrame:
 def _plain_text(values: Any) -> Any:
     """A column as it is, but texts as pandas keeps them where pyarrow is not installed: pyarrow's cannot hold the name
     of a file that is no UTF-8."""
-    values = pd.Series(values)
-    if values.dtype == "str":
-        return values.astype(pd.StringDtype("python", np.nan))
-    return values
+    if pd.api.types.infer_dtype(values, skipna=True) != "string":
+        return values
+    text = pd.StringDtype("python", np.nan)
+    return values.astype(text) if isinstance(values, pd.Series) else pd.array(values, dtype=text)
 
 
 def hold_out(labels: np.ndarray | pd.Series, num_classes: int) -> np.ndarray:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -92,6 +93,14 @@ def test_files_are_looked_for_below_the_root(tmp_path, monkeypatch):
     monkeypatch.setattr(listing.os, "scandir", refuse)
     with pytest.raises(UserError, match="root/a: Permission denied"):
         is_on_disk(paths[0])
+
+
+def test_frames_hold_every_name_of_a_file():
+    """Also where pyarrow is installed, whose texts cannot hold the name of a file that is no UTF-8."""
+    paths = np.array(["a.png", "b\udcff.png"], object)
+    frame = make_frame(id=pd.Series(["a", "b"], index=[5, 6]), path=paths, expression=np.array([0, 1]))
+    assert frame["path"].tolist() == paths.tolist() and frame.index.tolist() == [5, 6]
+    assert frame["path"].dtype.storage == frame["id"].dtype.storage == "python" and frame["expression"].dtype == np.int64
 
 
 def test_frames_have_every_column():
