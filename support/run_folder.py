@@ -147,9 +147,9 @@ def settings_that_differ(values: Mapping[str, Any], recipe: Mapping[str, Any],
 # ---- which runs a row averages
 
 def row_settings(args: Mapping[str, Any], by_content: bool = True) -> dict[str, Any]:
-    """{setting: value} of the row settings of a run. A row of a table averages two runs only if these
-    are equal; `varying_settings` compares them and also knows which of them older runs do not record. Older runs also
-    record constants that their loss does not have; tables leave them out (reporting/settings.py).
+    """{setting: value} of the row settings of a run. A row of a table averages two runs only if these are equal;
+    `varying_settings` compares them and also knows which of them older runs do not record. Older runs also record
+    constants that their loss does not have; tables leave them out (reporting/settings.py).
 
     args: its args.json. by_content: a setting that names a file has the digest of the file as its value if args.json
     holds it, otherwise the name of the file."""

@@ -100,7 +100,8 @@ def test_frames_hold_every_name_of_a_file():
     paths = np.array(["a.png", "b\udcff.png"], object)
     frame = make_frame(id=pd.Series(["a", "b"], index=[5, 6]), path=paths, expression=np.array([0, 1]))
     assert frame["path"].tolist() == paths.tolist() and frame.index.tolist() == [5, 6]
-    assert frame["path"].dtype.storage == frame["id"].dtype.storage == "python" and frame["expression"].dtype == np.int64
+    assert frame["path"].dtype.storage == frame["id"].dtype.storage == "python"
+    assert frame["expression"].dtype == np.int64
 
 
 def test_frames_have_every_column():
