@@ -19,8 +19,8 @@ def option(words: tuple[str, ...], name: str) -> str | None:
 
 
 def is_finished(job: Job, jobs: dict[str, Job]) -> bool:
-    """Whether the result of a job exists; the docstring of sweep.py says when. Always false for other programs than the
-    project's: their results are not known."""
+    """Whether the result of a job exists; the docstring of sweep.py says when. Always false for report.py, which runs
+    each time, and for programs that are not the project's, whose results are not known."""
     if job.is_build:
         out = option(job.words, "--out")
         return out is not None and (Path(out) / "manifest.json").is_file()
