@@ -37,7 +37,7 @@ from support.random_streams import keyed_rng
 
 PUBLISHED_SIZE = 100  # pixels of the pictures of RAF-DB-P, whose constants are for this size
 D_WORST_IMAGES = 100  # D_worst is the largest mean difference over these (FER-C, section 4.2.3)
-CHUNK = 4  # source images of a chunk, which share one journal; of FER-C 344 files
+CHUNK = 4  # source images of a chunk, which share one journal; a chunk of FER-C has 344 files
 ALL_FILES, WITHOUT_IMAGES = "all", "no images/"  # which files of a set are kept, as build.json says it
 
 
