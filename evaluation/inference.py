@@ -100,12 +100,13 @@ def predict_blocks(fabric: Any, network: torch.nn.Module, model_name: str, match
     fabric: on whose device the network is; all of its processes call this. Each takes every world_size-th block and
     writes its logits, in the set's order of classes; with divided=False process 0 takes all. model_name: for messages.
     Raises UserError where an image cannot be read, memory does not suffice, or logits are not finite."""
-    built, processes, own = matched.built, fabric.world_size, blocks.missing[fabric.global_rank::fabric.world_size]
+    built, processes = matched.built, fabric.world_size
+    own = blocks.missing_blocks[fabric.global_rank::fabric.world_size]
     if not divided:
-        processes, own = 1, blocks.missing if fabric.global_rank == 0 else ()
+        processes, own = 1, blocks.missing_blocks if fabric.global_rank == 0 else ()
     prepare_network(fabric, network, built.made_with["size"])
     images = BlockImages(built, blocks, options.on_the_fly)
-    forms = {number: len(blocks.rows(number)) * len(blocks.cells) for number in blocks.missing}
+    forms = {number: len(blocks.rows(number)) * len(blocks.cells) for number in blocks.missing_blocks}
     total = max(len(all_cells(built)) * blocks.count, sum(forms.values()))
     no_bar = True if fabric.global_rank != 0 else None  # None: tqdm shows the bar in a terminal only
     bar = tqdm(total=total, initial=total - sum(forms.values()), unit=" images", desc=built.folder.name, disable=no_bar)

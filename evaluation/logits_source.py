@@ -61,7 +61,7 @@ class StoredLogits:
     def store(self, matched: MatchedSet, blocks: Blocks, divided: bool) -> None:
         """Store the blocks that are missing. With several processes all of them call this: files are written whole,
         and all write the same."""
-        for number in blocks.missing:
+        for number in blocks.missing_blocks:
             rows = blocks.rows(number)
             block = np.stack([self.logits[cell][rows.start:rows.stop] for cell in blocks.cells], axis=1)
             write_block(blocks, number, block[:, :, matched.order])

@@ -128,20 +128,20 @@ class Blocks:
     """`partial_folder` of the goal"""
     cells: tuple[Cell, ...]
     """the cells of every block, in their order in the arrays"""
-    wanted: tuple[Cell, ...]
+    missing_cells: tuple[Cell, ...]
     """the cells that the goal lacks; all of them are among `cells`"""
     count: int
     """source images, the first of the set"""
     images: int
     """source images in a block; the last block may have fewer"""
     classes: int
-    missing: tuple[int, ...]
+    missing_blocks: tuple[int, ...]
     """the numbers of the blocks whose logits are not stored yet"""
 
     @property
     def numbers(self) -> range:
         """The numbers of all blocks."""
-        return range(-(-self.count // self.images) if self.wanted else 0)
+        return range(-(-self.count // self.images) if self.missing_cells else 0)
 
     def rows(self, number: int) -> range:
         """The positions in the set of a block's source images."""
@@ -207,7 +207,8 @@ def prepare_blocks(goal: Path, built: BuiltSet, missing: Sequence[Cell], shape: 
     folder = partial_folder(goal)
     if not missing:
         delete_blocks(folder)
-        return Blocks(goal, folder, (), (), shape[0], 1, shape[1], ()), verify
+        return Blocks(goal, folder, cells=(), missing_cells=(), count=shape[0], images=1, classes=shape[1],
+                      missing_blocks=()), verify
     set_aside_wrong_kinds(folder)
     known = read_origin(folder / ORIGIN)
     cells = cells_of_names(known.get("cells"), built)
@@ -223,9 +224,11 @@ def prepare_blocks(goal: Path, built: BuiltSet, missing: Sequence[Cell], shape: 
     verified = verify and known.get("verified", True)
     names = [cell_name(cell) for cell in cells]
     write_origin(folder, wanted | {"cells": names, "verified": verified}, built)
-    blocks = Blocks(goal, folder, cells, tuple(missing), shape[0], wanted["images"], shape[1], ())
+    blocks = Blocks(goal, folder, cells, missing_cells=tuple(missing), count=shape[0], images=wanted["images"],
+                    classes=shape[1], missing_blocks=())
     stored = intact_blocks(blocks)
-    return replace(blocks, missing=tuple(number for number in blocks.numbers if number not in stored)), verified
+    missing_blocks = tuple(number for number in blocks.numbers if number not in stored)
+    return replace(blocks, missing_blocks=missing_blocks), verified
 
 
 def reason_against_blocks(known: Mapping[str, Any], wanted: Mapping[str, Any], has_cells: bool, verify: bool) -> str:
@@ -552,7 +555,7 @@ def finish_predictions(blocks: Blocks, built: BuiltSet) -> None:
 
     Raises DamagedFile where a block is damaged or missing. Wherever the process ends, no file of the folder is lost,
     and the next scoring goes on from the blocks."""
-    if not blocks.wanted:
+    if not blocks.missing_cells:
         return
     finished = blocks.folder / FINISHED
     delete_predictions(finished)
@@ -566,7 +569,7 @@ def finish_predictions(blocks: Blocks, built: BuiltSet) -> None:
         if blocks.goal.is_dir():
             # Digests are recorded before the files are there, so that every file has its digest whenever this ends.
             write_origin(blocks.goal, entries, built)
-            for cell in blocks.wanted:
+            for cell in blocks.missing_cells:
                 path = predictions_file(blocks.goal, cell)
                 path.parent.mkdir(exist_ok=True)
                 os.replace(predictions_file(finished, cell), path)
@@ -580,8 +583,8 @@ def finish_predictions(blocks: Blocks, built: BuiltSet) -> None:
 def rewrite_by_cell(blocks: Blocks, folder: Path) -> dict[str, str]:
     """Write the logits of the wanted cells into `folder`, from the blocks. Returns {name of a cell: `digest`}."""
     digests: dict[str, str] = {}
-    for start in range(0, len(blocks.wanted), FILES_AT_ONCE):
-        digests |= rewrite_cells(blocks, folder, blocks.wanted[start:start + FILES_AT_ONCE])
+    for start in range(0, len(blocks.missing_cells), FILES_AT_ONCE):
+        digests |= rewrite_cells(blocks, folder, blocks.missing_cells[start:start + FILES_AT_ONCE])
     return digests
 
 

@@ -136,7 +136,7 @@ class SetScorer:
             prepared = self.prepare(matched, folder, limit)
         blocks, notes = self.fabric.broadcast(prepared)
         # A preview is not divided: it is small, and its temporary folder lies on the machine of process 0.
-        if blocks.missing:
+        if blocks.missing_blocks:
             self.source.store(matched, blocks, divided=limit is None)
             self.fabric.barrier()
         if not self.is_first_process:
