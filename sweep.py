@@ -12,7 +12,8 @@ A job is a line of standard input with three columns, `id <TAB> ids it comes aft
 - command: words, quoted as for a shell. No shell runs them, so nothing is expanded. The word `{run:ID}` becomes the
   folder of the run that the training with this id trains.
 
-All lines are read before the first job starts. A job is skipped if its result exists:
+All lines are read before the first job starts. A job is skipped if its result exists and no job that it comes after has
+to run; a finished training that is started for that reason ends at once. The result exists:
 
 - a training (`train_*.py`): if its run is finished. With `--open`: if it also has the open scores that are asked for.
 - a scoring (`evaluate.py`) with `--set`: if it comes after its training and the run has scores of all images of that

@@ -70,8 +70,9 @@ def process_source(job: Job, row: Any, write: Callable[[int, bytes], None] | Non
         add_file(form, made_with["image_format"], made_with["quality"])
         if is_sequence_set(made_with):  # nothing is computed from the differences of frames
             continue
+        measure = made_with["softening"]["visibility"]  # the difference from which the visibility is computed
         # measured before a lossy encoder changes the form
-        differences.append(soft_labels.difference(clean, form, made_with["softening"]["visibility"]))
+        differences.append(soft_labels.difference(clean, form, measure))
         if np.array_equal(clean, form):
             unchanged.append(number)
     return ImageRecord(hashes, differences, unchanged)
@@ -152,7 +153,8 @@ def _measure_png_files(job: Job, row: Any, folder: Path) -> tuple[list[float], l
         form = np.array(decode(folder / "set" / name))
         if form.shape != clean.shape:
             raise UserError(f"{folder}: {name} has another size than the set; {advice_on_folder(folder)}")
-        differences.append(soft_labels.difference(clean, form, job.made_with["softening"]["visibility"]))
+        measure = job.made_with["softening"]["visibility"]  # the difference from which the visibility is computed
+        differences.append(soft_labels.difference(clean, form, measure))
         if np.array_equal(clean, form):
             unchanged.append(number)
     return differences, unchanged
