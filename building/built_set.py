@@ -139,7 +139,7 @@ class BuiltSet:
         except DamagedFile as error:
             raise DamagedFile(f"{error}; {repair_advice(self.folder, self.made_with)}") from None
 
-    def check_images(self) -> None:
+    def check_forms_made_here(self) -> None:
         """Raises UserError where this machine does not make the images that the set was built with: all forms of
         the first image are made here and compared with their checksums."""
         _check_forms(self)

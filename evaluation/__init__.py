@@ -14,8 +14,8 @@ In the order in which evaluate.py uses them:
   export_ids.py       which images are to be predicted elsewhere (no torch)
   logits_source.py    predictions made elsewhere (no torch)
   model_folder.py     the folder of a model that is no run, and its model.json (no torch)
-  check_images.py     the clean images of the check (no torch)
   input_check.py      the check of the input: is a model read as it was trained? (no torch)
+                      input_check_images.py: which clean images it looks at (no torch)
   inference.py        logits of the network for the images of a set, by block of source images
   predictions.py      the store of logits, finished and by block: the subfolder predictions/ of a run (no torch)
   scores.py           scores from stored logits (no torch)

@@ -53,7 +53,7 @@ def open_sets(folders: Sequence[Path], verify: bool, on_the_fly: bool) -> list[B
                             f"make_fer_p.py has built")
         built = open_built_set(folder, verify=verify)
         if on_the_fly:
-            built.check_images()
+            built.check_forms_made_here()
         elif not built.has_images:
             raise UserError(f"{folder} was built with --no-images: add --on-the-fly")
         built_sets.append(built)

@@ -15,7 +15,7 @@ import torch
 from building.built_set import BuiltSet
 from compute import devices
 from evaluation import cards
-from evaluation.check_images import images_for_check, rows_of_set
+from evaluation.input_check_images import images_for_input_check, rows_of_set
 from evaluation.error_bootstrap import extras_of_predictions
 from evaluation.inference import InferenceOptions
 from evaluation.input_check import (
@@ -143,7 +143,7 @@ def checked_model(model: LoadedModel | StoredLogits, matched: MatchedSet) -> Che
 def check_of_network(model: LoadedModel, matched: MatchedSet, options: InferenceOptions,
                      device: torch.device) -> CheckResult:
     """The check of a model that can be run."""
-    images = images_for_check(matched.built, matched.classes)
+    images = images_for_input_check(matched.built, matched.classes)
     # A function of somebody else may end its process where it is given pictures of another size.
     takes_others = model.facts.kind not in OWN_PROCESS and not model.has_fixed_size
     size = matched.built.made_with["size"] if takes_others else None

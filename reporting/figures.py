@@ -183,7 +183,7 @@ class Drawing:
             self.leave_out(with_images, LICENCE_REASON)
             return plots
         if not built.has_images:
-            built.check_images()
+            built.check_forms_made_here()
         return plots | with_images
 
     def leave_out(self, names: Iterable[str], reason: object) -> None:

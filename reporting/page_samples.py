@@ -133,7 +133,7 @@ def read_pictures(built: BuiltSet, rows: list[int]) -> list[list[str | None]]:
     pictures: list[list[str | None]] = [[picture(built, row, view) for view in views_of(built)]
                                            for row in rows]
     if not built.has_images:
-        built.check_images()
+        built.check_forms_made_here()
     return pictures
 
 

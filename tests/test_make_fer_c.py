@@ -477,7 +477,7 @@ def test_sets_without_images_are_the_same_set(built, build_args, tmp_path, capsy
         make_fer_c.main(build_args(out=out))
     data = open_built_set(out)
     assert not data.has_images and open_built_set(built).has_images
-    data.check_images()
+    data.check_forms_made_here()
     with_images = open_built_set(built)
     for cell in ((), *CELLS[::9]):
         np.testing.assert_array_equal(data.pixels(5, *cell, in_memory=True), read(with_images.image_path(5, *cell)))
@@ -493,7 +493,7 @@ def test_sets_without_images_are_the_same_set(built, build_args, tmp_path, capsy
 def test_lossy_images_in_memory_are_those_of_the_files(build_args, tmp_path, kind):
     make_fer_c.main(build_args(out=tmp_path / "x", limit=1, format=kind, quality=80))
     data = open_built_set(tmp_path / "x")
-    data.check_images()
+    data.check_forms_made_here()
     for cell in ((), *CELLS):
         in_memory = data.pixels(0, *cell, in_memory=True)
         np.testing.assert_array_equal(in_memory, read_image(data.image_path(0, *cell), SIZE))
@@ -510,10 +510,10 @@ def test_jpeg_keeps_the_noise_of_colours(built):
     lambda made: made.update(seed=1), lambda made: made["constants"]["snow"][0].update(mix=0.5)])
 def test_a_machine_that_makes_other_images_is_refused(built, change):
     data = open_built_set(built)
-    data.check_images()
+    data.check_forms_made_here()
     change(data.made_with)
     with pytest.raises(UserError, match="are not the ones the set was built with"):
-        data.check_images()
+        data.check_forms_made_here()
 
 
 # ---- shards

@@ -18,7 +18,7 @@ from building.built_set import open_built_set
 from datasets import load_split
 from evaluation import inference, predictions
 from evaluation.cards import read_card
-from evaluation.check_images import images_for_check
+from evaluation.input_check_images import images_for_input_check
 from evaluation.class_matching import match_classes, same_classes
 from evaluation.export_ids import export_ids
 from evaluation.inference import InferenceOptions
@@ -445,15 +445,15 @@ def test_the_check_prefers_validation_images(small_set, tmp_path, demo_root, mon
     monkeypatch.setenv("FERC_DATA", str(tmp_path))
     (tmp_path / "demo").symlink_to(demo_root)
     load_split("demo", demo_root, "val", **small_set.made_with["options"])  # as a training does
-    images = images_for_check(small_set, same_classes(8))
+    images = images_for_input_check(small_set, same_classes(8))
     assert images.source == "validation split of Demo" and images.images.shape == (16, 32, 32, 3)
     clean = np.stack([small_set.pixels(i) for i in range(IMAGES)])
     assert not (images.images[:, None] == clean[None]).all((2, 3, 4)).any()
     happy_or_sad = match_classes("net", ["sad", "happy"], "set", small_set.classes)
-    some = images_for_check(small_set, happy_or_sad)
+    some = images_for_input_check(small_set, happy_or_sad)
     assert set(some.labels.tolist()) == {0, 1} and len(some.images) == 4
     (tmp_path / "demo").unlink()
-    there = images_for_check(small_set, happy_or_sad)
+    there = images_for_input_check(small_set, happy_or_sad)
     assert there.source.startswith("clean test images of the set") and len(there.images) == 2
 
 
@@ -474,7 +474,7 @@ def test_alarms_name_no_option_that_is_refused(small_set, tmp_path):
 def test_the_check_draws_no_faces(small_set, tmp_path, monkeypatch):
     monkeypatch.setenv("FERC_DATA", str(tmp_path))
     (tmp_path / "demo").mkdir()
-    assert images_for_check(small_set, same_classes(8)).source.startswith("clean test images of the set")
+    assert images_for_input_check(small_set, same_classes(8)).source.startswith("clean test images of the set")
     assert list(tmp_path.rglob("*")) == [tmp_path / "demo"]
 
 
@@ -484,18 +484,19 @@ def test_the_check_draws_no_faces(small_set, tmp_path, monkeypatch):
 def test_a_set_chooses_no_files_for_the_check(small_set, tmp_path, monkeypatch, dataset, options):
     """Its options may come from anybody. The parser is not called, and nothing is written."""
     monkeypatch.setenv("FERC_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr("evaluation.check_images.load_split", lambda *_, **__: pytest.fail("the parser was called"))
+    monkeypatch.setattr("evaluation.input_check_images.load_split",
+                        lambda *_, **__: pytest.fail("the parser was called"))
     (tmp_path / "data" / dataset).mkdir(parents=True, exist_ok=True)
     before = sorted(tmp_path.rglob("*"))
     texts = {name: text.format(folder=tmp_path) for name, text in options.items()}
     made_with = small_set.made_with | {"dataset": dataset, "options": texts}
     hostile = replace(small_set, manifest=small_set.manifest | {"made_with": made_with})
-    assert images_for_check(hostile, same_classes(8)).source.startswith("clean test images of the set")
+    assert images_for_input_check(hostile, same_classes(8)).source.startswith("clean test images of the set")
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_no_more_images_than_needed_are_drawn(small_set):
-    from evaluation.check_images import drawn_rows
+    from evaluation.input_check_images import drawn_rows
     labels = np.arange(2000) % 8
     rows, positions = drawn_rows(labels, same_classes(8), 8, "key")
     assert len(rows) == 300 and len(set(rows.tolist())) == 300 and (np.diff(rows) > 0).all()

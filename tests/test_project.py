@@ -37,10 +37,10 @@ MODULES = sorted(path.stem for path in ROOT.glob("*.py")) + sorted(
 LIGHT = ["make_fer_c", "report", "sweep", "corruptions", "perturbations", "soft_labels", "metrics", "open_set",
          "training.options", "training.open_set.files", "training.open_set.scores",
          *(f"evaluation.{name}" for name in (
-             "cards", "check_images", "class_matching", "error_bootstrap", "export_ids", "image_scores", "input_check",
-             "input_format", "logits_source", "matching", "model_facts", "model_folder", "model_options",
-             "onnx_metadata", "predictions", "scores", "scores_file", "scoring_options", "sequence_scores", "summary",
-             "trained_run"))] + [
+             "cards", "class_matching", "error_bootstrap", "export_ids", "image_scores", "input_check",
+             "input_check_images", "input_format", "logits_source", "matching", "model_facts", "model_folder",
+             "model_options", "onnx_metadata", "predictions", "scores", "scores_file", "scoring_options",
+             "sequence_scores", "summary", "trained_run"))] + [
     name for name in MODULES if name.startswith(("datasets.", "building.", "reporting.", "support.", "sweeping."))]
 HEAVY = {"torch", "torchvision", "timm", "lightning_fabric", "tensorboard"}
 

@@ -261,7 +261,7 @@ def test_a_run_that_died_before_its_first_checkpoint_starts_again(run_args):
 
 # --- damage
 
-def test_best_weights_that_are_gone(run_args, capsys):
+def test_best_weights_that_are_gone(run_args):
     folder = train(run_args(epochs=2, keep_last=True))
     scores = (folder / "metrics.csv").read_text()
     (folder / "best.pt").unlink()
@@ -274,7 +274,6 @@ def test_best_weights_that_are_gone(run_args, capsys):
         torch.save(last | {"best": 0.9}, folder / "last.pt")
         if best:
             train_baseline.main(run_args(epochs=2, keep_last=True))
-            assert "best.pt was missing; written again from last.pt" in capsys.readouterr().out
             again = torch.load(folder / "best.pt", map_location="cpu", weights_only=True)
             assert again["epoch"] == 1 and again["scores"]["macro_f1"] == 0.9
             torch.testing.assert_close(again["model"], last["model"], rtol=0, atol=0)
@@ -287,9 +286,10 @@ def test_best_weights_that_are_gone(run_args, capsys):
 
 
 @pytest.mark.parametrize("damage", mostly_slow([
-    {"labels": None}, {"step": 10**9}, {"epoch": -1}, {"history": "x"}, {"history": [{}, {}, {}]}, {"best": "high"},
-    {"best": float("nan")}, {"labels": torch.zeros(3, dtype=torch.int64)}, {"next_labels": torch.full((128,), 99)},
-    {"sums": 3}, {"model": {}}, {"optimizer": {"state": {}}}], fast=[0, 5, 8, 11]))
+    {"labels": None}, {"step": 10**9}, {"epoch": -1}, {"history": "x"}, {"history": [{}, {}, {}]}, {"history": [{}]},
+    {"best": "high"}, {"best": float("nan")}, {"labels": torch.zeros(3, dtype=torch.int64)},
+    {"next_labels": torch.full((128,), 99)}, {"sums": 3}, {"model": {}}, {"optimizer": {"state": {}}}],
+    fast=[0, 5, 6, 9, 12]))
 def test_a_checkpoint_with_wrong_fields_is_refused(run_args, damage):
     folder = train(run_args(keep_last=True))
     (folder / "metrics.csv").unlink()

@@ -32,7 +32,7 @@ from corruptions import CELLS
 from evaluation import inference
 from evaluation.predictions import predictions_file
 from evaluation.scores import SUMMARIES
-from models import Normalize
+from models import Normalize, checkpoints
 from models.resnet import ResNet18
 from support import cli
 from support.errors import UserError
@@ -358,6 +358,35 @@ def test_killed_between_checkpoint_and_table(train_args, trained):
     (folder / ".last.pt.99.tmp").write_bytes(b"half")
     assert_same_run(train(args), trained)
     assert not list(folder.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("written, repeated, best", [(0, 0.05, 0), (1, 0.9, 1)], ids=["before last.pt", "after it"])
+def test_best_weights_are_of_an_epoch_that_counted(train_args, monkeypatch, written, repeated, best):
+    """The run is killed among the files of its second epoch, which is the best one. Where the run repeats this epoch, it ends with
+    another score, as it can on a GPU."""
+    scores = iter([0.1, 0.9, repeated])
+    monkeypatch.setattr(metrics, "summary", lambda *_, **__: {"macro_f1": next(scores), "ece": 0.0})
+    write, first_epoch = checkpoints.write, 2
+    paths = []
+
+    def write_or_die(path, content):
+        if len(paths) == first_epoch + written:
+            raise SystemExit("killed")
+        paths.append(path.name)
+        write(path, content)
+
+    with monkeypatch.context() as dying, pytest.raises(SystemExit, match="killed"):
+        dying.setattr(checkpoints, "write", write_or_die)
+        train(train_args())
+    assert paths == ["last.pt", "best.pt", "last.pt"][:first_epoch + written]
+    folder = train(train_args())
+    stored = torch.load(folder / "best.pt", map_location="cpu", weights_only=True)
+    rows = list(csv.DictReader(open(folder / "metrics.csv")))
+    assert stored["epoch"] == best and len(rows) == 2
+    assert stored["scores"]["macro_f1"] == float(rows[best]["val_macro_f1"]) == max(
+        float(row["val_macro_f1"]) for row in rows)
+    if best == 1:
+        torch.testing.assert_close(stored["model"], weights(folder), rtol=0, atol=0)
 
 
 def test_damaged_checkpoint_is_said(train_args):

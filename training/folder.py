@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from datasets import default_set
-from models import checkpoints
 from support import run_folder
 from support.errors import DamagedFile, UserError
 from support.files import lock, read_json, read_rows, write_rows, write_text
@@ -139,15 +138,9 @@ def finished_epochs(folder: Path, epochs: int, processes: Processes) -> int:
 
 
 def holds_results(folder: Path) -> bool:
-    """Whether a folder holds scores, predictions, or a best.pt of any epoch but the first.
-
-    best.pt of the first epoch does not count: it is written before metrics.csv and last.pt, so a run that died after
-    best.pt and before these two has nothing else, and loses nothing if it starts again.
-    """
-    best = folder / run_folder.BEST_CHECKPOINT
-    if best.exists() and checkpoints.read_fields(best, {"epoch": checkpoints.BEST_FIELDS["epoch"]})["epoch"] > 0:
-        return True
-    return (folder / run_folder.SCORES_FILE).exists() or (folder / run_folder.PREDICTIONS_FOLDER).exists()
+    """Whether a folder holds weights, scores or predictions of a run."""
+    names = (run_folder.BEST_CHECKPOINT, run_folder.SCORES_FILE, run_folder.PREDICTIONS_FOLDER)
+    return any((folder / name).exists() for name in names)
 
 
 def refuse_other_settings(folder: Path, earlier: dict[str, Any], settings: dict[str, Any]) -> None:

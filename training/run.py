@@ -343,13 +343,13 @@ class Training:
         """Write the files of the finished epoch, print its scores, and go to the next epoch.
 
         Every epoch gets a row in metrics.csv and timing.csv, its scores in TensorBoard's file, and a new last.pt. If it
-        is the best one so far (`is_best`), best.pt is written too. All learning rates are multiplied
-        by --lr-decay. scores: as `metrics.summary` gives them.
+        is the best one so far (`is_best`), best.pt is written too. All learning rates are multiplied by --lr-decay.
+        scores: as `metrics.summary` gives them.
         """
         self.exchange_state()
         means = self.state.means()
         row = self.state.row(means, scores)
-        is_best = self.is_best(scores["macro_f1"])
+        is_best = self.is_best([*self.state.history, row])
         self.state.begin_next_epoch(row, scores["macro_f1"] if is_best else self.state.best)
         seconds = time.monotonic() - self.epoch_began
         for group in self.optimizer.param_groups:
@@ -368,18 +368,21 @@ class Training:
         self.state.sums = {name: self.fabric.all_reduce(value) for name, value in self.state.sums.items()}
         self.state.next_labels = self.processes.merged_labels(self.state.labels, self.state.next_labels)
 
-    def is_best(self, macro_f1: float) -> bool:
-        """Whether the current epoch is the best one so far. With --skip-first-epoch the first epoch never is, unless it
-        is the only one."""
-        may_be_best = self.state.epoch > 0 or not self.options.skip_first_epoch or self.options.epochs == 1
-        return macro_f1 > self.state.best and may_be_best
+    def is_best(self, rows: list[dict[str, Any]]) -> bool:
+        """Whether the last one of these epochs is the best one. rows: of metrics.csv, from the first epoch on. With
+        --skip-first-epoch the first epoch is never the best one, unless it is the only one of the run."""
+        scores = [row["val_macro_f1"] for row in rows]
+        if self.options.skip_first_epoch and self.options.epochs > 1:
+            scores = scores[1:]
+        return bool(scores) and scores[-1] > max(scores[:-1], default=-1.0)
 
     def write_epoch(self, row: dict[str, Any], scores: Mapping[str, float], is_best: bool, seconds: float) -> None:
-        """Write the files of a finished epoch. metrics.csv comes last, since its number of rows says that an epoch is
-        finished."""
+        """Write the files of a finished epoch. last.pt comes first, so that best.pt never holds an epoch that the run
+        repeats after a kill (on a GPU it can end with other weights). metrics.csv comes last, since its number of rows
+        says that an epoch is finished."""
+        self.save()
         if is_best:
             training_state.save_best(self.folder / run_folder.BEST_CHECKPOINT, self.network, row["epoch"], scores)
-        self.save()
         for name, value in row.items():
             self.log.add_scalar(name.replace("_", "/", 1), value, self.steps_so_far())
         training_folder.record_time(self.folder, row["epoch"], seconds)
@@ -398,22 +401,22 @@ class Training:
     def restore(self, last: Path) -> None:
         """Go on from last.pt.
 
-        A process may have died after it had written last.pt and before metrics.csv, so metrics.csv is written again
-        from the checkpoint. best.pt is written before last.pt, but somebody may have removed it: it is written again
-        too, if the checkpoint has the weights of the best epoch. Raises UserError where the checkpoint is damaged or of
-        another training, or where best.pt is lost.
+        A process may have died after it had written last.pt and before best.pt or metrics.csv. So metrics.csv is
+        written again from the checkpoint, and best.pt too, if the checkpoint was written at the end of the best epoch.
+        Raises UserError where the checkpoint is damaged or of another training, or where best.pt is lost.
         """
         self.state = training_state.restore(
             last, self.state, self.network, self.optimizer, num_classes=self.num_classes, epochs=self.options.epochs,
             steps=self.steps, device=self.fabric.device)
-        if not self.processes.is_first:
+        if not self.processes.is_first or not self.state.history:
             return
-        if self.state.history:
-            write_rows(self.folder / run_folder.METRICS_FILE, self.state.history)
+        write_rows(self.folder / run_folder.METRICS_FILE, self.state.history)
         best = self.folder / run_folder.BEST_CHECKPOINT
-        if self.state.best >= 0 and not best.exists():
+        if self.state.step == 0 and self.is_best(self.state.history):
             training_state.restore_best(best, self.state, self.network)
-            self.processes.print_once(f"{best} was missing; written again from {run_folder.LAST_CHECKPOINT}")
+        elif self.state.best >= 0 and not best.exists():
+            raise UserError(f"{best} is missing, and the weights of the best epoch so far are not those of "
+                            f"{run_folder.LAST_CHECKPOINT}. Restore it, or start over with --fresh.")
 
     def finish(self) -> None:
         """Remove what only an unfinished run needs, and print where the run is and which command comes next."""

@@ -16,7 +16,6 @@ from typing import Any, get_type_hints
 import torch
 
 from models import checkpoints
-from support import run_folder
 from support.errors import DamagedFile, UserError, first_line
 
 FRESH = "--fresh starts over"
@@ -116,16 +115,11 @@ def save_best(path: Path, network: torch.nn.Module, epoch: int, scores: Mapping[
 
 
 def restore_best(path: Path, state: State, network: torch.nn.Module) -> None:
-    """Write a missing best.pt again, if last.pt was written at the end of the best epoch. Raises UserError if not.
-
-    state, network: as `restore` has read them from last.pt.
-    """
-    row = state.history[-1] if state.history else {}
-    if state.step or row.get("val_macro_f1") != state.best:
-        raise UserError(f"{path} is missing, and the weights of the best epoch so far are not those of "
-                        f"{run_folder.LAST_CHECKPOINT}. Restore it, or start over with --fresh.")
+    """Write best.pt from a last.pt that was written at the end of the best epoch. state, network: as `restore` has read
+    them."""
+    row = state.history[-1]
     scores = {name.removeprefix("val_"): value for name, value in row.items() if name.startswith("val_")}
-    save_best(path, network, state.epoch - 1, scores)
+    save_best(path, network, row["epoch"], scores)
 
 
 def check_progress(state: State, epochs: int, steps: int) -> None:
@@ -139,6 +133,9 @@ def check_progress(state: State, epochs: int, steps: int) -> None:
         raise ValueError(f"its history is not one of {state.epoch} epochs")
     if not isinstance(state.best, float) or not math.isfinite(state.best):
         raise ValueError(f"best score {state.best}")
+    # A detector has no validation scores, and so no best one.
+    if state.best >= 0 and not all(isinstance(row.get("val_macro_f1"), float) for row in state.history):
+        raise ValueError("an epoch in its history has no validation macro-F1")
 
 
 def check_labels(name: str, labels: torch.Tensor, count: int, num_classes: int) -> None:

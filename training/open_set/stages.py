@@ -61,7 +61,7 @@ class ClosedTraining(Training):
         data.facts |= {"all_classes": list(division[0].classes), "open_classes": list(division[0].open)}
         return data
 
-    def is_best(self, macro_f1: float) -> bool:
+    def is_best(self, rows: list[dict[str, Any]]) -> bool:
         """The last epoch counts: to choose one by validation images would be a choice by closed images only, and no
         epoch may be chosen by open ones."""
         return True
@@ -167,6 +167,10 @@ class DetectorTraining(Training):
         counts = " and ".join(str(int(keep.sum())) for keep in kept)
         print(f"epoch {self.state.epoch}/{self.options.epochs}  {terms}  trained on {counts} images  {seconds:.0f} s",
               flush=True)
+
+    def is_best(self, rows: list[dict[str, Any]]) -> bool:
+        """A detector has snapshots, and no best.pt."""
+        return False
 
     def finish(self) -> None:
         if not self.options.keep_last:

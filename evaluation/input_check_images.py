@@ -22,7 +22,7 @@ from support.random_streams import keyed_rng
 MOST_IMAGES = 300
 
 
-def images_for_check(built: BuiltSet, classes: ClassMatch) -> CheckedImages:
+def images_for_input_check(built: BuiltSet, classes: ClassMatch) -> CheckedImages:
     """Up to `MOST_IMAGES` clean images of classes that the model knows. Raises UserError where an image of the set
     cannot be read, or where no image is left."""
     try:
