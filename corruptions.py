@@ -9,8 +9,7 @@ preset      the constants of all corruptions at all severities, see `PRESETS`
 
 The operations are those of ImageNet-C (Hendrycks & Dietterich, Benchmarking Neural Network Robustness to Common
 Corruptions and Perturbations, ICLR 2019, arXiv 1903.12261); motion blur follows ImageMagick (imagemagick.org,
--motion-blur). Used by building/ to make sets, and by anybody who has an image. The 18 corruptions of preset mivia are
-those of RAF-DB-C (github.com/MiviaLab/emotion-robustness).
+-motion-blur). The 18 corruptions of preset mivia are those of RAF-DB-C (github.com/MiviaLab/emotion-robustness).
 
 Images are uint8 arrays (H, W, 3) in RGB. In the docstrings below, x is the image divided by 255, and "the published
 code" is that of ImageNet-C, which the script of FER-C took over. A result is clipped to [0, 1], multiplied by 255 and
@@ -40,7 +39,7 @@ from PIL import Image
 
 from support.image_sizes import SMALLEST
 
-CANONICAL = 224  # the short side, in pixels, at which every preset has exactly the constants of its table
+CANONICAL = 224  # the short side, in pixels, of the images that constants are made for (those of preset mivia: 48)
 
 IMAGENET_C: dict[str, list[tuple]] = {  # the constants for 224 pixels
     "gaussian_noise": [(.08,), (.12,), (.18,), (.26,), (.38,)],

@@ -8,7 +8,7 @@ FER-C (arXiv 2312.11542, eq. 14). A loss takes logits and targets and gives the 
 Notation: N images, K classes; z logits; p = softmax(z); y the target distribution; w the class weights; t the class
 with the largest y; x = (0, 1, ..., K-1) the class index read as a number; E = sum_k p_k x_k.
 
-Pure mathematics: no device code, nothing is read or written. Used by training/ and the speed benchmarks in benchmarks/.
+Pure mathematics: no device code, nothing is read or written.
 """
 import inspect
 import math

@@ -1,13 +1,13 @@
-"""Accuracy and calibration from probabilities: `summary` gives every score, `reliability` what a diagram shows.
+"""Accuracy and calibration from probabilities: `summary` gives the scores, `reliability` what a diagram shows.
 
 Words: probs (N, K) are probabilities of N images and K classes, whose rows sum to 1. The prediction of an image is the
 class with the highest probability (the first of equal ones), its confidence is that probability. The target is the
 label as a distribution over the classes, one-hot or soft. The correctness of an image is target[prediction], the
 probability that its prediction is right. (The score `accuracy` always takes the hard label instead.)
 
-Everything is computed in float64. Scores are fractions in 0..1 (`brier` and `cece_sum`: in 0..2); likelihoods and `kl`
-are in nats. Names that end in `_released` repeat what the release of FER-C (arXiv 2312.11542) computes, for comparison
-with published numbers.
+Everything is computed in float64. Scores are fractions in 0..1 (`brier`, `brier_hard` and `cece_sum`: in 0..2);
+likelihoods and `kl` are in nats. Names that end in `_released` repeat what the release of FER-C (arXiv 2312.11542)
+computes, for comparison with published numbers.
 
 On corrupted images `summary` compares with soft labels, and `hard_scores` compares the same predictions with hard ones.
 
@@ -15,7 +15,7 @@ On corrupted images `summary` compares with soft labels, and `hard_scores` compa
 After it come the temperature that makes logits fit labels, errors relative to a baseline's, and the stability of
 predictions over a sequence of images.
 
-Pure mathematics without torch. Used by the training scripts, evaluation/ and reporting/.
+Pure mathematics without torch.
 """
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ RELEASED_BATCH = 256  # the FER-C release averages means over batches of this si
 
 def summary(probs: ArrayLike, labels: ArrayLike, soft_labels: ArrayLike | None = None,
             logits: ArrayLike | None = None, *, released_batch: int = RELEASED_BATCH) -> dict[str, float]:
-    """All scores of one set of predictions, {name: float}.
+    """The scores of one set of predictions, {name: float}.
 
     probs: (N, K) probabilities. labels: (N,) integers in 0..K-1. soft_labels: (N, K) distributions; accuracy and F1
     still use `labels`, all other scores use `soft_labels`, and `kl` (soft NLL minus the entropy of the soft labels) is

@@ -43,8 +43,8 @@ To add a perturbation: write a generator function `(scene, rng, count, *constant
 `_FUNCTIONS`, its name to `TEST_SET` or `EXTRA`, and its constants to the tables. If its frames are independent noise,
 its name ends in _noise.
 
-All that is random comes from `rng` in the order of the frames, so equal generators give equal bytes. Used by anybody
-who has an image; makes no files.
+All that is random comes from `rng` in the order of the frames, so equal generators give equal bytes.
+Nothing is read or written.
 """
 import math
 from collections.abc import Callable, Iterator

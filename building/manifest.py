@@ -5,8 +5,8 @@ the same and `files`: which files are kept (state.py). The rest are facts about 
 
 `set_version` is a hash of the settings in `IDENTITY`: scores on sets with different versions are never compared. It
 does not cover the pictures: copies of a data set with the same ids and labels but other pictures give one version.
-`sources`, a digest of the source pictures, and `content`, a hash of all files of the set, tell such sets apart, and a
-report notes where the scores that it compares are of sets with different `content`.
+`sources`, a digest of the source pictures, and `content`, a hash of all files of the set, tell such sets apart. A
+report notes where the runs of a table, or the models of a ranking, were scored on sets with different `content`.
 """
 import json
 from collections.abc import Mapping

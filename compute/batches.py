@@ -1,8 +1,7 @@
 """Makes batches on the device from the images of a split, which worker processes decode or a cache holds decoded.
 
 Given the frame of a split (`datasets.split.Split`) and lists of indices, it gives one pair (images, indices) for each
-list. Labels are not part of a batch: the caller keeps them and looks them up by index. Used by training/,
-compute/predict.py and the benchmarks.
+list. Labels are not part of a batch: the caller keeps them and looks them up by index.
 
 The images come from one of three places, and a batch has the same bytes from each of them:
 

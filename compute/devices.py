@@ -1,9 +1,8 @@
 """The device and its precision: Lightning Fabric, channels last, torch.compile, seeds, deterministic algorithms, fast
 or exact float32.
 
-Used by training/run.py, evaluation/scoring.py and the speed benchmarks in benchmarks/. Of the floors (0 to 5), only
-this module imports Fabric. It does so on the first call of `connect`, since the import takes seconds that a script's
---help should not wait for.
+Of the floors (0 to 5), only this module imports Fabric. It does so on the first call of `connect`, since the import
+takes seconds that a script's --help should not wait for.
 """
 import logging
 import os

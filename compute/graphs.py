@@ -4,8 +4,6 @@ A training step of a ResNet-18 is some 380 operations on the GPU. To start them 
 about as long as the GPU takes to compute them, so the GPU waits wherever that core is late. CUDA can record the
 operations of a pass, and start all of them by one call; they are the same operations, so the results are the same
 (torch.cuda.make_graphed_callables; https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs/).
-
-Used by training/run.py and benchmarks/train_speed.py.
 """
 import warnings
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Inference on a split: the logits of many images, divided among the processes.
 
-Used by training/run.py and evaluation/validation.py for validation images, and by training/open_set/ for all images of
-an open-set run. evaluate.py, which scores the images of built sets, has its own inference: evaluation/inference.py.
+The images are those of a data set. evaluate.py, which scores the images of built sets, has its own inference:
+evaluation/inference.py.
 """
 from collections.abc import Sequence
 from contextlib import closing

@@ -1,8 +1,7 @@
 """The state of many files, as lines of text, read at the speed of the kernel.
 
 The loop over the files is compiled by numba and calls statx(2). It runs without the interpreter's lock, in one thread
-for each core. Used by datasets/image_cache.py for many files; it imports this file when it needs it, since numba takes
-a quarter of a second.
+for each core. datasets/image_cache.py imports this file when it needs it: numba takes a quarter of a second.
 """
 import ctypes
 import functools

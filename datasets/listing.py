@@ -1,7 +1,7 @@
 """The files on disk that stand for the pictures a label file names.
 
 Copies of a data set are often saved again in another format. So a picture is found under any of `SUFFIXES`, in any
-letter case; the name in the label file is preferred. Used by all parsers that read label files.
+letter case; the name in the label file is preferred.
 """
 import os
 from collections import Counter

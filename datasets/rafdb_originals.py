@@ -8,7 +8,7 @@ Layout, below the folder `basic` of RAF-DB (datasets/rafdb.py):
 An affine map takes the two eyes and the middle between the corners of the mouth to `TARGETS`, as the published code
 does (github.com/MiviaLab/emotion-robustness, rafdb_perturb_dataset.py).
 
-Used by building/plan.py for `make_fer_p.py --from original`.
+`make_fer_p.py --from original` takes pictures from here.
 """
 from collections.abc import Sequence
 from pathlib import Path

@@ -18,7 +18,8 @@ In the order in which evaluate.py uses them:
                       input_check_images.py: which clean images it looks at (no torch)
   inference.py        logits of the network for the images of a set, by block of source images
   predictions.py      the store of logits, finished and by block: the subfolder predictions/ of a run (no torch)
-  scores.py           scores from stored logits (no torch)
+  scores.py           scores from stored logits (no torch); sequence_scores.py: those on perturbation sequences
+  validation.py       logits of validation images, and the temperature that fits them, for perturbation sequences
   scores_file.py      scores.csv: reading it, and replacing the rows of one set (no torch)
   summary.py          the few lines that are printed about the scores of a set (no torch)
   scoring.py          puts these together: from a model and its sets to scores.csv

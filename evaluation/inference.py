@@ -1,7 +1,6 @@
 """Inference: the logits of a network for the images of a built set.
 
-Given a network on its device and the blocks that predictions.py wants, `predict_blocks` computes and stores them. Used
-by scoring.py and benchmarks/scoring.py.
+Given a network on its device and the blocks that predictions.py wants, `predict_blocks` computes and stores them.
 
 A cell is a corruption at a severity (corruptions.py), written (name, severity), or a frame of a perturbation; None
 stands for the clean images. A block is a few source images in all cells that are computed. A worker process reads or

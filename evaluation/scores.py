@@ -1,8 +1,7 @@
 """Scores of a model on one built set, computed from stored logits.
 
 Given the folder of predictions and the set, `score` reads the logits of all cells and returns the rows of scores.csv
-for this set. Used by scoring.py; the names of columns and rows are used by scores_file.py and reporting/ too.
-Nothing here imports torch.
+for this set. The names of columns and rows of scores.csv are defined here. Nothing here imports torch.
 
 A cell is a corruption at a severity (corruptions.py), written (name, severity); None stands for the clean images.
 Accuracy and macro-F1 always use hard labels, and so do the scores whose names end in `_hard`. All other scores use hard

@@ -51,7 +51,7 @@ from support.errors import UserError
 
 TEMPERATURE = "temperature"  # the second method, and the metric of its row `clean`
 METHODS = (METHOD, TEMPERATURE)
-TOP = 2  # places of a ranking that the distance looks at which every set of sequences has
+TOP = 2  # every set of sequences has the distance of the first two places of the ranking of classes
 STABILITY_METRICS = ("flip_probability", "flip_probability_se", "top2_distance", "total_variation",
                      "total_variation_unflipped", "confidence_change", "distinct_predictions")
 SEQUENCE_METRICS = ("accuracy", "nll", "ece", *STABILITY_METRICS, "n")  # of a perturbation and of the mean

@@ -1,9 +1,12 @@
 """Floor 3: the networks, and the files of their weights.
 
-  resnet.py         ResNet-18, the network of the baseline
+  resnet.py         ResNet-18, the network of the baseline; folding.py computes it faster in inference
   scn.py, dmue.py,
   rul.py            the networks of these algorithms, built on a ResNet-18
-  swinv2.py         SwinV2-T, or any other network of timm
+  joint_stages.py   the last stages of dmue.py's experts, computed together
+  swinv2.py         SwinV2-T, or any other network of timm; window_attention.py computes its attention faster on a GPU
+  timm_names.py     the names of timm's networks
+  detector.py       the networks of open-set FER
   pretrained.py     loads weights to start from
   efficientnet_names.py
                     the names of EfficientNet's tensors in other people's files
@@ -19,7 +22,7 @@ double it.
 
 This file holds the base class `Model`, the layer `Normalize`, and `build_model`, which builds a network from a run's
 args.json. The annotations of a class's arguments say which values `build_model` accepts for them: a type, `Literal`
-choices, a range (`Between`). Used by the training scripts, evaluation/sources.py and models/pretrained.py.
+choices, a range (`Between`).
 """
 import importlib
 import inspect

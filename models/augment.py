@@ -1,6 +1,4 @@
 """Augmentation of training batches on their device: --augment basic, and the views of train_openset.py. FER-C has none.
-
-Used by training/run.py and train_openset.py.
 """
 import torch
 

@@ -1,7 +1,7 @@
 """Tensors on disk: written whole or not at all, and read so that nothing but tensors and plain values can come out.
 
-best.pt, the weights of a run's best epoch, holds `BestWeights`; what last.pt holds is declared in training/state.py.
-Used by training/, evaluation/sources.py and models/pretrained.py.
+best.pt holds `BestWeights`, the weights of a run's best epoch (of train_openset.py: of its last one). What last.pt
+holds is declared in training/state.py.
 """
 import sys
 import warnings

@@ -1,8 +1,6 @@
 """Networks of open-set FER: those of a detector, with attention maps, and wrappers of trained networks for inference.
 
 The wrappers give logits with features, or the logits of several networks at once.
-
-Used by train_openset.py and training/open_set/.
 """
 from collections.abc import Sequence
 from typing import Any

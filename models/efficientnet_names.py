@@ -1,7 +1,7 @@
 """Names of EfficientNet's tensors in other people's files, as timm has them.
 
 EfficientNet-PyTorch (github.com/lukemelas/EfficientNet-PyTorch), from which many projects start, counts the blocks from
-the first to the last, `_blocks.7._expand_conv`; timm counts them by stage, `blocks.3.1.conv_pw`. Used by pretrained.py.
+the first to the last, `_blocks.7._expand_conv`; timm counts them by stage, `blocks.3.1.conv_pw`.
 """
 import re
 from collections.abc import Iterable

@@ -4,8 +4,6 @@ In inference BatchNorm multiplies and shifts every channel by constants. They ar
 convolution before it (Jacob et al., CVPR 2018, arXiv:1712.05877, section 3.2). On a GPU in bfloat16, cuDNN adds the
 bias and the other branch of a block and takes ReLU while it writes the result of a convolution, so the maps are written
 once instead of three times.
-
-Used by resnet.py.
 """
 import torch
 from torch import nn

@@ -3,8 +3,6 @@
 A GPU takes longer to start the operations of eight small stages than to compute them. Here the first convolutions of
 all stages are one convolution with the output channels of all, and BatchNorm, ReLU and the sums are one operation for
 all stages. The results, and the buffers of BatchNorm, are up to rounding those of a call of one stage after the other.
-
-Used by dmue.py.
 """
 from collections.abc import Sequence
 

@@ -1,7 +1,6 @@
 """SwinV2-T (Liu et al., CVPR 2022, arXiv:2111.09883), or any other network of timm, with a classifier.
 
 timm is imported when a network is built, since the import takes seconds that a script's --help should not wait for.
-Used by train_swinv2.py, and by train_baseline.py with --backbone.
 """
 from typing import Any, Literal
 

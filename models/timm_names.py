@@ -1,7 +1,4 @@
-"""The names of timm's networks, and quiet while libraries that warn are used.
-
-Used by models/swinv2.py and by the kinds of models that evaluate.py reads.
-"""
+"""The names of timm's networks, and `no_warnings`, which keeps the warnings of libraries from the terminal."""
 import difflib
 import re
 import warnings

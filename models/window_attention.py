@@ -8,7 +8,7 @@ converts its maps to bfloat16 and back; here it reads and writes bfloat16, and c
 
 In eval mode, and on CPUs, everything is computed as timm does.
 
-Used by swinv2.py. It imports timm, which takes seconds.
+This file imports timm, which takes seconds.
 """
 import math
 from typing import Any

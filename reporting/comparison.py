@@ -19,7 +19,7 @@ from reporting.baselines import check_baseline
 from reporting.cells import FER_C, cells_left, words_left_out
 from reporting.candidates import Candidate, Group, candidate_of_card, candidates_of_runs
 from reporting.corruption_errors import ErrorsOfGroup, find_baseline
-from reporting.notes import Note, plain
+from reporting.notes import Note, different_contents, plain
 from reporting.options import ReportOptions
 from reporting.rank_stability import Stability
 from reporting.ranking import COLUMNS, Ranking, RankingSection, make_rankings, value_of
@@ -81,7 +81,8 @@ def compare_models(options: ReportOptions, runs: Sequence[Run], scores: pd.DataF
     references: dict[Group, list[Candidate]] = {}
     sentences: dict[Group, list[str]] = {}
     images = images_of_candidates(candidates, stored)
-    for group in sorted({candidate.group for candidate in candidates}):
+    groups = sorted({candidate.group for candidate in candidates})
+    for group in groups:
         built = stored.sets.get(group.set_version)
         if built is None:
             reason = stored.problems[group.set_version]
@@ -93,10 +94,27 @@ def compare_models(options: ReportOptions, runs: Sequence[Run], scores: pd.DataF
     for candidate in candidates:
         if candidate.kind == "run" and not made_with.get(candidate.group.set_version, {}).get("dataset"):
             sentences[candidate.group] = [*sentences[candidate.group], UNKNOWN_SET]
+    for group in groups:
+        reason = different_contents(contents_of_group(group, candidates, stored), "model")
+        if reason:
+            sentences[group] = [*sentences[group], f"{reason[0].upper()}{reason[1:]}."]
     demo_versions = {block.set_version for block in demo_blocks}
     demo_versions |= {card.data["set"]["set_version"] for card in cards if card.data["set"]["demo"]}
     rankings = make_rankings(candidates, references, sentences, options.rank_by, demo_versions)
     return compare_groups(options, runs, scores, stored, rankings, images)
+
+
+def contents_of_group(group: Group, candidates: Iterable[Candidate], stored: StoredImages) -> list[object]:
+    """For each card and each run of a group: the hash of the files of the set it was scored on, if it is known."""
+    contents: list[object] = []
+    for candidate in candidates:
+        if candidate.group != group:
+            continue
+        if candidate.card is not None:
+            contents.append(candidate.card.data["set"]["content"])
+        elif candidate.block is not None:
+            contents += [stored.content_of_runs.get((candidate.block, run)) for run in candidate.runs]
+    return contents
 
 
 def is_of_run(card: Card, stored: StoredImages) -> bool:

@@ -5,6 +5,7 @@ that nothing is left out in silence. The files that a report reads may come from
 of theirs into one printable line, and `READ_ERRORS` lists what reading a damaged file can raise.
 """
 import csv
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,19 @@ def unique_notes(notes: Iterable[Note]) -> list[Note]:
         key = (note.subject, note.reason, "" if note.cause else note.command)
         kept.setdefault(key, note)
     return list(kept.values())
+
+
+def different_contents(contents: Iterable[object], scored: str) -> str:
+    """What is wrong where copies of one version of a set were scored whose files differ, in words; "" where nothing is.
+
+    contents: for each thing that was scored, the hash of the set's files (`content` of its manifest); what is no text
+    is not known and left out. scored: what the things are, in the singular."""
+    counts = Counter(content for content in contents if isinstance(content, str))
+    if len(counts) < 2:
+        return ""
+    texts = [f"{content[:8]}: {count} {scored}{'s' * (count > 1)}" for content, count in sorted(counts.items())]
+    return (f"the {scored}s were scored on copies of the set whose files differ, although the set version is the same "
+            f"(content {'; '.join(texts)}): score them on one copy")
 
 
 def plain(text: object) -> str:

@@ -1,7 +1,7 @@
 """Is the trained detector better than a baseline by more than chance? A paired bootstrap over the images of a pool.
 
 `compare` gives the differences with their intervals. They say how much a difference varies with the images, given the
-trained detectors; they do not cover another training. Used by reporting/open_set.py.
+trained detectors; they do not cover another training.
 """
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

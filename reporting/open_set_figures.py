@@ -1,7 +1,6 @@
 """Figures of open-set runs: histograms of open scores by group, and ROC curves.
 
-`draw_all` draws one figure for each run with the lowest seed of its open classes, and each pool. Used by
-reporting/report.py.
+`draw_all` draws one figure for each run with the lowest seed of its open classes, and each pool.
 """
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A line of a table is a set of open classes: the mean over its seeds, and below it each seed. The line `MEAN` is the mean
 over the lines with one open class, and is printed where there are several. The published numbers of Zhang et al. (AAAI
-2024) are in published_open_set.csv. Used by reporting/open_set.py.
+2024) are in published_open_set.csv.
 """
 import csv
 from collections.abc import Iterable, Mapping, Sequence

@@ -2,8 +2,6 @@
 
 Words. Runs of one setup have equal settings but for open classes and seed. A line of a table is a set of open classes:
 the mean over its seeds. A one-class line has one open class.
-
-Used by reporting/open_set.py and the files beside it.
 """
 import os
 from collections.abc import Iterable, Mapping, Sequence

@@ -7,7 +7,6 @@ severity (corruptions.py); here `None` stands for the clean images.
 """
 import functools
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ import metrics
 from corruptions import SEVERITIES, cells_of
 from evaluation.predictions import predictions_file, read_array
 from reporting.cells import FER_C, corruptions_of_predictions, corruptions_of_scores
-from reporting.notes import READ_ERRORS, Note, check_regular, plain, unique_notes
+from reporting.notes import READ_ERRORS, Note, check_regular, different_contents, plain, unique_notes
 from reporting.rows import COMPARED_LOSSES, Block, named_pairs, Row
 from reporting.runs import Run
 from reporting.scores import DOMAINS, in_block
@@ -80,7 +79,10 @@ def summarise_predictions(block: Block, runs: Sequence[Run], scores: pd.DataFram
         except READ_ERRORS as error:
             problems.append((runs[index], error))
     # The commands that mend predictions name the set, which only usable predictions say: hence after the loop.
-    notes = [*collector.notes, *collector.content_notes()]
+    notes = collector.notes
+    reason = different_contents(collector.contents, "run")
+    if reason:
+        notes.append(Note(block.name, reason))
     for run, error in problems:
         notes.append(run.unusable_predictions(block, error, collector.set_folder))
     for folder in sets:
@@ -108,7 +110,7 @@ class _Collector:
         self.classes: tuple[str, ...] = ()
         self.set_folder: Path | None = None
         self.rows_with_floor: set[Row] = set()
-        self.runs_of_content: Counter[str] = Counter()  # of the sets that were scored; predictions of old have none
+        self.contents: list[object] = []  # of the set that each run was scored on; predictions of old have none
 
     def add(self, run: Run) -> None:
         """Add one run. Raises one of `READ_ERRORS` where its predictions cannot be used."""
@@ -119,8 +121,7 @@ class _Collector:
         if self.classes and tuple(info["classes"]) != self.classes:
             raise ValueError("the classes are not those of the other runs")
         self.classes = tuple(info["classes"])
-        if isinstance(info.get("content"), str):
-            self.runs_of_content[info["content"]] += 1
+        self.contents.append(info.get("content"))
         self.set_folder = find_set(self.block, self.sets) or Path(info["folder"])
         self.demo |= info.get("demo") is True
         if run.row not in self.rows_with_floor:  # the first seed stands for its row
@@ -130,15 +131,6 @@ class _Collector:
         self.confusions[run.row] = self.confusions.get(run.row, 0) + confusions
         if run.row.loss in COMPARED_LOSSES and not run.row.noise:
             self.add_bins(run.row, folder, info, labels)
-
-    def content_notes(self) -> list[Note]:
-        """A note where the runs were scored on sets of one version with different files."""
-        if len(self.runs_of_content) < 2:
-            return []
-        counts = [f"{content[:8]}: {number} run{'s' * (number > 1)}"
-                  for content, number in sorted(self.runs_of_content.items())]
-        return [Note(self.block.name, "the runs were scored on copies of the set whose files differ, although the set "
-                     f"version is the same (content {'; '.join(counts)}): score them on one copy")]
 
     def add_bins(self, row: Row, folder: Path, info: dict[str, Any], labels: np.ndarray) -> None:
         """Add a run's reliability bins. Without the set's soft labels there are only those of the clean images."""

@@ -74,6 +74,8 @@ class StoredImages:
     of_runs: dict[tuple[Block, int], ImageScores] = field(default_factory=dict)
     """by block and position of the run"""
     of_cards: dict[Card, ImageScores] = field(default_factory=dict)
+    content_of_runs: dict[tuple[Block, int], object] = field(default_factory=dict)
+    """by block and position of the run: the hash of the files of the set, as its predictions record it"""
     problems: dict[str, str] = field(default_factory=dict)
     """{set_version: why the set could not be opened}"""
     weights_of_runs: set[tuple[str, str, str]] = field(default_factory=set)
@@ -110,6 +112,7 @@ def read_image_scores(runs: Sequence[Run], scores: pd.DataFrame, cards: Sequence
             try:
                 folder, info, labels = open_predictions(runs[index], block)
                 stored.weights_of_runs.add((block.set_version, block.precision, str(info.get("weights"))))
+                stored.content_of_runs[block, index] = info.get("content")
                 stored.of_runs[block, index] = read_one(stored.sets[block.set_version], folder, info, labels)
             except READ_ERRORS:
                 continue  # `predictions.summarise_predictions` names what is damaged, rank_stability.py what is missing

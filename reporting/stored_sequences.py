@@ -17,7 +17,7 @@ import metrics
 from evaluation.predictions import stored_sequences
 from evaluation.sequence_scores import TEMPERATURE, decisions_by_sequence, moves_by_sequence
 from perturbations import ALL, is_noise
-from reporting.notes import READ_ERRORS, Note, plain
+from reporting.notes import READ_ERRORS, Note, different_contents, plain
 from reporting.candidates import CLEAN
 from reporting.predictions import find_set, open_predictions, read_logits
 from reporting.rows import COMPARED_LOSSES, Block, Row, named_pairs
@@ -151,6 +151,9 @@ def read_block(block: Block, runs: Sequence[Run], scores: pd.DataFrame, sets: It
         result.stored[index] = stored
         if index not in constant:
             curves_of_row.setdefault(runs[index].row, []).append(curves)
+    reason = different_contents([stored.info.get("content") for stored in result.stored.values()], "run")
+    if reason:
+        result.notes.append(Note(block.name, reason))
     result.notes += [run.unusable_predictions(block, error, result.folder) for run, error in problems]
     compared_rows = [row for row in curves_of_row if row.loss in COMPARED_LOSSES]
     for key, row in named_pairs(compared_rows).items():

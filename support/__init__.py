@@ -9,5 +9,7 @@ does nothing.
   image_sizes.py      the sizes of images that can be corrupted and built into sets
   run_folder.py       the names in the folder of a run, and which runs a row of a table averages
   software.py         versions of the packages, for manifests and environment.json
+  optional_packages.py
+                      packages that only a part of the project needs
   data_set_tables.py  the names of the data sets, for run.sh
 """

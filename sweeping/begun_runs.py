@@ -1,7 +1,7 @@
 """The folder of the run that a training command has begun.
 
 A training command is read here without starting its script: the script would import torch. The settings of the command
-are compared with the args.json of the runs (support/run_folder.py). Used by results.py, shell_commands.py and sweep.py.
+are compared with the args.json of the runs (support/run_folder.py).
 """
 import re
 import shlex

@@ -1,7 +1,7 @@
 """The jobs of a sweep: the lines of its input, and the order that they ask for.
 
 A job is one command, with an id and the ids of the jobs that it comes after. The docstring of sweep.py describes the
-lines. Used by sweep.py and, in this folder, by durations.py, results.py, shell_commands.py and slots.py.
+lines.
 """
 import graphlib
 import re

@@ -1,7 +1,7 @@
 """The processes of the jobs, several at a time.
 
 A slot runs one job after the other. Each job is a process group of its own, so that all processes that it starts can be
-stopped. Used by sweep.py.
+stopped.
 """
 import os
 import shlex

@@ -151,6 +151,22 @@ def test_the_map_names_every_file():
     assert text.partition(house_map.HEADING)[2] == house_map.house_map()
 
 
+@pytest.mark.parametrize("package", [
+    "support", "building", "models", "training", "training/open_set", "evaluation", "evaluation/source_kinds",
+    "sweeping"])
+def test_lists_of_files_are_whole(package):
+    """The docstring of a package that lists files names all of its files and folders, and no file that is not
+    there."""
+    folder = ROOT / package
+    text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+    named = set(re.findall(r"(?<![\w/])\w+(?:\.py\b|/(?!\w))", text))
+    modules = {path.name for path in folder.glob("[!_]*.py")}
+    packages = {f"{path.parent.name}/" for path in folder.glob("*/__init__.py")}
+    assert modules | packages <= named
+    others = {name for name in named - modules if name.endswith(".py")}
+    assert not {name for name in others if not any((place / name).exists() for place in (folder.parent, ROOT))}
+
+
 def test_citation():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["cff-version"] == "1.2.0" and citation["license"] == "MIT"

@@ -478,6 +478,19 @@ def test_runs_and_cards_are_in_one_list(example):
     assert of_run["ece_hard"] and of_run["ece_without"]
 
 
+def test_copies_of_a_set_with_other_files_are_noted(copy, example):
+    """Their set version is the same; only the hash of all files tells them apart."""
+    assert "copies of the set" not in example[1]
+    (file,) = copy.glob("models/mymodel-0/cards/*.json")
+    card = json.loads(file.read_text())
+    before, card["set"]["content"] = card["set"]["content"], "f" * 64
+    file.unlink()  # a link to the card of the example
+    file.write_text(json.dumps(card))
+    text, _ = make_report(copy)
+    assert "The models were scored on copies of the set whose files differ" in text
+    assert f"{before[:8]}: 2 models" in text and "ffffffff: 1 model)" in text
+
+
 def test_alarms_changed_options_and_broken_cards_are_said(example):
     text = " ".join(example[1].split())
     assert "ALARM: accuracy .41 as read, .62 with the colours in the order BGR --input colour=bgr" in text

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import train_DMUE
+import test_scripts
 import train_RUL
 import train_SCN
 import train_baseline
-import train_swinv2
 from datasets import DATASETS, RECIPES, load_split, parse_options
 from support import cli, run_folder
 from support.errors import UserError, spell_os_error
@@ -24,7 +23,7 @@ from cases import mostly_slow
 from conftest import MACHINE, OPTIONS, SIZE
 
 pytestmark = pytest.mark.usefixtures("small")
-SCRIPTS = [train_baseline, train_SCN, train_DMUE, train_RUL, train_swinv2]
+SCRIPTS = [module for module, _ in test_scripts.SCRIPTS.values()]
 
 
 @pytest.fixture

@@ -34,6 +34,8 @@ SCRIPTS = {
     "baseline": (train_baseline, {}), "SCN": (train_SCN, {"relabel_epoch": 0, "relabel_margin": 0.0}),
     "DMUE": (train_DMUE, {}), "RUL": (train_RUL, {}), "swinv2": (train_swinv2, {"backbone": "test_vit"}),
 }
+BATCH_SIZES = {"baseline": 256, "SCN": 256, "DMUE": 128, "RUL": 256, "swinv2": 32}  # of the release, and for AffectNet
+OWN_TERMS = {"SCN": ["rank"], "DMUE": ["latent", "similarity", "auxiliary"]}  # of the loss, besides cross-entropy
 
 
 @pytest.fixture
@@ -93,8 +95,8 @@ def test_a_run_is_scored(start, built, name, monkeypatch):
     np.testing.assert_allclose(weights[0], len(train) / (8 * count), rtol=1e-6)
     assert set(val["identity"]).isdisjoint(train["identity"])
     row = pd.read_csv(folder / "metrics.csv").iloc[0]
-    own = {"SCN": ["rank"], "DMUE": ["latent", "similarity", "auxiliary"]}.get(name, [])
-    assert [key for key in row.index if key.startswith("train_")] == [f"train_{term}" for term in ["ce", *own]]
+    terms = ["ce", *OWN_TERMS.get(name, [])]
+    assert [key for key in row.index if key.startswith("train_")] == [f"train_{term}" for term in terms]
     evaluate.main(evaluate.Args(folder, set=(built,), machine=MACHINE))
     scores = pd.read_csv(folder / "scores.csv").pivot_table(index=["corruption", "severity"], columns="metric",
                                                             values="value", dropna=False)
@@ -145,8 +147,9 @@ def test_settings_of_the_published_recipes():
         module, _ = SCRIPTS[name]
         return flat(cli.parse(module.Args, recipe_filler(module.RELEASED, module.RELEASED_ON), line.split()))
 
-    assert [parsed(name, "--dataset affectnet")["batch_size"] for name in SCRIPTS] == [256, 256, 128, 256, 32]
-    assert [parsed(name, "--dataset affectnet")["lr"] for name in SCRIPTS] == [2.5e-4] * 4 + [5e-5]
+    assert {name: parsed(name, "--dataset affectnet")["batch_size"] for name in SCRIPTS} == BATCH_SIZES
+    assert {name: parsed(name, "--dataset affectnet")["lr"] for name in SCRIPTS} == {
+        name: constants["lr"][0] for name, constants in PAPER_AND_RELEASED.items()}
     assert {parsed(name, "--dataset demo")["batch_size"] for name in SCRIPTS} == {16}
     assert parsed("SCN", "--dataset affwild --protocol released")["relabel_epoch"] == 15
     assert parsed("SCN", "--dataset rafdb --protocol released")["relabel_epoch"] == 2
@@ -155,11 +158,10 @@ def test_settings_of_the_published_recipes():
 
 def test_the_batch_of_nll_released_is_that_of_the_release():
     """args.json has it from the script's default, whatever the data set and the options say."""
-    for name, batch in zip(SCRIPTS, [256, 256, 128, 256, 32], strict=True):
-        module, _ = SCRIPTS[name]
+    for name, (module, _) in SCRIPTS.items():
         args = cli.parse(module.Args, recipe_filler(module.RELEASED, module.RELEASED_ON), ["--dataset", "demo"])
         settings = all_settings(args, name, module.RELEASED, module.RELEASED_ON)
-        assert settings["nll_batch"] == batch != settings["batch_size"]
+        assert settings["nll_batch"] == BATCH_SIZES[name] != settings["batch_size"]
 
 
 def test_no_two_options_share_a_name():

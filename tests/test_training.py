@@ -362,8 +362,8 @@ def test_killed_between_checkpoint_and_table(train_args, trained):
 
 @pytest.mark.parametrize("written, repeated, best", [(0, 0.05, 0), (1, 0.9, 1)], ids=["before last.pt", "after it"])
 def test_best_weights_are_of_an_epoch_that_counted(train_args, monkeypatch, written, repeated, best):
-    """The run is killed among the files of its second epoch, which is the best one. Where the run repeats this epoch, it ends with
-    another score, as it can on a GPU."""
+    """The run is killed among the files of its second epoch, which is the best one. Where the run repeats this epoch,
+    it ends with another score, as it can on a GPU."""
     scores = iter([0.1, 0.9, repeated])
     monkeypatch.setattr(metrics, "summary", lambda *_, **__: {"macro_f1": next(scores), "ece": 0.0})
     write, first_epoch = checkpoints.write, 2

@@ -1,7 +1,6 @@
 """The data of a training: images and labels of the training and validation splits, and the batches of an epoch.
 
-Given the options of a run, it reads the data set through `datasets/kept_splits.py`; it never opens the test split. Used
-by training/run.py.
+Given the options of a run, it reads the data set through `datasets/kept_splits.py`; it never opens the test split.
 """
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,9 +29,9 @@ class FusedTargets:
     distribution, mixed by its weight: `soft_labels.fuse`."""
 
     distribution: torch.Tensor
-    """float32 (N, K): the posterior of the mixture, or the annotators' distribution"""
+    """float32 (N, K): `LabelParts.distribution` of datasets/fused.py"""
     label_weight: torch.Tensor
-    """float32 (N, 1): weight of the label; 0 where the annotators' distribution is the target"""
+    """float32 (N, 1): the weight of the label, `--beta` where the data do not determine it"""
 
 
 @dataclass

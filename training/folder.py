@@ -1,10 +1,9 @@
 """The folder of a run, from the side of training: it is found, locked, compared with what was asked for, and its
 args.json and environment.json are written. (How a run's folder is laid out: support/run_folder.py.)
 
-Used by training/run.py. What is changed here in a folder that holds a run: timing.csv gets a row after each epoch,
-environment.json gets the machine on which a run goes on, args.json of a run of the first release of this project
-gets the recipe that it lacks, and last.pt is removed when a training ends with all epochs trained. Weights, metrics
-and scores are never changed here.
+What is changed here in a folder that holds a run: timing.csv gets a row after each epoch, environment.json gets the
+machine on which a run goes on, args.json of a run of the first release of this project gets the recipe that it lacks,
+and last.pt is removed when a training ends with all epochs trained. Weights, metrics and scores are never changed here.
 """
 import json
 import shlex

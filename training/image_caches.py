@@ -2,8 +2,7 @@
 
 Without `--cache` and `--no-cache` the cache is made where it is small: below `LARGEST_UNASKED` bytes, and at most a
 fifth of the disk's free space. `--cache-on auto` takes the device where the images fill less than half of its free
-memory, other programs use at most `USED_BY_OTHERS` bytes of it, and no other job of the same sweep runs there. Used by
-training/run.py and training/open_set/.
+memory, other programs use at most `USED_BY_OTHERS` bytes of it, and no other job of the same sweep runs there.
 """
 import math
 import os

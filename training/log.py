@@ -1,6 +1,6 @@
 """The log of a training: the terms of its steps, the event file of TensorBoard, and Weights & Biases.
 
-Terms stay on the device until they are checked, since reading them waits for the device. Used by training/run.py.
+Terms stay on the device until they are checked, since reading them waits for the device.
 """
 import math
 from dataclasses import dataclass, field

@@ -19,8 +19,7 @@ In the texts below, "paper" is FER-C (arXiv 2312.11542), and "FER-C release" is 
 
 Options that are seldom set are marked `Rare`: only --help-all shows them.
 
-Used by the scripts, by the other files of training/, by sweeping/begun_runs.py and by reporting/settings.py. Nothing
-here imports torch.
+Nothing here imports torch.
 """
 import dataclasses
 import json

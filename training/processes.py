@@ -1,7 +1,6 @@
 """What the processes of one training do together: one process trains on each device, and all run the same script.
 
-Used by run.py, folder.py, data.py and requests.py of this folder. With a single process nothing here communicates or
-waits.
+With a single process nothing here communicates or waits.
 """
 from collections.abc import Callable
 from dataclasses import dataclass

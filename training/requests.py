@@ -1,6 +1,6 @@
 """Requests to the training loop: to write a checkpoint every five minutes, and to stop after Ctrl-C or SIGTERM.
 
-The loop asks for the current request at the end of every step. Used by training/run.py.
+The loop asks for the current request at the end of every step.
 """
 import signal
 import threading

@@ -19,7 +19,6 @@
 A pool is one of `datasets.open_classes.POOLS`; a subset is all, or a half of the pool. Besides this file only
 `WRITTEN_INSIDE` of support/run_folder.py names what lies below these folders, so that --fresh removes it: a new name
 goes there, too. Nothing here imports torch.
-Used by train_openset.py, by the files beside this one and by reporting/open_set.py.
 """
 import io
 import json

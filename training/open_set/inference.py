@@ -1,7 +1,7 @@
 """What trained networks say about images: the closed model on all splits, detectors on pools, both on a built set.
 
 Images are not augmented, and everything is computed in float32, whatever the precision of the training, so that scores
-do not depend on chance. What is stored already is read instead. Used by train_openset.py.
+do not depend on chance. What is stored already is read instead.
 """
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -21,7 +21,7 @@ scores them.
 Images of half a are scored by the detector trained on half b; their threshold comes from the same detector's scores of
 validation images.
 
-Nothing here imports torch. Used by train_openset.py and reporting/open_set.py.
+Nothing here imports torch.
 """
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ other one has chosen. At the end of each cycle of learning rates the networks ar
 
 A detector's folder, `<run>/detectors/<pool>/<subset>/`, holds args.json, environment.json, metrics.csv, timing.csv and
 last.pt as a run's folder does, and besides what training/open_set/files.py lists.
-
-Used by train_openset.py.
 """
 import dataclasses
 import time
