@@ -159,7 +159,7 @@ def test_lists_of_files_are_whole(package):
     there."""
     folder = ROOT / package
     text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
-    named = set(re.findall(r"(?<![\w/])\w+(?:\.py\b|/(?!\w))", text))
+    named = set(re.findall(r"(?<![\w/])[a-z]\w*(?:\.py\b|/(?!\w))", text))
     modules = {path.name for path in folder.glob("[!_]*.py")}
     packages = {f"{path.parent.name}/" for path in folder.glob("*/__init__.py")}
     assert modules | packages <= named
