@@ -39,7 +39,7 @@ from PIL import Image
 
 from support.image_sizes import SMALLEST
 
-CANONICAL = 224  # the short side, in pixels, of the images that constants are made for (those of preset mivia: 48)
+CANONICAL = 224  # the short side, in pixels, of images that take the constants of a preset without a rule as they are
 
 IMAGENET_C: dict[str, list[tuple]] = {  # the constants for 224 pixels
     "gaussian_noise": [(.08,), (.12,), (.18,), (.26,), (.38,)],

@@ -1,8 +1,6 @@
 """Soft labels: how ambiguous a face is, and how much more ambiguous a corruption makes it.
 
-Pure functions in float64, without files, in the order of their use. datasets/fused.py fits the mixture and computes the
-posteriors; building/ calls all others, and reporting/pictures.py the last three. K is the number of classes, N of
-images.
+Pure functions in float64, without files, in the order of their use. K is the number of classes, N of images.
 
   fit_gmm       a Gaussian mixture over valence and arousal, one Gaussian for each class      FER-C eq. 5
   GMM.posterior P(class | valence, arousal) of every image                                    eq. 6

@@ -58,7 +58,7 @@ class Args:
     repeat: int = 3
     """repetitions, of which the best counts"""
     only: tuple[str, ...] = ()
-    """algorithms, in this order: baseline, SCN, DMUE, RUL, swinv2 (if not given: all, in this order)"""
+    """algorithms, by the names of their scripts without train_ (if not given: all)"""
     compile: bool = False
     """measure our side with torch.compile too; the first step takes half a minute for a ResNet-18 (--only baseline)"""
     deterministic: bool = False

@@ -51,7 +51,7 @@ class Images(Dataset):
     def __init__(self, root: Path, frame: "pd.DataFrame", size: int, cache: Path | None = None):
         """root: the data set's folder. frame: as `Split.frame`. size: side S in pixels. cache: folder of decoded
         images, which is filled here if it does not hold these images yet."""
-        self.paths = inside_all(root, frame["path"])
+        self.paths = inside_all(root, frame["path"].tolist())
         self.size = size
         self.boxes = frame[["left", "top", "right", "bottom"]].to_numpy(np.float64)
         self.cached: ImageCache | CacheRows | None = None

@@ -3,9 +3,9 @@
   row      the runs whose scores are averaged for a number of a table: they agree in everything that changes the result,
            except the seed. A row has an algorithm, a loss and a rate of label noise. Settings that differ between the
            runs of one algorithm separate rows, too, and stand in the row as words (settings.py writes them).
-  block    what the numbers that are compared have in common: one built set, of which the same images were scored in one
-           precision, by runs that were trained on one data set with one protocol and image size. Numbers of different
-           blocks are never averaged.
+  block    the numbers that are compared in a table. They have in common: one built set, of which the same images were
+           scored in one precision, and runs that were trained on one data set with one protocol and image size. Numbers
+           of different blocks are never averaged. (A ranking compares more: see `Group` in candidates.py.)
   setup    the part of a block that is known before scoring: data set, protocol, image size.
   variant  a row without its loss. It keeps the constants, such as the margin of MbLS, where these separate rows: the
            rows of one variant differ in the loss only, and comparing them shows what the loss does.
@@ -80,8 +80,8 @@ class Setup(NamedTuple):
 
 
 class Block(NamedTuple):
-    """What the numbers that are compared have in common (see the top of this file): only runs that agree in all of
-    this are compared. The first three fields are those of `Setup`."""
+    """What the numbers of a block have in common (see the top of this file). The first three fields are those of
+    `Setup`."""
 
     dataset: str
     """data set of the training"""

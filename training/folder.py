@@ -212,7 +212,7 @@ def record_resumption(folder: Path, machine: dict[str, Any]) -> str:
 
 def finish_run(folder: Path, options: TrainingOptions, best: float) -> str:
     """Remove last.pt, unless --keep-last. Returns a message for the user: where the run is, and which command comes
-    next. best: the highest validation macro-F1, as a fraction."""
+    next. best: the validation macro-F1 of best.pt, as a fraction."""
     if not options.keep_last:
         (folder / run_folder.LAST_CHECKPOINT).unlink(missing_ok=True)
     command = shlex.join(["python", "evaluate.py", str(folder)])
