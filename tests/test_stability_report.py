@@ -22,7 +22,7 @@ from evaluation.model_facts import ModelFacts
 from evaluation.predictions import made_from, predictions_file, write_array, write_origin
 from evaluation.sequence_scores import TEMPERATURE, Temperature, score_sequences
 from perturbations import is_noise
-from reporting import sequence_plots, stability
+from reporting import sequence_plots, stability, stored_sequences
 from reporting.candidates import Candidate, Group
 from reporting.runs import read_runs, read_scores
 from reporting.scores import RAW, blocks_of, sequences_as_table
@@ -557,6 +557,21 @@ def test_what_is_damaged_is_named_and_the_rest_goes_on(copy, damage, words):
     assert "baseline, MaxEnt+MbLS" in text and "baseline, CE" in text
     (one,) = page_data(copy.parent / "page.html")["sequences"]
     assert len(one["lines"]) == 2
+
+
+def test_copies_of_a_set_with_other_files_are_noted(stored, monkeypatch):
+    runs, sequences, block, predictions = stored
+    assert not predictions.notes
+    read_info = stored_sequences.open_predictions
+
+    def other_content(run, block):
+        folder, info, labels = read_info(run, block)
+        return folder, info | {"content": ("a" if run is runs[0] else "b") * 64}, labels
+
+    monkeypatch.setattr(stored_sequences, "open_predictions", other_content)
+    (note,) = read_block(block, runs, sequences, (), set()).notes
+    others = len(runs) - 1
+    assert f"(content aaaaaaaa: 1 run; bbbbbbbb: {others} runs)" in str(note)
 
 
 # ---- the figure
