@@ -2,8 +2,8 @@
 
 `load_split(name, root, split)` is the way in; `load_splits` loads several splits of a data set at once. Each data set
 has a parser of its own in this folder, which is imported when it is needed. What other packages have to know of every
-data set is in the tables below. Elsewhere a data set is named only where something holds for it alone: the drawn faces
-of the demo, published numbers, the settings of a paper (`train_SCN.py`, `run.sh`).
+data set is in the tables below. Elsewhere a data set is named only where something holds for it alone, such as its
+published numbers.
 
 To add a data set, write a module with `OPTIONS` ({option: what it is}) and `load(root, split, **options) -> Split`, and
 add its row to `DATASETS`, `TITLES` and `RECIPES`. A function `official(**options)` that returns the published image

@@ -6,7 +6,7 @@ for this set. The names of columns and rows of scores.csv are defined here. Noth
 A cell is a corruption at a severity (corruptions.py), written (name, severity); None stands for the clean images.
 Accuracy and macro-F1 always use hard labels, and so do the scores whose names end in `_hard`. All other scores use hard
 labels for the clean images and soft labels for the corrupted ones. The corrupted cells, 85 in FER-C, are summarised in
-four ways, which differ because ECE and other scores are not linear (`SUMMARIES`):
+four ways (`SUMMARIES`). ECE and other scores of many images are no means over images, so the first three differ:
 
   mean                  the mean of the scores of all cells
   pooled_by_severity    the mean over the 5 severities of the scores of all images at one severity

@@ -1,4 +1,4 @@
-"""The losses against the worked examples of spec/algorithms.md, sections 9.1, 9.2, 7.3 and 9.8."""
+"""The losses against examples that were worked out from their formulas."""
 import math
 
 import numpy as np

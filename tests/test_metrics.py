@@ -1,4 +1,4 @@
-"""The metrics against the example of spec/algorithms.md, section 9.7, slow loops, torchmetrics and scikit-learn."""
+"""The metrics against a worked example, slow loops, torchmetrics and scikit-learn."""
 import subprocess
 import sys
 from pathlib import Path
@@ -501,7 +501,7 @@ def test_every_number_of_summary_is_in_the_table():
         "accuracy", "macro_f1", "macro_f1_released"}
 
 
-# ---- errors relative to a baseline's: known answers of related.md C3
+# ---- errors relative to a baseline's: worked answers
 
 MODEL_ERRORS = np.array([[.20, .25, .30, .40, .50], [.16, .18, .22, .30, .34], [.15, .15, .16, .17, .17]])
 BASELINE_ERRORS = np.array([[.30, .35, .45, .55, .60], [.22, .26, .32, .42, .53], [.20, .21, .22, .23, .24]])

@@ -30,7 +30,7 @@ def splits():
 
 # ---- classes
 
-@pytest.mark.parametrize("opened, expected", [  # the examples of related.md, B1
+@pytest.mark.parametrize("opened, expected", [
     ("surprise", {1: 0, 2: 1, 3: 2, 4: 3, 5: 4, 6: 5}), ("happiness", {0: 0, 1: 1, 2: 2, 4: 3, 5: 4, 6: 5}),
     ("happiness,surprise", {1: 0, 2: 1, 4: 2, 5: 3, 6: 4})])
 def test_closed_classes_are_numbered_anew(opened, expected):
@@ -124,7 +124,7 @@ def test_votes_for_open_classes():
 # ---- pseudo labels
 
 def test_alignment_known_answer():
-    """C5 of related.md: predictions arrive in the order of the loader and are put back by index."""
+    """Predictions arrive in the order of the loader and are put back by index."""
     arrived, order = np.array([12, 13, 11, 10]), np.array([2, 3, 1, 0])
     by_id = arrived[np.argsort(order)]
     assert by_id[[0, 2]].tolist() == [10, 12]  # the released code takes arrived[[0, 2]] = [12, 11]

@@ -1,4 +1,4 @@
-"""Open-set recognition without I/O, against the worked examples C4 and C6 of spec/related.md and pytorch-ood."""
+"""Open-set recognition without I/O, against worked examples and pytorch-ood."""
 import numpy as np
 import pytest
 import torch
@@ -9,7 +9,7 @@ import open_set
 from open_set import ClosedModel
 
 # Closed and open acceptance scores (higher: closed) -> AUROC, FPR95 by steps, FPR95 of ood_metrics.
-C4 = {
+WORKED_EXAMPLES = {
     "plain": ([.9, .8, .7, .6, .55, .3], [.65, .5, .4, .2], 19 / 24, .75, None),
     "ties": ([.9, .8, .7, .6, .5], [.7, .5, .3, .1], .85, .5, .4375),
     "divisible by 20": ([k / 20 + .5 for k in range(20)], [.5, .52, .53, .54, .2, .1, .9, .3], .925, .125, .5),
@@ -22,9 +22,9 @@ def scores_and_flags(closed, opened):
     return -np.array([*closed, *opened]), np.array([False] * len(closed) + [True] * len(opened))
 
 
-@pytest.mark.parametrize("name", C4)
+@pytest.mark.parametrize("name", WORKED_EXAMPLES)
 def test_separation_known_answers(name):
-    closed, opened, auroc, step, package = C4[name]
+    closed, opened, auroc, step, package = WORKED_EXAMPLES[name]
     scores, is_open = scores_and_flags(closed, opened)
     assert open_set.auroc(scores, is_open) == pytest.approx(auroc, abs=1e-6)
     assert open_set.fpr_at_tpr(scores, is_open) == pytest.approx(step, abs=1e-6)
@@ -33,7 +33,7 @@ def test_separation_known_answers(name):
 
 
 def test_area_under_precision_and_recall_known_answer():
-    scores, is_open = scores_and_flags(*C4["plain"][:2])
+    scores, is_open = scores_and_flags(*WORKED_EXAMPLES["plain"][:2])
     assert open_set.aupr(scores, is_open, "closed") == pytest.approx(.872917, abs=1e-6)
 
 

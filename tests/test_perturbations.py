@@ -1,5 +1,5 @@
-"""Perturbation sequences against the published operations (torchvision, OpenCV, scipy), the worked example C7 of
-spec/related.md, and what they must never do.
+"""Perturbation sequences against the published operations (torchvision, OpenCV, scipy), a worked example, and
+what they must never do.
 """
 import functools
 import io
@@ -116,7 +116,7 @@ def test_constants_are_fit_for_a_manifest():
             assert np.array_equal(made, list(frames(image, name, stream(1), preset, resolution)))
 
 
-# --- known answers of C7 ---
+# --- known answers ---
 
 
 def test_brightness_known_answers():

@@ -145,11 +145,11 @@ def score_logits(built, folder, tmp_path, monkeypatch, **changes):
     return rows_of(model)
 
 
-# ---- worked answers (C1 and C2 of spec/related.md), from files of logits to scores.csv
+# ---- worked answers, from files of logits to scores.csv
 
-C1 = np.array([[3, 3, 3, 5, 5, 3], [0, 0, 0, 0, 0, 0], [1, 2, 1, 2, 1, 2], [6, 6, 4, 4, 4, 4]])
-C1_MIVIA = np.array([[0] * 10 + [1] * 20, [3] * 30, [0, 1] * 15])
-C2 = np.array([[5, 4, 3, 2, 1, 0, -1], [4, 5, 3, 2, 1, 0, -1], [4, 5, 3, 2, 1, -1, 0], [-1, 0, 1, 2, 3, 4, 5]])
+PREDICTIONS = np.array([[3, 3, 3, 5, 5, 3], [0, 0, 0, 0, 0, 0], [1, 2, 1, 2, 1, 2], [6, 6, 4, 4, 4, 4]])
+MIVIA_PREDICTIONS = np.array([[0] * 10 + [1] * 20, [3] * 30, [0, 1] * 15])
+LOGITS = np.array([[5, 4, 3, 2, 1, 0, -1], [4, 5, 3, 2, 1, 0, -1], [4, 5, 3, 2, 1, -1, 0], [-1, 0, 1, 2, 3, 4, 5]])
 
 
 def set_with_frames(build_sequences, monkeypatch, out, frames, **changes):
@@ -160,10 +160,11 @@ def set_with_frames(build_sequences, monkeypatch, out, frames, **changes):
 
 
 @pytest.mark.parametrize("difficulty,consecutive", [(1, .4), (2, .3125), (3, .583333)])
-def test_c1_from_logits_to_scores(build_sequences, tmp_path, monkeypatch, difficulty, consecutive):
+def test_flips_from_logits_to_scores(build_sequences, tmp_path, monkeypatch, difficulty, consecutive):
     built = set_with_frames(build_sequences, monkeypatch, tmp_path / "Demo-P", 6, difficulty=difficulty)
     one_hot = 5 * np.eye(8)
-    folder = write_logits(tmp_path / "logits", built, lambda cell: one_hot[C1[:, 0 if cell is None else cell[1]]])
+    folder = write_logits(tmp_path / "logits", built,
+                          lambda cell: one_hot[PREDICTIONS[:, 0 if cell is None else cell[1]]])
     value = values_of(score_logits(built, folder, tmp_path, monkeypatch))
     assert value["brightness", "flip_probability"] == pytest.approx(consecutive, abs=1e-6)
     assert value["gaussian_noise", "flip_probability"] == pytest.approx(.45, abs=1e-6)
@@ -176,7 +177,7 @@ def test_c1_of_mivia(build_sequences, tmp_path, monkeypatch):
     built = open_built_set(build_sequences(tmp_path / "Demo-P", preset="rafdb-p", limit=3,
                                      perturbations=("p_gaussian_noise", "p_brightness")))
     folder = write_logits(tmp_path / "logits", built,
-                          lambda cell: np.eye(8)[C1_MIVIA[:, 0 if cell is None else cell[1]]])
+                          lambda cell: np.eye(8)[MIVIA_PREDICTIONS[:, 0 if cell is None else cell[1]]])
     value = values_of(score_logits(built, folder, tmp_path, monkeypatch))
     assert value["p_gaussian_noise", "flip_probability"] == pytest.approx(.402298851, abs=1e-9)
     assert value["p_brightness", "flip_probability"] == pytest.approx(.344827586, abs=1e-9)
@@ -184,7 +185,7 @@ def test_c1_of_mivia(build_sequences, tmp_path, monkeypatch):
 
 def test_c2_from_logits_to_scores(build_sequences, tmp_path, monkeypatch):
     built = set_with_frames(build_sequences, monkeypatch, tmp_path / "Demo-P", 4, limit=1)
-    logits = np.concatenate([C2, np.full((4, 1), -9)], 1)  # an eighth class that is always the last
+    logits = np.concatenate([LOGITS, np.full((4, 1), -9)], 1)  # an eighth class that is always the last
     folder = write_logits(tmp_path / "logits", built, lambda cell: logits[[0 if cell is None else cell[1]]])
     value = values_of(score_logits(built, folder, tmp_path, monkeypatch))
     assert value["brightness", "top2_distance"] == pytest.approx(1.666667, abs=1e-6)
@@ -192,9 +193,9 @@ def test_c2_from_logits_to_scores(build_sequences, tmp_path, monkeypatch):
 
 
 def test_the_distance_of_other_numbers_of_places(build_sequences, tmp_path, monkeypatch, capsys):
-    """C2 with k = 3, as metrics.topk_distances has it, behind the distance that every run has."""
+    """`LOGITS` with k = 3, as metrics.topk_distances has it, behind the distance that every run has."""
     built = set_with_frames(build_sequences, monkeypatch, tmp_path / "Demo-P", 4)
-    scores = np.concatenate([C2, np.full((4, 1), -9)], axis=1)
+    scores = np.concatenate([LOGITS, np.full((4, 1), -9)], axis=1)
     folder = write_logits(tmp_path / "logits", built, lambda cell: np.tile(
         scores[0 if cell is None else cell[1]], (IMAGES, 1)))
     before = score_logits(built, folder, tmp_path, monkeypatch)

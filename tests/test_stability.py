@@ -1,4 +1,4 @@
-"""The stability metrics against the worked examples C1 and C2 of spec/related.md, slow loops, and their bounds."""
+"""The stability metrics against worked examples, slow loops, and their bounds."""
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
