@@ -6,7 +6,7 @@
   python make_fer_c.py --dataset ferplus --shard 2/8           one of 8 parts, on any machine; --merge joins them
   python make_fer_c.py --dataset ferplus --verify              hash a finished set again
 
-A corruption has 5 severities. FER-C has 17 corruptions, so 85 forms of an image; --corruptions mivia has 18 others.
+A corruption has 5 severities. FER-C has 17 corruptions, so 85 forms of an image; --corruptions mivia has 18.
 The set grows in <out>.partial and moves to <out> (--out) when it is complete. After a kill, the same command goes on
 and ends with the same bytes. FER-C: arXiv:2312.11542; the corruptions are ImageNet-C's (Hendrycks and Dietterich, ICLR
 2019).

@@ -1,6 +1,6 @@
 """The corruptions of a set, as far as a report has to know and name them.
 
-FER-C has 17 corruptions, preset mivia 18 others. A report takes them from the set: where its folder is there, from its
+FER-C has 17 corruptions, preset mivia has 18. A report takes them from the set: where its folder is there, from its
 manifest; where there are predictions, from their set.json; else from scores.csv or from a card, whose names tell
 (`corruptions.suite_of`). Here are the functions for that, and the words for the numbers of cells.
 """

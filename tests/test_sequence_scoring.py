@@ -173,7 +173,7 @@ def test_flips_from_logits_to_scores(build_sequences, tmp_path, monkeypatch, dif
     assert value["brightness", "total_variation_unflipped"] == 0
 
 
-def test_c1_of_mivia(build_sequences, tmp_path, monkeypatch):
+def test_flips_of_mivia(build_sequences, tmp_path, monkeypatch):
     built = open_built_set(build_sequences(tmp_path / "Demo-P", preset="rafdb-p", limit=3,
                                      perturbations=("p_gaussian_noise", "p_brightness")))
     folder = write_logits(tmp_path / "logits", built,
@@ -183,7 +183,7 @@ def test_c1_of_mivia(build_sequences, tmp_path, monkeypatch):
     assert value["p_brightness", "flip_probability"] == pytest.approx(.344827586, abs=1e-9)
 
 
-def test_c2_from_logits_to_scores(build_sequences, tmp_path, monkeypatch):
+def test_distances_from_logits_to_scores(build_sequences, tmp_path, monkeypatch):
     built = set_with_frames(build_sequences, monkeypatch, tmp_path / "Demo-P", 4, limit=1)
     logits = np.concatenate([LOGITS, np.full((4, 1), -9)], 1)  # an eighth class that is always the last
     folder = write_logits(tmp_path / "logits", built, lambda cell: logits[[0 if cell is None else cell[1]]])

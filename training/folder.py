@@ -3,7 +3,8 @@ args.json and environment.json are written. (How a run's folder is laid out: sup
 
 What is changed here in a folder that holds a run: timing.csv gets a row after each epoch, environment.json gets the
 machine on which a run goes on, args.json of a run of the first release of this project gets the recipe that it lacks,
-and last.pt is removed when a training ends with all epochs trained. Weights, metrics and scores are never changed here.
+and last.pt is removed when a training ends with all epochs trained (unless --keep-last). Weights, metrics and scores
+are never changed here.
 """
 import json
 import shlex

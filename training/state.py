@@ -28,7 +28,8 @@ class State:
     step: int = 0
     """finished steps of the current epoch"""
     labels: torch.Tensor
-    """int64 (N,): the labels trained on, addressed by the index of an image in the training split"""
+    """int64 (N,): the labels trained on, addressed by the index of a training image (of a detector: of an image of its
+    pool, whose labels are pseudo labels)"""
     next_labels: torch.Tensor
     """int64 (N,): the labels of the next epoch; an algorithm relabels by writing here"""
     sums: dict[str, torch.Tensor] = field(default_factory=dict)

@@ -192,7 +192,7 @@ def load_snapshot(file: Path, num_classes: int, image_size: int, count: int,
 def start_detector(args: Any, folder: Path, images: Images, labels: np.ndarray, rows: np.ndarray,
                    classes: tuple[str, ...]) -> Iterator[DetectorTraining]:
     """The training of a detector, to begin or to go on. At the end of the block its last.pt is removed, if all epochs
-    are trained.
+    are trained (unless --keep-last).
 
     args: the script's `Args`. folder: of the detector. images: all N of the pool.
     labels: int64 (N,), pseudo labels. rows: int (n,), the images of the pool that are trained on. classes: names of the
