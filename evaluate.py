@@ -6,9 +6,9 @@
   python evaluate.py --model net.onnx --set data/FERPlus-C --input range=0..1 --classes happy,sad,angry
 
 A built set is the folder <Title>-C that make_fer_c.py makes from a data set; it has 17 corruptions at 5 severities, or
-the 18 of MIVIA. Or it is the folder <Title>-P of make_fer_p.py, with perturbation sequences, which show how often a model
-changes its mind. All images come from the built set. The data set itself is not needed, except for one temperature of
-a run, which is fitted on its validation images and used for sequences only. Nothing is trained.
+the 18 of MIVIA. Or it is the folder <Title>-P of make_fer_p.py, with perturbation sequences, which show how often a
+model changes its mind. All images come from the built set. The data set itself is not needed, except for one
+temperature of a run, which is fitted on its validation images and used for sequences only. Nothing is trained.
 
 docs/evaluating.md shows every kind of --model. From Python: `from evaluate import benchmark`.
 
