@@ -2,7 +2,8 @@
 
 labels.csv           id, path (of the source image, relative to the data set's folder), expression, t_0 ... t_{K-1} (the
                      label before softening), valence, arousal, identity
-soft_labels.npy      float32 (C, 5, N, K), C corruptions: the label of every image in every cell (corruptions.py)
+soft_labels.npy      float32 (C, 5, N, K), C corruptions: the label of every image in every cell (a cell is a
+                     corruption at a severity)
 visibility.npy       float32 (C, 5, N)
 visibility_mean.csv  C rows, 5 columns: the mean over the images
 gmm.json             the mixture over valence and arousal, where the labels came from one

@@ -44,7 +44,7 @@ TITLES = {
     "folders": "Folders",
 }
 
-# How each data set is trained and built: values that differ from the defaults of the options, for training
+# How each data set is trained and built: values that take the place of the defaults of the options, for training
 # (training/options.py) and for building (building/options.py takes those that it has, image_size and data). "released"
 # holds those of `--protocol released`, which follow the FER-C release instead of the paper.
 RECIPES: dict[str, dict[str, Any]] = {

@@ -43,7 +43,7 @@ from support.run_folder import METHOD
 FIRST_RELEASE_COLUMNS = ("set", "set_version", "method", "corruption", "severity", "metric", "value")
 LATER_COLUMNS = ("precision", "notes")  # missing in scores.csv of the project's first release
 COLUMNS = (*FIRST_RELEASE_COLUMNS, *LATER_COLUMNS)
-CONTRADICTED = ("brightness", "contrast", "snow")  # corruptions whose soft labels contradict what can be seen: FER-C's
+CONTRADICTED = ("brightness", "contrast", "snow")  # corruptions of FER-C whose soft labels contradict what can be seen
 MEAN_WITHOUT = f"mean_without_{'_'.join(CONTRADICTED)}"
 SUMMARIES = ("mean", "pooled_by_severity", "pooled", MEAN_WITHOUT)  # in the column `corruption`, with an empty severity
 MANY_TIES = 0.001  # fraction of predictions with tied classes from which on the notes mention it

@@ -12,8 +12,9 @@ train_openset.py `open_set` and `detector`), `constants` (`LossOptions`: the con
   4. the data set's values (`datasets.RECIPES[dataset]`);
   5. the default at the field.
 
-2 to 5 together are the *recipe* of a run. Each field also declares what the option has an effect on (`Effect`): only
-options that change the trained network count for the folder of a run, for resuming and for the tables.
+2 to 5 together are the *recipe* of a run. The annotation of a field also says what the option has an effect on
+(`Effect`); where it says nothing, the option changes the trained network. Only such options count for the folder of a
+run, for resuming and for the tables.
 
 In the texts below, "paper" is FER-C (arXiv 2312.11542), and "FER-C release" is the code that its authors published.
 
@@ -246,7 +247,7 @@ def recipe_filler(released: Mapping[str, Any], released_on: Mapping[str, Mapping
 
 def recipe_values(dataset: str, protocol: str, released: Mapping[str, Any],
                   released_on: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The values that differ from the defaults at the fields, option -> value. Raises ValueError where
+    """The values that take the place of the defaults at the fields, option -> value. Raises ValueError where
     `datasets.RECIPES` names something that is no field of `TrainingOptions`."""
     values = dict(RECIPES.get(dataset, {}))
     released_of_data_set = dict(values.pop("released", {}))
