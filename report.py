@@ -9,10 +9,10 @@
 
 A run is a folder with `args.json`; `python evaluate.py` puts `scores.csv` and `predictions/` beside it. Tables print
 percent, their CSV files hold fractions as `scores.csv` does. Only runs that can be compared stand together: runs that
-differ in protocol or image size have different tables; runs that differ in set version, number of images or precision
-of scoring (float32 where it is not recorded) have different columns and figures; and runs that differ in any other
-setting that changes the result, except the seed, have different rows. Figures 1 to 4, 7 and 8 read the built set.
-Figures that are up to date are not drawn again.
+differ in protocol or image size have different tables; runs that differ in the name or the version of the set, in the
+number of images or in the precision of scoring (float32 where it is not recorded) have different columns and figures;
+and runs that differ in any other setting that changes the result, except the seed, have different rows. Figures 1 to 4,
+7 and 8 read the built set. Figures that are up to date are not drawn again.
 """
 from support import start
 

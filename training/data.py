@@ -59,7 +59,7 @@ class TrainingData:
 def load_data(options: TrainingOptions, processes: Processes,
               restrict: "Callable[[Split], tuple[Split, np.ndarray]] | None" = None,
               cache: Path | None = None) -> TrainingData:
-    """Read both splits, and print where they are and how many images they have. Their images have no cache so far.
+    """Read both splits, and print where they are and how many images are trained on. The images have no cache so far.
 
     restrict: gives the part of a split that is trained or validated on, and its rows in the split, int64 (N,); None:
     all of it. cache: the folder in which the splits of a large data set are kept, so that the next start need not parse
