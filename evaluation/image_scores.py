@@ -25,7 +25,8 @@ from evaluation.scores import is_contradicted
 SOFT, HARD, VOTES, WITHOUT = "soft", "hard", "votes", "without"
 VARIANTS = (SOFT, HARD, VOTES, WITHOUT)
 MEASURES = ("nll", "brier", "accuracy")  # those that are means over images
-Reader = Callable[[tuple[str, int] | None], np.ndarray]  # a cell, None for the clean images -> its logits, float (N, C)
+Reader = Callable[[tuple[str, int] | None], np.ndarray]
+"""a cell, None for the clean images -> its logits, float (N, classes of the model)"""
 
 
 @dataclass(frozen=True)

@@ -220,8 +220,9 @@ def notes_of_card(data: Mapping) -> tuple[str, ...]:
 
 
 def name_apart(candidates: list[Candidate]) -> dict[Candidate, str]:
-    """{candidate: name}: two cards of one name get the beginning of their weights' hash, or a number. References keep
-    their names: each group has its own."""
+    """{candidate: name}. A card whose name another candidate has, too, gets the beginning of its weights' hash, or the
+    word "card" where it has no hash. Names that are still equal get a number, except the first. References keep their
+    names: each group has its own."""
     names: dict[Candidate, str] = {}
     for candidate in candidates:
         name = candidate.name

@@ -1,5 +1,6 @@
-"""What last.pt holds: the state of a training. With it and args.json the training goes on after it was stopped or
-killed, and ends with the same bytes as if it had never stopped (on GPUs: with --deterministic).
+"""What last.pt holds: the state of a training, from which it goes on after it was stopped or killed, and ends with the
+same bytes as if it had never stopped (on GPUs: with --deterministic). The settings are in args.json, the weights of the
+best epoch so far in best.pt.
 
 `State` is what changes while the script's loop runs. `Checkpoint` adds the tensors of network and optimizer: its fields
 are exactly the entries of last.pt, under the same names and in the same order. The state of random generators is not
