@@ -9,8 +9,9 @@ To add a data set, write a module with `OPTIONS` ({option: what it is}) and `loa
 add its row to `DATASETS`, `TITLES` and `RECIPES`. A function `official(**options)` that returns the published image
 counts is optional; `python -m datasets.check` compares with them. So is `load_several(root, splits, **options)`, for
 splits that have files in common. The names of the classes are its `CLASSES`; where they depend on options, a function
-`class_names(**options)` gives them, and a parser with neither finds them in its files. A parser that writes files has
-`would_write(root, split, **options) -> bool`, and one with options that are paths lists them in `FILE_OPTIONS`.
+`class_names(**options)` gives them, and a parser with neither finds them in its files. A parser that writes images or
+lists into the data set's folder has `would_write(root, split, **options) -> bool`, and one with options that are paths
+lists them in `FILE_OPTIONS`.
 
 `support/data_set_tables.py` reads `DATASETS`, `TITLES` and `GMM_FROM` as text, so they stay plain literals.
 """
@@ -104,8 +105,9 @@ def load_split(name: str, root: str | Path, split: str, **options: Any) -> "Spli
 
 
 def check_read_only(name: str, root: Path, split: str, options: Mapping[str, Any]) -> None:
-    """Raises UserError where reading a split with these options would write a file, where an option is a path, or where
-    the parser does not know it. It is for options that another person chose, for example those of a built set."""
+    """Raises UserError where reading a split with these options would write images or lists into the data set's folder,
+    where an option is a path, or where the parser does not know it. It is for options that another person chose, for
+    example those of a built set. (A parser may still keep what it has read in a scan file, as AffectNet's does.)"""
     parser = importlib.import_module(DATASETS[name])
     refused = [key for key in options if key not in parser.OPTIONS or key in getattr(parser, "FILE_OPTIONS", ())]
     if refused:

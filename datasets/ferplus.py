@@ -212,6 +212,12 @@ class KaggleRow(NamedTuple):
     """the cells of `VOTE_COLUMNS`"""
 
 
+def would_write(root: Path, split: str, **options: Any) -> bool:
+    """Whether `load` would unpack Kaggle's file."""
+    folder = root / FOLDERS[split]
+    return (not folder.is_dir() or _has_only_an_empty_list(folder)) and (root / PIXELS_FILE).is_file()
+
+
 def _has_only_an_empty_list(folder: Path) -> bool:
     """Whether a folder holds nothing but an empty label.csv. Earlier versions left that behind when fer2013.csv was not
     the right file."""

@@ -4,9 +4,10 @@ Preferred is the validation split of the set's data set, where its folder is in 
 on test images. Its pictures are cropped and resized as those of the set. Elsewhere the set's own clean images are
 taken; that is a look at test images, and what is printed says so.
 
-The check changes nothing: where reading the validation split would write files (the demo draws missing faces), the
-set's images are taken. So they are where the set was built with options that are paths: the set may come from anybody,
-and must not choose which files of this machine are read or written. Nothing here imports torch.
+The check changes no data set: where reading the validation split would write images or lists (the demo draws missing
+faces, FER+ unpacks Kaggle's file), the set's images are taken. So they are where the set was built with options that
+are paths: the set may come from anybody, and must not choose which files of this machine are read or written. Nothing
+here imports torch.
 """
 import numpy as np
 

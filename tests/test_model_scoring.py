@@ -480,13 +480,16 @@ def test_the_check_draws_no_faces(small_set, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("dataset, options", [
     ("affwild", {}), ("affwild", {"write_split": "{folder}/list.csv"}), ("affwild", {"split_file": "/etc/passwd"}),
-    ("rafdb", {"root": "{folder}"}), ("demo", {"val": "9" * 5000}), ("..", {}), ("unknown", {})])
+    ("rafdb", {"root": "{folder}"}), ("demo", {"val": "9" * 5000}), ("ferplus", {}), ("..", {}), ("unknown", {})])
 def test_a_set_chooses_no_files_for_the_check(small_set, tmp_path, monkeypatch, dataset, options):
     """Its options may come from anybody. The parser is not called, and nothing is written."""
     monkeypatch.setenv("FERC_DATA", str(tmp_path / "data"))
     monkeypatch.setattr("evaluation.input_check_images.load_split",
                         lambda *_, **__: pytest.fail("the parser was called"))
     (tmp_path / "data" / dataset).mkdir(parents=True, exist_ok=True)
+    if dataset == "ferplus":
+        for name in ("fer2013.csv", "fer2013new.csv"):
+            (tmp_path / "data/ferplus" / name).touch()
     before = sorted(tmp_path.rglob("*"))
     texts = {name: text.format(folder=tmp_path) for name, text in options.items()}
     made_with = small_set.made_with | {"dataset": dataset, "options": texts}

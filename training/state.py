@@ -2,7 +2,7 @@
 same bytes as if it had never stopped (on GPUs: with --deterministic). The settings are in args.json, the weights of the
 best epoch so far in best.pt.
 
-`State` is what changes while the script's loop runs. `Checkpoint` adds the tensors of network and optimizer: its fields
+`State` is what changes while the script's loop runs. `Checkpoint` adds network and optimizer: its fields
 are exactly the entries of last.pt, under the same names and in the same order. The state of random generators is not
 among them, because every step seeds torch from (seed, rank, epoch, step).
 """
