@@ -12,8 +12,8 @@
 
 Words: `training` is the object of class `Training`. `args` is the script's `Args`, with the values from the command
 line; `args.options`, the options that all scripts have in common, is one of its groups (options.py). A run is one
-training together with the folder of its results; its settings are what its args.json holds. What last.pt holds is
-declared in state.py, what a run's folder holds in support/run_folder.py.
+training together with the folder of its results; its settings are the values of its options, as args.json stores them.
+What last.pt holds is declared in state.py, what a run's folder holds in support/run_folder.py.
 
 In the scripts, `# --- algorithm ---` begins lines that are the algorithm's own. Lines after `# --- shared ---` are the
 same in all scripts, and a test compares them.
