@@ -53,7 +53,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "affwild": {"epochs": 20, "class_weights": "none", "released": {
         "class_weights": "none", "data": ("val_split=frames",)}},
     "rafdb": {"epochs": 50},
-    # FER+ is trained without class weights: each of the 34 images of its rarest class would weigh 22.
+    # FER+ is trained without class weights: balanced ones would give the few images of its rarest class a weight of 22
+    # (34 of 5,953 images, in the part of FER+ that docs/benchmarks.md is about).
     "ferplus": {"epochs": 20, "class_weights": "none", "released": {"class_weights": "none"}},
     "demo": {"epochs": 3, "image_size": 64, "batch_size": 16, "weights": "none"},
     # Class folders may come from anywhere. They are trained as long as FER+, with the default, balanced class weights:

@@ -15,6 +15,7 @@ from reporting.runs import Run
 
 FILE = Path(__file__).with_name("published.csv")
 IMAGE_SIZE = 224
+CORRUPTIONS_OF_PAPER = 17  # whatever FER_C holds later
 CLASSES = {"affectnet": 8, "affwild": 7, "rafdb": 6}  # of the published experiments
 DOMAINS = {"id": "clean", "ood": "corrupted"}
 METRIC_NAMES = {  # name in published.csv -> names in scores.csv; all others are equal
@@ -48,8 +49,8 @@ def reason_without_values(block: Block, runs: Iterable[Run], corruptions: tuple[
     paper:"; None where they have. corruptions: of the block's set."""
     if block.dataset not in CLASSES:
         return f"it has no values for {block.dataset}"
-    if corruptions != FER_C:
-        return f"its values are for the {len(FER_C)} corruptions of FER-C"
+    if corruptions != FER_C or len(corruptions) != CORRUPTIONS_OF_PAPER:
+        return f"its values are for the {CORRUPTIONS_OF_PAPER} corruptions of the paper"
     if block.image_size != IMAGE_SIZE:
         return f"its values are for {IMAGE_SIZE} px"
     class_counts = {len(run.args.get("classes", ())) for run in runs if run.setup == block.setup}

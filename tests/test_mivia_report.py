@@ -119,7 +119,7 @@ def test_the_papers_numbers_are_not_those_of_other_corruptions(example):
     runs, _ = read_runs(example[0])
     (block,) = blocks_of(scores_as_table(runs))
     block = block._replace(dataset="rafdb", image_size=224)
-    assert reason_without_values(block, runs, NAMES) == "its values are for the 17 corruptions of FER-C"
+    assert reason_without_values(block, runs, NAMES) == "its values are for the 17 corruptions of the paper"
     assert "classes" in reason_without_values(block, runs, FER_C)
 
 
