@@ -8,8 +8,8 @@ visibility.npy       float32 (C, 5, N)
 visibility_mean.csv  C rows, 5 columns: the mean over the images
 gmm.json             the mixture over valence and arousal, where the labels came from one
 
-plan.py computes the labels before softening, finishing.py all else that is written here. Reading raises `DamagedFile`
-for anything that this module did not write.
+plan.py computes the mixture and the labels before softening, finishing.py visibility and soft labels. Reading raises
+`DamagedFile` for anything that this module did not write.
 """
 import io
 from collections.abc import Iterable, Mapping, Sequence

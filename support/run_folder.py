@@ -9,7 +9,7 @@ A run lies in `<runs>/<dataset>/<script>/<loss>/noise<percent>/seed<s>`. A run o
 `seed<s>-<8 hex digits>`, a hash of these settings. The words of this file:
 
   script      the name of the training script without train_; tables call it the algorithm
-  setting     an option of a training script as args.json stores it
+  setting     an option of a training script as args.json stores it; and `script`
   recipe      the usual value of every setting that changes the result and is not in the path (`PATH_SETTINGS`): what
               the script uses for this data set and protocol if no option is given. Two of them are special. `protocol`
               is always "paper" in the recipe, so that a run with `--protocol released` differs from it. `precision` is
