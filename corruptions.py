@@ -389,10 +389,10 @@ def glass_blur(image: np.ndarray, rng: np.random.Generator, sigma: float, distan
                border: int | None) -> np.ndarray:
     """Blurs the image, replaces every pixel by one of its neighbours, `passes` times, and blurs it again.
 
-    sigma: of both Gaussian blurs, in pixels; distance: of the neighbours, in pixels; border: only rows and columns
-    below it are shuffled, None for all. The published code is meant to swap two pixels but, through a view, copies one.
-    Later steps read what earlier ones wrote, so the order matters. Draws int8 integers from [-distance, distance),
-    shape (passes, rows, columns, 2): dx, dy in the order of the loop.
+    sigma: of both Gaussian blurs, in pixels; distance: of the neighbours, in pixels; border: only rows and columns with
+    smaller numbers are shuffled, None for all. The published code is meant to swap two pixels but, through a view,
+    copies one. Later steps read what earlier ones wrote, so the order matters. Draws int8 integers from [-distance,
+    distance), shape (passes, rows, columns, 2): dx, dy in the order of the loop.
     """
     image = _truncate(_gaussian(image, sigma))
     bottom, right = image.shape[:2]

@@ -223,9 +223,9 @@ def _grey(image: np.ndarray) -> np.ndarray:
 def visibility(difference: np.ndarray, worst: float) -> np.ndarray:
     """How much of an image a corruption leaves visible: clip(1 - difference / worst, 0, 1) (eq. 9).
 
-    difference: float of any shape; the result is float64 of the same shape. worst: D_worst: of every corruption at a
-    severity the mean difference over some images, and of these means the largest. Raises ValueError unless `worst` is
-    positive and all numbers are finite.
+    difference: float of any shape; the result is float64 of the same shape. worst: D_worst, one number
+    for a set: the largest of the mean differences of all corruptions at all severities. Raises ValueError unless
+    `worst` is positive and all numbers are finite.
     """
     if not (np.isfinite(worst) and worst > 0):
         raise ValueError(f"the worst difference has to be a positive number, not {worst}")

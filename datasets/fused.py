@@ -37,8 +37,8 @@ class LabelParts(NamedTuple):
     """float64 (N, K), rows sum to 1: that of the split where it has one, else the posterior of the mixture, and one-hot
     for an image without valence and arousal"""
     label_weight: np.ndarray
-    """float64 (N,), the weight of the given label: 0 in a split with distributions, whose labels are these; else 1 for
-    an image without valence and arousal, and NaN for the others, for which the caller chooses it (--beta)"""
+    """float64 (N,), the weight of the given label: 0 in a split with distributions, which are its labels then; else 1
+    for an image without valence and arousal, and NaN for the others, for which the caller chooses it (--beta)"""
     gmm: soft_labels.GMM | None
     """the mixture that the distributions come from, None where no mixture is needed"""
     notes: dict[str, Any]

@@ -217,7 +217,7 @@ def finish_run(folder: Path, options: TrainingOptions, best: float) -> str:
     if not options.keep_last:
         (folder / run_folder.LAST_CHECKPOINT).unlink(missing_ok=True)
     command = shlex.join(["python", "evaluate.py", str(folder)])
-    if options.protocol != "paper":  # evaluate.py has no usual set for such runs
+    if options.protocol != "paper":  # the set that evaluate.py takes without --set is usually of the other protocol
         command += f" --set DIR   (DIR: a set built by make_fer_c.py --protocol {options.protocol})"
     elif not (default_set(options.dataset) / "manifest.json").exists():
         command += " --set DIR   (DIR: a set built by make_fer_c.py)"
