@@ -145,6 +145,17 @@ def test_files_exist(name):
     assert not missing
 
 
+def test_names_of_the_code_exist():
+    """Names of functions, classes, tables and tests that CONTRIBUTING.md gives are in the code."""
+    named = set(re.findall(r"`([A-Za-z_]\w*)(?:\(.*?\))?`", prose_of(ROOT / "CONTRIBUTING.md")))
+    words = set()
+    for folder in (ROOT, *(ROOT / name for name in (*FOLDERS, "tests", "benchmarks"))):
+        for file in folder.glob("*" if folder == ROOT else "**/*"):
+            if file.suffix in {".py", ".sh", ".json", ".html", ".toml"}:
+                words |= set(re.findall(r"\w+", file.read_text(encoding="utf-8")))
+    assert named - words == set()
+
+
 def test_the_map_names_every_file():
     """CONTRIBUTING.md has a line for every Python file of the project; python tests/house_map.py writes them again."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
