@@ -9,9 +9,9 @@ eq. 6  g (K,) is the probability of each class at the valence and arousal of an 
        a part of the probability.
 eq. 7  t = beta * y + (1 - beta) * g is the fused label, where y (K,) is the given label as a one-hot vector.
 
-`soft_labels.py` has the mathematics. This module decides, for each image of a `Split`, which distribution is g, and for
-which images the data determine beta (0 or 1; for all others --beta is taken): the `distribution` and the
-`label_weight` of `LabelParts`. A build calls `label_parts` for its test images. A training with `--targets fused` calls
+`soft_labels.py` has the mathematics. For each image of a `Split` this module gives g and beta, as `distribution` and
+`label_weight` of `LabelParts`. The data determine beta for some images, as 0 or 1; for all others --beta is taken.
+A build calls `label_parts` for its test images. A training with `--targets fused` calls
 `training_label_parts` for its training images. Both fuse the parts themselves.
 """
 import hashlib

@@ -22,8 +22,7 @@ from sweeping.jobs import read_jobs
 from cases import mostly_slow
 
 ROOT = Path(__file__).parent.parent
-ALGORITHMS = sorted(path.stem.removeprefix("train_") for path in ROOT.glob("train_*.py")
-                    if path.name != "train_openset.py")  # which is in no grid of the paper
+ALGORITHMS = re.search('^algorithms="(.*)"$', (ROOT / "run.sh").read_text(), re.M)[1].split()
 
 # Stands in for Python: `sweep.py`, `support/data_set_tables.py` and `datasets.class_list` run as they are. Every other
 # start adds a line to $CALLED, and what it would have made appears. $FAIL: a pattern of commands that fail. $HANG: of
