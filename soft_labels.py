@@ -4,7 +4,7 @@ Pure functions in float64, without files, in the order of their use. K is the nu
 
   fit_gmm       a Gaussian mixture over valence and arousal, one Gaussian for each class      FER-C eq. 5
   GMM.posterior P(class | valence, arousal) of every image                                    eq. 6
-  fuse          the given label and the posterior, mixed                                      eq. 7
+  fuse          the given label and a distribution (the posterior), mixed                     eq. 7
   difference    how far a corrupted image is from the clean one
   visibility    how much of an image a corruption leaves visible, from the difference         eq. 9
   soften        the fused label, a part of it spread evenly over the classes                  eqs. 8, 10, 11
@@ -164,23 +164,23 @@ def _require_classes(labels: np.ndarray, num_classes: int) -> None:
         raise ValueError(f"a label is no class: labels go from 0 to {num_classes - 1}")
 
 
-def fuse(labels: np.ndarray, posterior: np.ndarray, beta: float | np.ndarray = 0.5) -> np.ndarray:
-    """The fused label, beta * one-hot(label) + (1 - beta) * posterior (eq. 7), float64 (N, K).
+def fuse(labels: np.ndarray, distribution: np.ndarray, beta: float | np.ndarray = 0.5) -> np.ndarray:
+    """The fused label, beta * one-hot(label) + (1 - beta) * distribution (eq. 7), float64 (N, K).
 
-    labels: int (N,), 0 to K - 1; posterior: float (N, K), rows are distributions; beta: the weight of the given label,
-    a number or float (N,). Raises ValueError where an argument is not as described. (Training computes the same in
-    float32 for every batch: `training.run.Training.target`.)
+    labels: int (N,), 0 to K - 1; distribution: float (N, K), rows sum to 1, in FER-C the posterior of the mixture;
+    beta: the weight of the given label, a number or float (N,). Raises ValueError where an argument is not as
+    described. (Training computes the same in float32 for every batch: `training.run.Training.target`.)
     """
     labels = np.asarray(labels)
-    posterior = np.asarray(posterior, np.float64)
+    distribution = np.asarray(distribution, np.float64)
     weight = np.reshape(np.asarray(beta, np.float64), (-1, 1))
     if not ((weight >= 0) & (weight <= 1)).all():
         raise ValueError(f"beta is a fraction between 0 and 1, not {weight.squeeze()}")
-    check_distributions(posterior, "posterior")
-    num_classes = posterior.shape[1]
+    check_distributions(distribution, "distribution")
+    num_classes = distribution.shape[1]
     _require_classes(labels, num_classes)
     one_hot = np.eye(num_classes)[labels]
-    return weight * one_hot + (1 - weight) * posterior
+    return weight * one_hot + (1 - weight) * distribution
 
 
 def difference(clean: np.ndarray, corrupted: np.ndarray, measure: str = "l2") -> float:
