@@ -14,7 +14,7 @@ perturbation sequences of many frames (`make_fer_p.py`). The files in the order 
   forms.py         makes a form (a corrupted version of an image) and encodes it
   journal.py       what is done already
   shards.py        a build that is divided over several machines
-  finishing.py     differences -> visibility -> soft labels; sequences have their labels before softening
+  finishing.py     differences -> visibility -> soft labels (sequences keep the labels that the data set gives)
   tables.py        writes the labels and the other tables, and reads them
   checksums.py     the hash of every file; manifest.py: what the set was made with
   summary.py       what is printed about a finished set

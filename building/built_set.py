@@ -76,7 +76,8 @@ class BuiltSet:
         return (self.folder / "images").is_dir()
 
     def soft_labels_of(self, corruption: str, severity: int) -> np.ndarray:
-        """The soft labels of one cell, float32 (N, K); in a set of sequences the labels before softening, float64."""
+        """The soft labels of one cell, float32 (N, K); in a set of sequences, which has none, the labels of labels.csv,
+        float64."""
         if self.has_sequences:
             return self.labels_before_softening
         return self.soft_labels[divmod(self._number_of(corruption, severity) - 1, len(SEVERITIES))]

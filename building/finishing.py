@@ -34,9 +34,9 @@ class Measurements:
 
 
 def finish(plan: Plan, work: Path, job: Job, chunks: Sequence[Chunk]) -> None:
-    """Write the soft labels and all other tables into the unfinished set in `work`; a set of sequences has the labels
-    before softening only. Then write its checksums and its manifest, which makes it a set. Raises UserError where
-    the differences give no labels; there is no manifest then.
+    """Write the soft labels and all other tables into the unfinished set in `work`; of a set of sequences only the
+    labels that the data set gives. Then write its checksums and its manifest, which makes it a set. Raises UserError
+    where the differences give no labels; there is no manifest then.
     """
     folder = work / "set"
     if is_sequence_set(plan.made_with):

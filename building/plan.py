@@ -1,9 +1,9 @@
 """What is built: the images, their labels before softening, and the settings from which every byte follows.
 
-Given the options of a build, `make_plan` loads the test split, fuses the labels, decodes every source image that the
-set takes, to see whether it can be read, hashes its file, and returns a `Plan`. What is wrong with the data set, its
-labels or its images is refused here, before the first byte of the set is written; destination.py and state.py refuse
-what is wrong with the folder of the set.
+Given the options of a build, `make_plan` loads the test split, fuses the labels (of sequences it does not), decodes
+every source image that the set takes, to see whether it can be read, hashes its file, and returns a `Plan`. What is
+wrong with the data set, its labels or its images is refused here, before the first byte of the set is written;
+destination.py and state.py refuse what is wrong with the folder of the set.
 
 D_worst, by which differences are divided to give the visibility (eq. 9), is the largest mean difference of all cells (a
 corruption at a severity). It is estimated on `D_WORST_IMAGES` images of the whole split, so --limit does not change it.

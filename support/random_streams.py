@@ -2,8 +2,8 @@
 
 Every purpose has a stream of its own. For example, the snow on one image of a FER-C set is drawn from the stream with
 the key (seed, image id, "snow", severity). So a set of corrupted images has the same bytes however many processes build
-it and however often they are interrupted. The parts of the key are written out in each call. Another key gives other
-numbers: a changed key in building/forms.py, for example, changes all images for which something is drawn.
+it and however often they are interrupted. The caller gives the parts of the key. Another key gives other numbers: a
+changed key in building/forms.py, for example, changes all images for which something is drawn.
 """
 import hashlib
 

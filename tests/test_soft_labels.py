@@ -227,7 +227,8 @@ def test_values_that_are_not_finite_are_refused():
     label, nan = np.full((2, 4), 0.25), float("nan")
     calls = {
         "valence and arousal": lambda: MIXTURE.posterior([[nan, 0]]),
-        "distribution: a value": lambda: fuse([0, 1], np.full((2, 4), nan)), "no distribution": lambda: fuse([0, 1], label * 2),
+        "distribution: a value": lambda: fuse([0, 1], np.full((2, 4), nan)),
+        "no distribution": lambda: fuse([0, 1], label * 2),
         "beta": lambda: fuse([0, 1], label, nan), "label is no class": lambda: fuse([0, 4], label),
         "no class": lambda: fuse([0, -1], label), "infinite": lambda: fit_gmm([[np.inf, 0]], [0], 1),
         "labels go from 0 to 0": lambda: fit_gmm([[0, 0]], [3], 1), "difference": lambda: visibility([nan], 0.2),

@@ -34,8 +34,8 @@ class State:
     next_labels: torch.Tensor
     """int64 (N,): the labels of the next epoch; an algorithm relabels by writing here"""
     sums: dict[str, torch.Tensor] = field(default_factory=dict)
-    """term of the loss -> float64 (2,): its sum over the steps of this epoch, and the number of steps that had it. Of
-    several processes, last.pt holds the mean of their sums and the mean of their numbers"""
+    """term of the loss -> float64 (2,): its sum over the steps of this epoch, and the number of steps that had it. With
+    several processes, last.pt holds the means of both over the processes"""
     history: list[dict[str, Any]] = field(default_factory=list)
     """one row of metrics.csv for each finished epoch"""
     best: float = -1.0
