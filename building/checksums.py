@@ -1,9 +1,9 @@
 """checksums.sha256: the hash of every file of a set, in the format of `sha256sum -c`.
 
 A set without images/ lists the hashes of its images in images.sha256, and that file in checksums.sha256. The manifest
-holds a hash of the lines of all files but itself and images.sha256, so that of the images, too (`content_hash`), and
-checksums.sha256 lists the manifest: neither of the two can be changed alone.
-Lines are in the order of the names of the files.
+holds a hash of the lines of all files except itself and images.sha256 (`content_hash`); the lines of the images are
+among them. And checksums.sha256 lists the manifest: neither of the two can be changed alone. Lines are in the order of
+the names of the files.
 """
 import heapq
 import json

@@ -57,7 +57,8 @@ def read_journal(path: Path, job: Job, rows: pd.DataFrame, first_release: bool =
         require(values.get("sha256") == sha256(json.dumps(images).encode()), path, "its hash differs")
     cells, largest = 0, 0.0  # nothing is measured on the frames of sequences
     if not is_sequence_set(job.made_with):
-        cells, largest = len(cells_of_set(job.made_with)), soft_labels.LARGEST[job.made_with["softening"]["visibility"]]
+        measure = job.made_with["softening"]["visibility"]  # the difference from which the visibility is computed
+        cells, largest = len(cells_of_set(job.made_with)), soft_labels.LARGEST[measure]
     files = len(image_folders(job.made_with))
     records = {}
     for row in rows.itertuples():

@@ -43,6 +43,7 @@ MADE_WITH = {"format": int, "dataset": str, "size": int, "seed": int, "image_for
 # The further settings of a set of sequences; a set of corruptions has `softening` and the fact `worst` instead.
 MADE_WITH_OF_SEQUENCES = {"kind": str, "picture_size": int, "resolution": int, "difficulty": int, "border": str,
                           "source": str}
+# `visibility` is the option --visibility: the measure of the difference from which the visibility is computed.
 SOFTENING = {"beta": NUMBER, "exponent": NUMBER, "visibility": str, "visibility_per": str}
 WORST = {"difference": NUMBER, "corruption": str, "severity": int, "images": list}
 UNCHANGED_CELL = {"corruption": str, "severity": int, "fraction": NUMBER}

@@ -1,4 +1,4 @@
-"""What is built: the images, their labels before softening, and the settings from which every byte follows.
+"""What is built: the images, their labels before softening, and the settings that decide what is made of them.
 
 Given the options of a build, `make_plan` loads the test split, fuses the labels (of sequences it does not), decodes
 every source image that the set takes, to see whether it can be read, hashes its file, and returns a `Plan`. What is
@@ -49,7 +49,7 @@ class Plan:
     labels_before_softening: np.ndarray  # float64 (N, K)
     d_worst_images: pd.DataFrame  # the images on which D_worst is estimated, with the same columns
     root: Path  # of the data set
-    made_with: dict[str, Any]  # the settings: two builds with equal ones give equal bytes
+    made_with: dict[str, Any]  # the settings, and digests of ids, labels and sources
     facts: dict[str, Any]  # what else the manifest says
     gmm: soft_labels.GMM | None  # the mixture of the labels; None where the labels need none
     keeps_images: bool  # whether images/ is kept

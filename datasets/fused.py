@@ -54,8 +54,8 @@ def label_parts(name: str, split: Split, root: Path, options: Mapping[str, Any],
     """
     expression = split.frame["expression"].to_numpy()
     if split.distribution is not None:
-        # Manifests of built sets hold this text, so it stays, although the distributions of RAF-DB basic are not the
-        # annotators' but one-hot, unless basic_labels=votes is given.
+        # Manifests of built sets hold this text, so it stays, although the distributions may be one-hot: those of
+        # RAF-DB basic without basic_labels=votes, and those of FER+ with labels=majority.
         return LabelParts(split.distribution, np.zeros(len(expression)), None,
                           {"labels": "the annotators' distribution"})
     va = split.frame[["valence", "arousal"]].to_numpy()

@@ -1,6 +1,7 @@
 """Wrong labels on purpose, to measure how robust training is to them (`--noise`). Pure: labels in, labels out.
 
-Symmetric noise: a fraction of the training labels is replaced by labels of other classes, each equally likely.
+Symmetric noise: a fraction of the training labels is replaced by labels of other classes, each equally likely. With
+the rule of the FER-C release, a label may also be replaced by itself.
 """
 import random
 
