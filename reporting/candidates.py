@@ -36,7 +36,7 @@ class Group(NamedTuple):
 
     set_version: str
     images: int
-    """that were scored"""
+    """number of images that were scored"""
     precision: str
     missing: tuple[str, ...] = ()
     """classes of the set that the model lacks, as `expression_name` spells them, sorted"""
