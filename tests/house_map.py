@@ -1,4 +1,5 @@
-"""The map at the end of CONTRIBUTING.md: for every Python file of the project, the first sentence of its docstring.
+"""The map at the end of CONTRIBUTING.md: the first sentence of the docstring of every Python file of the root and of
+the floors.
 
   python tests/house_map.py        writes the map again; a test compares it with the files (tests/test_docs.py)
 """

@@ -157,7 +157,8 @@ def test_names_of_the_code_exist():
 
 
 def test_the_map_names_every_file():
-    """CONTRIBUTING.md has a line for every Python file of the project; python tests/house_map.py writes them again."""
+    """CONTRIBUTING.md has a line for every Python file of the root and of the floors; python tests/house_map.py writes
+    them again."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
     assert text.partition(house_map.HEADING)[2] == house_map.house_map()
 

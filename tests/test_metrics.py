@@ -62,7 +62,7 @@ def random_case(n, num_classes, seed=0):
 # --- the worked example
 
 
-def test_hard_labels():
+def test_summary_with_hard_labels():
     assert metrics.summary(P, LABELS) == close(
         {
             "accuracy": 0.6,
