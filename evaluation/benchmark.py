@@ -437,13 +437,13 @@ def in_eval_mode(model: Any) -> Iterator[None]:
     if torch is None or not isinstance(model, torch.nn.Module):
         yield
         return
-    training = [part for part in model.modules() if part.training]
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        for part in training:
-            part.training = True
+        for module in training:
+            module.training = True
 
 
 def rows_of(predictor: Predictor, words: list[str], python: str, environment: dict[str, str],
@@ -624,11 +624,11 @@ def user_object(spec: str) -> Any:
             raise WrongOutput(f"there is no module {error.name}; imports look into {os.getcwd()} first (--folder names "
                               f"another one)") from None
     value: Any = module
-    for part in name.split("."):
-        if not hasattr(value, part):
+    for attribute in name.split("."):
+        if not hasattr(value, attribute):
             names = [key for key in vars(module) if not key.startswith("_") and callable(getattr(module, key))]
             raise WrongOutput(f"{place} has no {name}; it has {', '.join(names[:10]) or 'no functions'}")
-        value = getattr(value, part)
+        value = getattr(value, attribute)
     return value
 
 

@@ -338,7 +338,7 @@ def problem_of_card(data: Mapping[str, Any]) -> str:
 
     error = best_match(validator().iter_errors(data))
     if error is not None:
-        place = "/".join(shorten(part, 40) for part in error.absolute_path) or "the card"
+        place = "/".join(shorten(key, 40) for key in error.absolute_path) or "the card"
         return f"{place}: {shorten(first_line(error), 200)}"
     if ends_in_newline(data):
         return "a text in it ends in a newline"

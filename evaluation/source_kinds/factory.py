@@ -59,7 +59,7 @@ def place_of(options: ModelOptions) -> tuple[str, Path]:
         if not file.is_file():
             raise UserError(f"--model {options.model}: there is no file {place}")
         place, folder = str(file), folder or file.parent
-    elif not all(part.isidentifier() for part in place.split(".")):
+    elif not all(package.isidentifier() for package in place.split(".")):
         raise UserError(f"--model {options.model}: {place!r} is neither the name of a module nor a file that ends in "
                         f".py")
     folder = (folder or Path.cwd()).resolve()

@@ -106,11 +106,11 @@ def tensors_of(message: Any) -> Iterator[Any]:
     for field, value in message.ListFields():
         if field.type != field.TYPE_MESSAGE:
             continue
-        for part in value if field.is_repeated else [value]:
-            if isinstance(part, onnx.TensorProto):
-                yield part
+        for entry in value if field.is_repeated else [value]:
+            if isinstance(entry, onnx.TensorProto):
+                yield entry
             else:
-                yield from tensors_of(part)
+                yield from tensors_of(entry)
 
 
 def parameters_of_graph(graph: Any) -> int:
