@@ -42,7 +42,7 @@ class LabelParts(NamedTuple):
     gmm: soft_labels.GMM | None
     """the mixture that the distributions come from, None where no mixture is needed"""
     notes: dict[str, Any]
-    """where the labels come from, for the manifest"""
+    """where the labels come from, for the manifest of a set or args.json of a run"""
 
 
 def label_parts(name: str, split: Split, root: Path, options: Mapping[str, Any],

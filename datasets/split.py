@@ -183,8 +183,8 @@ def hold_out(labels: np.ndarray | pd.Series, num_classes: int) -> np.ndarray:
 
 
 def fingerprint(*frames: pd.DataFrame) -> str:
-    """SHA-256 (64 hexadecimal digits) of the ids and labels of these frames. Two runs with the same fingerprint were
-    trained with the same ids and labels; pixels are not compared."""
+    """SHA-256 (64 hexadecimal digits) of the ids and labels of these frames. Two runs with the same fingerprint have
+    the same ids and the same labels before label noise; pixels are not compared."""
     lines = []
     for frame in frames:
         pairs = zip(frame["id"].tolist(), frame["expression"].tolist(), strict=True)

@@ -18,9 +18,9 @@ A run lies in `<runs>/<dataset>/<script>/<loss>/noise<percent>/seed<s>`. A run o
   model       the class and the arguments of the network (`Model.description`); it is no setting
   differs     the settings of one run whose value is not that of its recipe
   row settings
-              of one run: the digest of the training data, and the settings that change the result, except those that
-              the path states (`PATH_SETTINGS`). Runs that a row of a table averages have equal row settings, and equal
-              `PATH_SETTINGS` except the seed. `Block` in reporting/rows.py says which rows are compared
+              of one run: the digest of ids and labels of the data, and the settings that change the result, except
+              those that the path states (`PATH_SETTINGS`). Runs that a row of a table averages have equal row settings,
+              and equal `PATH_SETTINGS` except the seed. `Block` in reporting/rows.py says which rows are compared
   varying     settings of several runs: the row settings that do not have the same value in all of these runs
   asked       the settings that a command line gives, as text
 

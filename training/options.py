@@ -141,7 +141,7 @@ class TrainingOptions:
     """augmentation of training images; basic: flip, shift and erase (paper: none)"""
     targets: Annotated[Literal["onehot", "fused"], Rare] = "onehot"
     """targets of training; fused: beta * one-hot + (1 - beta) * posterior of a Gaussian mixture over valence and
-    arousal (see --gmm), or the annotators' distribution where the data set has one (paper: onehot)"""
+    arousal (see --gmm); where the data set has the annotators' distributions, these alone (paper: onehot)"""
     beta: Annotated[Fraction, Rare] = 0.5
     """weight of the given label in fused targets"""
     gmm: Annotated[Path | None, CONTENT, Rare] = None

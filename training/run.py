@@ -63,9 +63,10 @@ def start_training(args: Any, script: str, released: Mapping[str, Any],
 
     args: the script's `Args`. script: its file. released, released_on: its values with `--protocol released`, for all
     data sets and for single ones. kind: `Training`, or a class built on it. usual_on: as for `recipe_filler`. If the
-    run is finished already, `training.finished` is true and no data are read. At the end of the block the folder is
-    unlocked and, if all epochs are trained, last.pt is removed (unless --keep-last). A training that is killed after
-    the last line of metrics.csv, and before this removal, leaves its last.pt for good: the run is finished.
+    run is finished already, `training.finished` is true, no data are read and no file is removed. Else, at the end of
+    the block, the folder is unlocked and, if all epochs are trained, last.pt is removed (unless --keep-last). A
+    training that is killed after the last line of metrics.csv, and before this removal, leaves its last.pt for good:
+    the run is finished.
     """
     check(args)
     with ExitStack() as resources:
