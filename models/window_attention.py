@@ -128,11 +128,11 @@ def use_fused_attention(backbone: nn.Module) -> None:
     """Let every `WindowAttention` of a network compute as `FusedWindowAttention`, and every LayerNorm of the network as
     `AutocastLayerNorm`. Parameters stay where they are. A network without `WindowAttention` stays as it
     is."""
-    parts = list(backbone.modules())
-    if not any(type(part) is WindowAttention for part in parts):
+    modules = list(backbone.modules())
+    if not any(type(module) is WindowAttention for module in modules):
         return
-    for part in parts:
-        if type(part) is WindowAttention:
-            part.__class__ = FusedWindowAttention
-        elif type(part) is nn.LayerNorm:
-            part.__class__ = AutocastLayerNorm
+    for module in modules:
+        if type(module) is WindowAttention:
+            module.__class__ = FusedWindowAttention
+        elif type(module) is nn.LayerNorm:
+            module.__class__ = AutocastLayerNorm
