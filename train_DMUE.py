@@ -40,20 +40,11 @@ if __name__ == "__main__":  # before the imports that may be interrupted, or fai
 
 from dataclasses import dataclass, field
 
-import torch
-
-import metrics
 from support import cli
-from training.options import LossOptions, MachineOptions, TrainingOptions, recipe_filler
-from training.run import start_training
+from training.options import LossOptions, MachineOptions, TrainingOptions, check, recipe_filler
 # Lines between the marks `algorithm` and `shared` are this algorithm's own; all others are the same in all scripts.
 # --- algorithm ---
-import math
 from typing import Annotated, Literal
-
-from models.dmue import DMUE, Output
-
-from torch.nn import functional as F
 
 RELEASED = {"train_confidence": False, "ramp": 0.6, "ramp_margin": False, "experts": "split", "missing": "zero",
             "similarity": "logits", "stem": "dmue"}
@@ -121,6 +112,21 @@ class Args:
     algorithm: Annotated[Algorithm, cli.Rare] = field(default_factory=Algorithm)
     constants: Annotated[LossOptions, cli.Rare] = field(default_factory=LossOptions)
     machine: MachineOptions = field(default_factory=MachineOptions)
+# --- shared ---
+
+if __name__ == "__main__":  # before torch is imported, which takes seconds: help and errors come at once
+    ARGS = cli.read_options(Args, recipe_filler(RELEASED, RELEASED_ON), check)
+
+import torch
+
+import metrics
+from training.run import start_training
+# --- algorithm ---
+import math
+
+from torch.nn import functional as F
+
+from models.dmue import DMUE, Output
 
 
 def ramps(epoch: int, length: float) -> tuple[float, float]:
@@ -247,4 +253,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, Args, recipe_filler(RELEASED, RELEASED_ON))
+    cli.call(main, ARGS)

@@ -30,17 +30,11 @@ if __name__ == "__main__":  # before the imports that may be interrupted, or fai
 
 from dataclasses import dataclass, field
 
-import torch
-
-import metrics
 from support import cli
-from training.options import LossOptions, MachineOptions, TrainingOptions, recipe_filler
-from training.run import start_training
+from training.options import LossOptions, MachineOptions, TrainingOptions, check, recipe_filler
 # Lines between the marks `algorithm` and `shared` are this algorithm's own; all others are the same in all scripts.
 # --- algorithm ---
 from typing import Annotated, Literal
-
-from models.rul import RUL
 
 RELEASED = {"mixture_loss": "own", "dropout": 0.0, "classifier_lr_factor": 1.0, "lr": 2e-4}
 RELEASED_ON = {}
@@ -65,6 +59,17 @@ class Args:
     algorithm: Annotated[Algorithm, cli.Rare] = field(default_factory=Algorithm)
     constants: Annotated[LossOptions, cli.Rare] = field(default_factory=LossOptions)
     machine: MachineOptions = field(default_factory=MachineOptions)
+# --- shared ---
+
+if __name__ == "__main__":  # before torch is imported, which takes seconds: help and errors come at once
+    ARGS = cli.read_options(Args, recipe_filler(RELEASED, RELEASED_ON), check)
+
+import torch
+
+import metrics
+from training.run import start_training
+# --- algorithm ---
+from models.rul import RUL
 
 
 def add_up(criterion: torch.nn.Module, logits: torch.Tensor, target: torch.Tensor,
@@ -114,4 +119,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, Args, recipe_filler(RELEASED, RELEASED_ON))
+    cli.call(main, ARGS)

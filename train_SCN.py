@@ -32,17 +32,11 @@ if __name__ == "__main__":  # before the imports that may be interrupted, or fai
 
 from dataclasses import dataclass, field
 
-import torch
-
-import metrics
 from support import cli
-from training.options import LossOptions, MachineOptions, TrainingOptions, recipe_filler
-from training.run import start_training
+from training.options import LossOptions, MachineOptions, TrainingOptions, check, recipe_filler
 # Lines between the marks `algorithm` and `shared` are this algorithm's own; all others are the same in all scripts.
 # --- algorithm ---
 from typing import Annotated, Literal
-
-from models.scn import SCN
 
 RELEASED = {"relabel_margin": 0.9, "relabel_epoch": 2}
 RELEASED_ON = {"affwild": {"relabel_epoch": 15}}
@@ -74,6 +68,17 @@ class Args:
     algorithm: Annotated[Algorithm, cli.Rare] = field(default_factory=Algorithm)
     constants: Annotated[LossOptions, cli.Rare] = field(default_factory=LossOptions)
     machine: MachineOptions = field(default_factory=MachineOptions)
+# --- shared ---
+
+if __name__ == "__main__":  # before torch is imported, which takes seconds: help and errors come at once
+    ARGS = cli.read_options(Args, recipe_filler(RELEASED, RELEASED_ON), check)
+
+import torch
+
+import metrics
+from training.run import start_training
+# --- algorithm ---
+from models.scn import SCN
 
 
 def rank_loss(attention: torch.Tensor, ratio: float, margin: float) -> torch.Tensor:
@@ -146,4 +151,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, Args, recipe_filler(RELEASED, RELEASED_ON))
+    cli.call(main, ARGS)

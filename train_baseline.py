@@ -23,17 +23,11 @@ if __name__ == "__main__":  # before the imports that may be interrupted, or fai
 
 from dataclasses import dataclass, field
 
-import torch
-
-import metrics
 from support import cli
-from training.options import LossOptions, MachineOptions, TrainingOptions, recipe_filler
-from training.run import start_training
+from training.options import LossOptions, MachineOptions, TrainingOptions, check, recipe_filler
 # Lines between the marks `algorithm` and `shared` are this algorithm's own; all others are the same in all scripts.
 # --- algorithm ---
 from typing import Annotated
-
-from models.resnet import ResNet18
 
 RELEASED = {}  # nothing of its own: training/options.py says what --protocol released changes for every algorithm
 RELEASED_ON = {}
@@ -53,6 +47,17 @@ class Args:
     algorithm: Algorithm = field(default_factory=Algorithm)
     constants: Annotated[LossOptions, cli.Rare] = field(default_factory=LossOptions)
     machine: MachineOptions = field(default_factory=MachineOptions)
+# --- shared ---
+
+if __name__ == "__main__":  # before torch is imported, which takes seconds: help and errors come at once
+    ARGS = cli.read_options(Args, recipe_filler(RELEASED, RELEASED_ON), check)
+
+import torch
+
+import metrics
+from training.run import start_training
+# --- algorithm ---
+from models.resnet import ResNet18
 # --- shared ---
 
 
@@ -87,4 +92,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, Args, recipe_filler(RELEASED, RELEASED_ON))
+    cli.call(main, ARGS)

@@ -28,23 +28,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-import torch
-from torch.nn.functional import cross_entropy
-
-import losses
-import metrics
 import open_set
-from models.augment import noise_and_erase
-from models.detector import DetectorNetworks
-from models.resnet import ResNet18
-from models.swinv2 import TimmModel
 from support import cli, run_folder
 from support.cli import Between, Fraction, OneOf, Rare
 from support.errors import UserError
 from support.files import lock
 from training.options import CONTENT, PLACE, LossOptions, MachineOptions, TrainingOptions, recipe_filler
-from training.run import start_training
 
 RELEASED: dict[str, Any] = {}  # --protocol released changes the closed training only, as training/options.py says
 RELEASED_ON: dict[str, dict[str, Any]] = {}
@@ -139,25 +128,13 @@ class Args:
     machine: MachineOptions = field(default_factory=MachineOptions)
 
 
-def main(args: Args) -> None:
-    from compute.devices import deterministic_algorithms
-
-    args = check(args)
-    sets = built_sets(args)
-    with deterministic_algorithms(args.machine.deterministic):
-        folder = train_closed_model(args)
-        with lock(folder, "working in"):
-            if has_all_scores(args, folder, sets):
-                print(f"{folder} is scored; --fresh starts over", flush=True)
-            else:
-                detect(args, folder, sets)
-            print_scores(folder)
+# --- the options ---
 
 
 def check(args: Args) -> Args:
     """The options with the names of open classes as folders have them. Raises UserError where one makes no sense or has
     no effect."""
-    from datasets.open_classes import open_name  # with pandas, for which --help need not wait
+    from datasets.open_classes import open_name  # it imports pandas, for which --help need not wait
 
     if not args.open_set.open:
         raise UserError("--open names the classes that are open, as in --open surprise or --open surprise,fear")
@@ -189,12 +166,44 @@ def refuse_options(args: Args) -> None:
         raise UserError("--left-out and --ramp have no effect with --selection mixture; leave them out")
 
 
-def built_sets(args: Args) -> dict[str, Any]:
-    """{name: `BuiltSet`} of --set, opened. Raises UserError where a folder holds no built set, two have one name, or
-    one has sequences or images of another size."""
-    from building.built_set import open_built_set
-    from training.open_set.inference import check_kind_and_size
+if __name__ == "__main__":  # before torch is imported, which takes seconds: help and errors come at once
+    ARGS = cli.read_options(Args, recipe_filler(RELEASED, RELEASED_ON, USUAL_ON), check)
 
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+import losses
+import metrics
+from building.built_set import BuiltSet, open_built_set
+from compute.devices import deterministic_algorithms
+from models.augment import noise_and_erase
+from models.detector import DetectorNetworks
+from models.resnet import ResNet18
+from models.swinv2 import TimmModel
+from training.open_set.inference import check_kind_and_size
+from training.open_set.run import Pool, open_set_run
+from training.open_set.scores import has_scores, summary_lines
+from training.open_set.stages import ClosedTraining, start_detector
+from training.run import start_training
+
+
+def main(args: Args) -> None:
+    args = check(args)
+    sets = built_sets(args)
+    with deterministic_algorithms(args.machine.deterministic):
+        folder = train_closed_model(args)
+        with lock(folder, "working in"):
+            if has_all_scores(args, folder, sets):
+                print(f"{folder} is scored; --fresh starts over", flush=True)
+            else:
+                detect(args, folder, sets)
+            print_scores(folder)
+
+
+def built_sets(args: Args) -> dict[str, BuiltSet]:
+    """The sets of --set by name, opened. Raises UserError where a folder holds no built set, two have one name, or
+    one has sequences or images of another size."""
     sets = {path.resolve().name: open_built_set(path) for path in args.open_set.set}
     if len(sets) < len(args.open_set.set):
         raise UserError("--set names two folders of one name; rename one of them")
@@ -208,8 +217,6 @@ def built_sets(args: Args) -> dict[str, Any]:
 
 def train_closed_model(args: Args) -> Path:
     """Train the closed model, if it is not yet. Returns the folder of the run."""
-    from training.open_set.stages import ClosedTraining
-
     with start_training(args, __file__, RELEASED, RELEASED_ON, ClosedTraining, USUAL_ON) as training:
         if training.finished:
             return training.folder
@@ -237,10 +244,8 @@ def train_closed_model(args: Args) -> Path:
 # --- stages 2 to 4: pseudo labels, detectors, scores ---
 
 
-def detect(args: Args, folder: Path, sets: dict[str, Any]) -> None:
+def detect(args: Args, folder: Path, sets: dict[str, BuiltSet]) -> None:
     """Everything after the closed training. folder: of the run. sets: of `built_sets`."""
-    from training.open_set.run import open_set_run
-
     run = open_set_run(args, folder, sets)  # the data, and what the closed model computes for them
     for name in args.open_set.pools:
         pool = run.pool(name)  # with its pseudo labels
@@ -253,11 +258,8 @@ def detect(args: Args, folder: Path, sets: dict[str, Any]) -> None:
     run.finish()
 
 
-def train_detector(args: Args, folder: Path, pool: Any, subset: str) -> None:
-    """Train a detector. folder: of the detector. pool: `training.open_set.run.Pool`. subset: all, or a half of the
-    pool."""
-    from training.open_set.stages import start_detector
-
+def train_detector(args: Args, folder: Path, pool: Pool, subset: str) -> None:
+    """Train a detector. folder: of the detector. subset: all, or a half of the pool."""
     detector = args.detector
     print(f"detector on {pool.name} ({subset})", flush=True)
     with start_detector(args, folder, pool.images, pool.labels, pool.rows(subset), pool.classes) as training:
@@ -310,20 +312,16 @@ def images_of_epoch(detector: Detector, epoch: int, losses_by_network: np.ndarra
 # --- what is printed ---
 
 
-def has_all_scores(args: Args, folder: Path, sets: dict[str, Any]) -> bool:
+def has_all_scores(args: Args, folder: Path, sets: dict[str, BuiltSet]) -> bool:
     """Whether the run has all scores that the options ask for."""
-    from training.open_set.scores import has_scores
-
     versions = {name: built.manifest["set_version"] for name, built in sets.items()}
     return has_scores(folder, args.open_set.pools, args.open_set.scorings, versions)
 
 
 def print_scores(folder: Path) -> None:
     """Print AUROC and FPR@TPR95 of every detector for every pool, on clean images."""
-    from training.open_set.scores import summary_lines
-
     print("\n".join([*summary_lines(folder), f"scores: {folder / run_folder.OPEN_SCORES_FILE}"]), flush=True)
 
 
 if __name__ == "__main__":
-    cli.run(main, Args, recipe_filler(RELEASED, RELEASED_ON, USUAL_ON))
+    cli.call(main, ARGS)

@@ -25,17 +25,11 @@ if __name__ == "__main__":  # before the imports that may be interrupted, or fai
 
 from dataclasses import dataclass, field
 
-import torch
-
-import metrics
 from support import cli
-from training.options import LossOptions, MachineOptions, TrainingOptions, recipe_filler
-from training.run import start_training
+from training.options import LossOptions, MachineOptions, TrainingOptions, check, recipe_filler
 # Lines between the marks `algorithm` and `shared` are this algorithm's own; all others are the same in all scripts.
 # --- algorithm ---
 from typing import Annotated, Literal
-
-from models.swinv2 import TimmModel
 
 RELEASED = {"head": "imagenet_logits", "decay_all": True}
 RELEASED_ON = {}
@@ -74,6 +68,17 @@ class Args:
     machine: MachineOptions = field(default_factory=MachineOptions)
 # --- shared ---
 
+if __name__ == "__main__":  # before torch is imported, which takes seconds: help and errors come at once
+    ARGS = cli.read_options(Args, recipe_filler(RELEASED, RELEASED_ON), check)
+
+import torch
+
+import metrics
+from training.run import start_training
+# --- algorithm ---
+from models.swinv2 import TimmModel
+# --- shared ---
+
 
 def main(args: Args) -> None:
     with start_training(args, __file__, RELEASED, RELEASED_ON) as training:
@@ -107,4 +112,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, Args, recipe_filler(RELEASED, RELEASED_ON))
+    cli.call(main, ARGS)

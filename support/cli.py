@@ -2,7 +2,8 @@
 
 A script declares a dataclass `Args`. Each field is an option: `batch_size: int = 256` becomes `--batch-size`, and the
 string below the field is its help text. A field whose type is another dataclass is a group of options; its docstring is
-the title of the group. tyro parses the arguments (https://brentyi.github.io/tyro). The scripts call `run(main, Args)`.
+the title of the group. tyro parses the arguments (https://brentyi.github.io/tyro). The scripts call `run(main, Args)`;
+those that train call `read_options` before they import torch, and `call` at their end.
 
 What this file adds to tyro is declared at the field, in `Annotated[type, ...]`:
 
@@ -26,7 +27,8 @@ import re
 import shlex
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -118,13 +120,38 @@ class Option:
 # ---- reading the command line
 
 def run(main: Callable[[Any], int | None], Args: type, fill_defaults: Callable[[Any], Any] | None = None) -> None:
-    """Read the command line, call `main` with it, and end with an exit code.
+    """Read the command line, call `main` with it, and end with an exit code, as `call` says. fill_defaults: see
+    `parse`."""
+    call(main, read_options(Args, fill_defaults))
+
+
+def read_options(Args: type[OptionsT], fill_defaults: Callable[[OptionsT], OptionsT] | None = None,
+                 check: Callable[[OptionsT], Any] | None = None) -> OptionsT:
+    """`parse` and then `check`, which raises UserError for invalid values. An error ends the process, as `call` says.
+
+    For a script that reads its options before it imports what takes seconds; it hands them to `call` at its end."""
+    with errors_as_exit_codes():
+        args = parse(Args, fill_defaults)
+        if check is not None:
+            check(args)
+        return args
+
+
+def call(main: Callable[[OptionsT], int | None], args: OptionsT) -> None:
+    """Call `main` with the options, and end with an exit code.
 
     The code is what `main` returns (None is 0), 1 if the reader of a pipe has closed it (`... | head`), 2 after a
-    `UserError` or an error of the file system (one line, no traceback), 130 after Ctrl-C. fill_defaults: see
-    `parse`."""
+    `UserError` or an error of the file system (one line, no traceback), 130 after Ctrl-C."""
+    with errors_as_exit_codes():
+        sys.exit(main(args))
+
+
+@contextmanager
+def errors_as_exit_codes() -> Iterator[None]:
+    """Errors in the block that a user can understand end the process with the exit codes that `call` lists."""
     try:
-        code = main(parse(Args, fill_defaults))
+        yield
+        return
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2

@@ -158,7 +158,10 @@ def test_a_multiplier_of_maxent_names_the_run(train_args):
         args = train_args(loss=loss, **more)
         args.constants.maxent_multiplier = multiplier
         check(args)
-        return args.options.loss, args.constants.maxent_multiplier
+        first = args.options.loss, args.constants.maxent_multiplier
+        check(args)  # a script checks before torch is imported, and start_training again
+        assert first == (args.options.loss, args.constants.maxent_multiplier)
+        return first
 
     assert get_args(LossOptions.__annotations__["maxent_multiplier"]) == losses.MULTIPLIERS
     assert named(calib=True, multiplier="aaai") == ("maxent-aaai+mbls", "aaai")

@@ -230,8 +230,8 @@ class MachineOptions:
 
 def recipe_filler(released: Mapping[str, Any], released_on: Mapping[str, Mapping[str, Any]] | None = None,
                   usual_on: Mapping[str, Mapping[str, Any]] | None = None) -> Callable[[Any], Any]:
-    """The function that `cli.run` takes as `fill_defaults`: it fills in the recipe for the data set and protocol of
-    an `Args`.
+    """The function that `cli.read_options` takes as `fill_defaults`: it fills in the recipe for the data set and
+    protocol of an `Args`.
 
     released: the script's values with `--protocol released`. released_on: data set -> its values for that data set.
     usual_on: data set -> the script's values for that data set under both protocols, for options of its own.
@@ -305,13 +305,17 @@ def unused_constants(loss: str) -> set[str]:
 
 
 def check(args: Any) -> None:
-    """Raises UserError where an option has an invalid value. Also sets the loss to its full name (`name_loss`)."""
+    """Raises UserError where an option has an invalid value. Also sets the loss to its full name (`name_loss`).
+
+    A script calls it before it imports torch, and `start_training` calls it again: a program may call the script's
+    `main` without a command line."""
     options = args.options
     if options.dataset not in DATASETS:
         raise UserError(f"unknown data set {options.dataset!r}; known: {', '.join(DATASETS)}")
-    if options.calib and options.loss not in (None, CALIBRATED):
-        raise UserError(f"--calib is short for --loss {CALIBRATED}; it does not go with --loss {options.loss}")
+    given = options.loss
     name_loss(options, args.constants)
+    if options.calib and given not in (None, CALIBRATED, options.loss):
+        raise UserError(f"--calib is short for --loss {CALIBRATED}; it does not go with --loss {given}")
     if options.loss not in CONSTANTS:
         raise UserError(f"unknown loss {options.loss!r}; known: {', '.join(CONSTANTS)}")
     cli.check_values(args)
