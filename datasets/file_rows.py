@@ -4,7 +4,7 @@ The loop over the rows is compiled by numba. It runs without the interpreter's l
 batch while another one trains. The file is read by position (`pread`) and never mapped into memory: if a mapped file
 is cut, or its disk fails, the process ends without a message.
 
-datasets/image_cache.py imports this file when it needs it: numba takes a quarter of a second.
+datasets/image_cache.py imports this file when it needs it: numba and the compiled loop take most of a second to load.
 """
 import functools
 from collections.abc import Callable

@@ -30,13 +30,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from datasets.file_states import lines_of_states
 from support.errors import DamagedFile, UserError
 from support.files import read_json, write_text
 
 BLOCK = 32  # pictures with one hash: 4.6 MiB at 224 pixels, hashed in 4 ms
 FORMAT = 1  # of <key>.blocks.json
 SMALL = 2**24  # bytes of pixels; below it, compiled code takes longer to load than it saves
-MANY = 20_000  # pictures; the states of so many files are read by compiled code
+MANY = 50_000  # pictures; the states of so many files are read by several processes
 TEMPORARY = re.compile(r"\.?([0-9a-f]{32})\..*\.tmp")  # files that a killed process may leave; the group is the key
 
 Shape = tuple[int, int, int, int]
@@ -118,15 +119,18 @@ class ImageCache:
         return picture
 
     def gather(self, numbers: np.ndarray, out: np.ndarray) -> None:
-        """Read many pictures into `out`; where the cache is large, in one call without the interpreter's lock.
+        """Read many pictures into `out`. Consecutive ones are read in one piece; others, where the cache is large, in
+        one call without the interpreter's lock.
 
         numbers: int64 (B,), of the pictures. out: uint8 (B, size, size, 3), contiguous. Blocks that were not read
         before in this run are checked first, several at once. Raises IndexError, and UserError as `cache[i]` does.
         """
-        if len(self) * self._picture_bytes < SMALL:
+        if len(numbers) and np.array_equal(numbers, np.arange(numbers[0], numbers[0] + len(numbers))):
+            read_rows = _read_consecutive_rows
+        elif len(self) * self._picture_bytes < SMALL:
             read_rows = _read_rows
         else:
-            from datasets.file_rows import read_rows  # it imports numba, for which a script's --help need not wait
+            from datasets.file_rows import read_rows  # it imports numba, which takes a second to load
         if len(numbers) and not 0 <= min(numbers) <= max(numbers) < len(self):
             raise IndexError(f"pictures {min(numbers)} to {max(numbers)} of {len(self)}")
         self._check_blocks_of(numbers)
@@ -315,12 +319,10 @@ def cache_key(paths: Sequence[PathLike], boxes: np.ndarray, size: int) -> str:
     return key.hexdigest()[:32]
 
 
-def _lines_of_states(paths: Sequence[PathLike]) -> Sequence[bytes | memoryview]:
+def _lines_of_states(paths: Sequence[PathLike]) -> Sequence[bytes]:
     """For each file the line "<path>\\0<number of bytes>\\0<time of modification>\\n", the time in nanoseconds; all of
     them are in order, in one part or several. Raises UserError where a file is missing."""
     if len(paths) >= MANY:
-        from datasets.file_states import lines_of_states  # it imports numba
-
         parts = lines_of_states([os.fspath(path) for path in paths])
         if parts is not None:
             return parts
@@ -363,6 +365,12 @@ def _read_rows(number: int, rows: np.ndarray, first_byte: int, out: np.ndarray) 
         if os.preadv(number, [out[done]], first_byte + row * row_bytes) < row_bytes:
             return done
     return len(rows)
+
+
+def _read_consecutive_rows(number: int, rows: np.ndarray, first_byte: int, out: np.ndarray) -> int:
+    """As `file_rows.read_rows`, for rows that follow one another in the file. `out` has to fit."""
+    row_bytes = out[0].nbytes
+    return os.preadv(number, [out], first_byte + int(rows[0]) * row_bytes) // row_bytes
 
 
 def _header(shape: Shape) -> bytes:

@@ -237,8 +237,8 @@ def _refuse_unusable_ids(frame: pd.DataFrame, where: str) -> None:
     unsafe = [] if are_safe else [image_id for image_id in ids if not SAFE_ID.fullmatch(image_id)]
     if unsafe:
         raise UserError(f"{where}: {len(unsafe)} ids cannot be file names, for example {unsafe[0]!r}")
-    repeated = frame["id"][frame["id"].duplicated()]
-    if len(repeated):
+    if len(set(ids)) < len(ids):
+        repeated = frame["id"][frame["id"].duplicated()]
         first, second, *_ = frame["path"][frame["id"] == repeated.iloc[0]]
         raise UserError(f"{where}: {len(repeated)} ids appear twice, for example {repeated.iloc[0]!r} of "
                         f"{printable(first)[:80]} and {printable(second)[:80]}. Images are stored under these names: "

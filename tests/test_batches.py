@@ -1,5 +1,6 @@
 """Batches: the same bytes from files, from the cache and from the device; no thread is left; where a cache goes."""
 import os
+import sys
 import threading
 import types
 from dataclasses import replace
@@ -88,6 +89,30 @@ def test_rows_of_a_file(tmp_path, read_rows):
         assert read_rows(number, np.zeros(0, np.int64), 4, out[:0]) == 0
     finally:
         os.close(number)
+
+
+def test_consecutive_rows_of_a_file(tmp_path):
+    (tmp_path / "rows").write_bytes(bytes(range(100)))
+    number, out = os.open(tmp_path / "rows", os.O_RDONLY), np.zeros((3, 2, 4), np.uint8)
+    try:
+        assert image_cache._read_consecutive_rows(number, np.arange(2, 5), 4, out) == 3
+        assert out.ravel().tolist() == list(range(20, 44))
+        assert image_cache._read_consecutive_rows(number, np.arange(10, 13), 4, out) == 2  # row 12 ends behind the file
+        assert image_cache._read_consecutive_rows(number, np.arange(20, 23), 4, out) == 0
+    finally:
+        os.close(number)
+
+
+def test_consecutive_pictures_need_no_compiled_code(tmp_path, frame, monkeypatch):
+    """A split goes to the device in its order: loading numba for that would take longer than reading it."""
+    monkeypatch.setattr(image_cache, "SMALL", 0)
+    monkeypatch.setitem(sys.modules, "datasets.file_rows", None)  # its import fails
+    cache = cached(tmp_path, frame).cached
+    out = np.zeros((COUNT, SIZE, SIZE, 3), np.uint8)
+    cache.gather(np.arange(COUNT), out)
+    assert all((out[i] == cache[i]).all() for i in range(COUNT))
+    with pytest.raises(ImportError):
+        cache.gather(np.arange(COUNT)[::-1].copy(), out)
 
 
 def test_rows_that_cannot_be_read(tmp_path):

@@ -1,5 +1,6 @@
 """Splits that are kept between starts: equal to what is parsed, and parsed anew after any change."""
 import os
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datasets import affectnet, image_cache, kept_splits, load_splits
+from datasets import affectnet, file_states, image_cache, kept_splits, load_splits
 from datasets.affectnet import CLASSES
 from datasets.drawn.affectnet import COUNTS, write_2021, write_old
 from datasets.drawn.faces import Face
@@ -272,8 +273,12 @@ def files(tmp_path):
     return [*paths, str(tmp_path / "link.jpg"), str(tmp_path)]
 
 
-def test_states_are_those_of_the_system(files, monkeypatch):
-    assert b"".join(lines_of_states(files)) == slow_lines(files)
+@pytest.mark.parametrize("fewest", [5, 10_000])
+def test_states_are_those_of_the_system(files, monkeypatch, fewest):
+    monkeypatch.setattr(file_states, "FEWEST", fewest)
+    parts = lines_of_states(files)
+    assert b"".join(parts) == slow_lines(files)
+    assert len(parts) == min(len(os.sched_getaffinity(0)), 9 if fewest == 5 else 1)
     monkeypatch.chdir(Path(files[-1]))
     relative = [os.path.relpath(file) for file in files]
     for paths in (relative, relative[:1], [files[0], relative[0]], files[:1]):
@@ -283,8 +288,12 @@ def test_states_are_those_of_the_system(files, monkeypatch):
 def test_files_that_have_no_state(files):
     for wrong in (files[0] + "x", "a\0b", "", "/nowhere/x", files[0] + "/x"):
         assert lines_of_states([*files, wrong]) is None
-    assert lines_of_states([]) is None
-    assert lines_of_states(["/", "/tmp"]) is None  # one of them is the folder that all begin in
+
+
+@pytest.mark.parametrize("python", ["/nowhere/python", "/bin/false"])
+def test_states_without_processes(files, monkeypatch, python):
+    monkeypatch.setattr(sys, "executable", python)
+    assert lines_of_states(2_000 * files) is None  # more than a pipe holds
 
 
 def test_keys_do_not_depend_on_how_they_are_computed(files, monkeypatch):
@@ -294,5 +303,5 @@ def test_keys_do_not_depend_on_how_they_are_computed(files, monkeypatch):
     assert image_cache.cache_key(files, boxes, 64) == usual == image_cache.cache_key([*map(Path, files)], boxes, 64)
     with pytest.raises(UserError, match="nothing.jpg: No such file or directory"):
         image_cache.cache_key([*files, "nothing.jpg"], np.full((len(files) + 1, 4), np.nan), 64)
-    monkeypatch.setattr("datasets.file_states._has_statx", lambda: False)
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert image_cache.cache_key(files, boxes, 64) == usual
