@@ -686,9 +686,9 @@ def _words(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def _normals(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normal values, float32, by inversion of the distribution function. Draws one uint32 for each value. Read
-    as int32, the drawn number plus .5 has the sign of the normal value, and its size over 2**32 is the probability of
-    the tail beyond that value."""
+    """Standard normal values, float32, by inversion of the distribution function. Draws one uint32 for each value. Let
+    x be this number, read as int32, plus .5: the normal value has the sign of x, and |x| / 2**32 is the probability of
+    the tail beyond it."""
     out = np.empty(shape, np.float32)
     _compiled(_to_normals)(_words(rng, out.size).view(np.int32), *_normal_table(), out.ravel())
     return out

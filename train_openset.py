@@ -35,7 +35,7 @@ from support.errors import UserError
 from support.files import lock
 from training.options import CONTENT, PLACE, LossOptions, MachineOptions, TrainingOptions, recipe_filler
 
-RELEASED: dict[str, Any] = {}  # --protocol released changes the closed training only, as training/options.py says
+RELEASED: dict[str, Any] = {}  # nothing of its own: training/options.py says what --protocol released changes
 RELEASED_ON: dict[str, dict[str, Any]] = {}
 # Values for one data set: the demo is small, and has to be fast.
 USUAL_ON: dict[str, dict[str, Any]] = {

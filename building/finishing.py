@@ -28,9 +28,12 @@ from support.errors import UserError
 class Measurements:
     """What the journals of a finished build hold."""
 
-    differences: dict[str, np.ndarray]  # {id: of the Z forms to the clean image, float64 (Z,); of sequences none, (0,)}
-    hashes: dict[str, bytes]  # {id: of the 1 + Z files, 32 bytes each}, for images of the set
-    unchanged: np.ndarray  # in how many images of the set the form equals the clean image, int (Z,); of sequences 0
+    differences: dict[str, np.ndarray]
+    """{id: the differences of its Z forms to the clean image, float64 (Z,)}; for sequences empty arrays"""
+    hashes: dict[str, bytes]
+    """{id: the hashes of its 1 + Z files, 32 bytes each}, for images of the set"""
+    unchanged: np.ndarray
+    """int (Z,), for each form the number of images of the set in which it equals the clean image; for sequences 0"""
 
 
 def finish(plan: Plan, work: Path, job: Job, chunks: Sequence[Chunk]) -> None:

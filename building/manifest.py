@@ -3,8 +3,9 @@
 `made_with` are the settings and digests from which the bytes of the set follow; build.json of an unfinished set holds
 the same and `files`: which files are kept (state.py). The rest are facts about the finished set.
 
-`set_version` is a hash of the settings in `IDENTITY`: scores on sets with different versions are never compared. It
-does not cover the pictures: copies of a data set with the same ids and labels but other pictures give one version.
+`set_version` is a hash of the settings in `IDENTITY` (in a set of sequences `IDENTITY_OF_SEQUENCES`): scores on sets
+with different versions are never compared. It does not cover the pictures: copies of a data set with the same ids and
+labels but other pictures give one version.
 `sources`, a digest of the source pictures, and `content`, a hash of all files of the set, tell such sets apart. A
 report notes where the runs of a table, or the models of a ranking, were scored on sets with different `content`.
 """

@@ -43,8 +43,8 @@ from support.run_folder import METHOD
 FIRST_RELEASE_COLUMNS = ("set", "set_version", "method", "corruption", "severity", "metric", "value")
 LATER_COLUMNS = ("precision", "notes")  # missing in scores.csv of the project's first release
 COLUMNS = (*FIRST_RELEASE_COLUMNS, *LATER_COLUMNS)
-CONTRADICTED = ("brightness", "contrast", "snow")  # corruptions of FER-C whose soft labels contradict what can be seen
-MEAN_WITHOUT = f"mean_without_{'_'.join(CONTRADICTED)}"
+CONTRADICTED_WORDS = ("brightness", "contrast", "snow")  # in names of corruptions whose labels contradict what is seen
+MEAN_WITHOUT = f"mean_without_{'_'.join(CONTRADICTED_WORDS)}"
 SUMMARIES = ("mean", "pooled_by_severity", "pooled", MEAN_WITHOUT)  # in the column `corruption`, with an empty severity
 MANY_TIES = 0.001  # fraction of predictions with tied classes from which on the notes mention it
 REMOVED_METRICS = ("removed_mass", "removed_first")  # only of models with classes that the set lacks
@@ -54,11 +54,11 @@ LIKELIHOODS = ("nll", "nll_hard", "nll_released", "kl")  # undefined where the m
 def is_contradicted(corruption: str) -> bool:
     """Whether the soft labels of a corruption contradict what can still be seen.
 
-    It was measured for the three of `CONTRADICTED`. Brightness minus and contrast plus of preset mivia are the same
-    operations in the other direction: they too change every pixel, so that the distance from which the labels are
-    computed is as large. Its mixtures hold one of these operations. All of them count, and all have one of the three
-    words in their names."""
-    return not set(corruption.split("_")).isdisjoint(CONTRADICTED)
+    It was measured for the three corruptions that `CONTRADICTED_WORDS` names. Brightness minus and contrast plus of
+    preset mivia are the same operations in the other direction: they too change every pixel, so that the distance from
+    which the labels are computed is as large. Its mixtures hold one of these operations. All of them count, and all
+    have one of the three words in their names."""
+    return not set(corruption.split("_")).isdisjoint(CONTRADICTED_WORDS)
 
 
 def score_places(metric: str) -> dict[str, tuple[str, str]]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from corruptions import CORRUPTIONS, OPERATIONS, PRESETS, SEVERITIES, cells_of, corruptions_of, suite_of
 from evaluation.predictions import stored_cells, stored_sequences
-from evaluation.scores import CONTRADICTED, is_contradicted
+from evaluation.scores import CONTRADICTED_WORDS, is_contradicted
 
 FER_C = tuple(CORRUPTIONS)
 
@@ -89,8 +89,8 @@ def cells_left(corruptions: Iterable[str]) -> int:
 
 
 def words_left_out(corruptions: Iterable[str]) -> str:
-    """Which of the words of `CONTRADICTED` these corruptions have in their names: "brightness, contrast and snow" in
-    FER-C; empty where they have none."""
+    """Which of `CONTRADICTED_WORDS` these corruptions have in their names: "brightness, contrast and snow" in FER-C; empty
+    where they have none."""
     parts = {part for name in corruptions for part in name.split("_")}
-    words = [word for word in CONTRADICTED if word in parts]
+    words = [word for word in CONTRADICTED_WORDS if word in parts]
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

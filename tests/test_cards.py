@@ -22,7 +22,7 @@ from evaluation.image_scores import HARD, SOFT, VOTES, WITHOUT, Labels, image_sc
 from evaluation.input_format import InputFormat
 from evaluation.model_facts import KINDS, ModelFacts
 from evaluation.predictions import predictions_file, read_array
-from evaluation.scores import CONTRADICTED, MEAN_WITHOUT, score
+from evaluation.scores import CONTRADICTED_WORDS, MEAN_WITHOUT, score
 from evaluation.sequence_scores import STABILITY_METRICS, TEMPERATURE
 from evaluation.scoring_options import CardOptions
 from evaluation.trained_run import TrainedRun
@@ -306,7 +306,7 @@ def test_image_scores_are_those_of_scores_csv(scored):
     for metric in ("nll", "brier", "accuracy", "ece"):
         assert scores.mean(SOFT, metric) == pytest.approx(value["mean", "", metric])
         assert scores.clean[metric] == pytest.approx(value["clean", "", metric])
-        others = [value[name, severity, metric] for name, severity in CELLS if name not in CONTRADICTED]
+        others = [value[name, severity, metric] for name, severity in CELLS if name not in CONTRADICTED_WORDS]
         assert len(others) == 70 and scores.mean(WITHOUT, metric) == pytest.approx(np.mean(others))
     accuracies = [value["clean", "", "accuracy"], *(value[*cell, "accuracy"] for cell in CELLS)]
     assert 1 - scores.errors.mean(1) == pytest.approx(accuracies)
