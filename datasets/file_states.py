@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 SEPARATOR = "\0"  # between paths; no path holds it
-SHARE = 10_000  # files that one process reads at most, where there are cores enough; their states take 0.03 s
+FILES_EACH = 10_000  # files that one process reads at most, where there are cores enough; their states take 0.03 s
 
 
 def lines_of_states(paths: Sequence[str]) -> list[bytes] | None:
@@ -24,7 +24,7 @@ def lines_of_states(paths: Sequence[str]) -> list[bytes] | None:
 
     None where a file is missing, where a path holds a zero byte and so names no file, or where no process can be
     started. The caller then calls `os.stat` itself, which says what is missing."""
-    count = min(len(os.sched_getaffinity(0)), math.ceil(len(paths) / SHARE))
+    count = min(len(os.sched_getaffinity(0)), math.ceil(len(paths) / FILES_EACH))
     bounds = [len(paths) * i // count for i in range(count + 1)]
     parts = [paths[first:last] for first, last in zip(bounds[:-1], bounds[1:], strict=True)]
     with ThreadPoolExecutor(count) as pool:

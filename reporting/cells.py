@@ -89,8 +89,8 @@ def cells_left(corruptions: Iterable[str]) -> int:
 
 
 def words_left_out(corruptions: Iterable[str]) -> str:
-    """Which of `CONTRADICTED_WORDS` these corruptions have in their names: "brightness, contrast and snow" in FER-C; empty
-    where they have none."""
+    """Which of `CONTRADICTED_WORDS` these corruptions have in their names: "brightness, contrast and snow" in FER-C;
+    empty where they have none."""
     parts = {part for name in corruptions for part in name.split("_")}
     words = [word for word in CONTRADICTED_WORDS if word in parts]
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

@@ -273,12 +273,12 @@ def files(tmp_path):
     return [*paths, str(tmp_path / "link.jpg"), str(tmp_path)]
 
 
-@pytest.mark.parametrize("share", [5, 10_000])
-def test_states_are_those_of_the_system(files, monkeypatch, share):
-    monkeypatch.setattr(file_states, "SHARE", share)
+@pytest.mark.parametrize("most", [5, 10_000])
+def test_states_are_those_of_the_system(files, monkeypatch, most):
+    monkeypatch.setattr(file_states, "FILES_EACH", most)
     parts = lines_of_states(files)
     assert b"".join(parts) == slow_lines(files)
-    assert len(parts) == min(len(os.sched_getaffinity(0)), 9 if share == 5 else 1)
+    assert len(parts) == min(len(os.sched_getaffinity(0)), 9 if most == 5 else 1)
     monkeypatch.chdir(Path(files[-1]))
     relative = [os.path.relpath(file) for file in files]
     for paths in (relative, relative[:1], [files[0], relative[0]], files[:1]):
