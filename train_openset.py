@@ -23,7 +23,6 @@ if __name__ == "__main__":  # before the imports that may be interrupted, or fai
     start.explain_failed_imports()
 
 import dataclasses
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,7 +32,7 @@ from support import cli, run_folder
 from support.cli import Between, Fraction, OneOf, Rare
 from support.errors import UserError
 from support.files import lock
-from training.options import CONTENT, PLACE, LossOptions, MachineOptions, TrainingOptions, recipe_filler
+from training.options import CONTENT, PLACE, LossOptions, MachineOptions, TrainingOptions, process_count, recipe_filler
 
 RELEASED: dict[str, Any] = {}  # nothing of its own: training/options.py says what --protocol released changes
 RELEASED_ON: dict[str, dict[str, Any]] = {}
@@ -145,7 +144,7 @@ def check(args: Args) -> Args:
     if args.detector.detector_epochs % args.detector.cycles:
         raise UserError(f"--detector-epochs {args.detector.detector_epochs} cannot be divided into --cycles "
                         f"{args.detector.cycles}")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if process_count() > 1:
         raise UserError("open-set training uses one device; start one process for each run (bash run.sh --open-set)")
     named = dataclasses.replace(args.open_set, open=open_name(args.open_set.open))
     return dataclasses.replace(args, open_set=named)

@@ -23,7 +23,7 @@ def lines_of_states(paths: Sequence[str]) -> list[bytes] | None:
     most as many processes as cores. paths: at least one.
 
     None where a file is missing, where a path holds a zero byte and so names no file, or where no process can be
-    started. The caller then calls `os.stat` itself, which says what is missing."""
+    started or has come to its end. The caller then calls `os.stat` itself, which says what is missing."""
     count = min(len(os.sched_getaffinity(0)), math.ceil(len(paths) / FILES_EACH))
     bounds = [len(paths) * i // count for i in range(count + 1)]
     parts = [paths[first:last] for first, last in zip(bounds[:-1], bounds[1:], strict=True)]
@@ -35,11 +35,14 @@ def lines_of_states(paths: Sequence[str]) -> list[bytes] | None:
 
 def _lines_of_process(paths: Sequence[str]) -> bytes | None:
     """The lines of some files, read by a process of its own. None as for `lines_of_states`."""
-    given = os.fsencode(SEPARATOR.join(paths))
+    try:
+        given = os.fsencode(SEPARATOR.join(paths))
+    except UnicodeEncodeError:  # a text that is no name of a file
+        return None
     if given.count(SEPARATOR.encode()) != len(paths) - 1:
         return None
     # -I and -S: Python starts faster without its search for packages
-    command = [sys.executable, "-I", "-S", __file__]
+    command = [sys.executable or "", "-I", "-S", __file__]
     try:
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                               stderr=subprocess.DEVNULL) as process:
@@ -49,7 +52,9 @@ def _lines_of_process(paths: Sequence[str]) -> bytes | None:
             lines = process.stdout.read()
     except OSError:  # the process could not be started, or has ended early
         return None
-    return lines if process.returncode == 0 else None
+    # Where this process ignores SIGCHLD, the exit code of the other one is lost and reads as 0. So the lines count.
+    is_whole = lines.count(SEPARATOR.encode()) == 2 * len(paths) and lines.endswith(b"\n")
+    return lines if process.returncode == 0 and is_whole else None
 
 
 def write_lines() -> None:

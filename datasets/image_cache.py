@@ -37,7 +37,7 @@ from support.files import read_json, write_text
 BLOCK = 32  # pictures with one hash: 4.6 MiB at 224 pixels, hashed in 4 ms
 FORMAT = 1  # of <key>.blocks.json
 SMALL = 2**24  # bytes of pixels; below it, compiled code takes longer to load than it saves
-MANY = 50_000  # pictures; the states of so many files are read by several processes
+MANY = 100_000  # pictures; the states of so many files are read by several processes
 TEMPORARY = re.compile(r"\.?([0-9a-f]{32})\..*\.tmp")  # files that a killed process may leave; the group is the key
 
 Shape = tuple[int, int, int, int]
@@ -125,14 +125,14 @@ class ImageCache:
         numbers: int64 (B,), of the pictures. out: uint8 (B, size, size, 3), contiguous. Blocks that were not read
         before in this run are checked first, several at once. Raises IndexError, and UserError as `cache[i]` does.
         """
-        if len(numbers) and np.array_equal(numbers, np.arange(numbers[0], numbers[0] + len(numbers))):
+        if len(numbers) and not 0 <= min(numbers) <= max(numbers) < len(self):
+            raise IndexError(f"pictures {min(numbers)} to {max(numbers)} of {len(self)}")
+        if len(numbers) and np.array_equal(numbers, int(numbers[0]) + np.arange(len(numbers))):
             read_rows = _read_consecutive_rows
         elif len(self) * self._picture_bytes < SMALL:
             read_rows = _read_rows
         else:
             from datasets.file_rows import read_rows  # it imports numba, which takes a second to load
-        if len(numbers) and not 0 <= min(numbers) <= max(numbers) < len(self):
-            raise IndexError(f"pictures {min(numbers)} to {max(numbers)} of {len(self)}")
         self._check_blocks_of(numbers)
         done = 0
         while done < len(numbers):
@@ -370,7 +370,7 @@ def _read_rows(number: int, rows: np.ndarray, first_byte: int, out: np.ndarray) 
 def _read_consecutive_rows(number: int, rows: np.ndarray, first_byte: int, out: np.ndarray) -> int:
     """As `file_rows.read_rows`, for rows that follow one another in the file. `out` has to fit."""
     row_bytes = out[0].nbytes
-    return os.preadv(number, [out], first_byte + int(rows[0]) * row_bytes) // row_bytes
+    return os.preadv(number, [out[:len(rows)]], first_byte + int(rows[0]) * row_bytes) // row_bytes
 
 
 def _header(shape: Shape) -> bytes:

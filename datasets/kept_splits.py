@@ -140,7 +140,7 @@ def _read(path: Path, identity: Mapping[str, Any]) -> list[Split] | None:
         return [validated_split(split, identity["name"], part)
                 for split, part in zip(splits, identity["splits"], strict=True)]
     except (OSError, UserError, struct.error, ValueError, KeyError, TypeError, AttributeError, StopIteration,
-            OverflowError, RecursionError, AssertionError):
+            OverflowError, RecursionError, AssertionError, MemoryError):
         return None
 
 

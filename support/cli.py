@@ -153,18 +153,24 @@ def errors_as_exit_codes() -> Iterator[None]:
         yield
         return
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(f"error: {error}")
         code = 2
     except KeyboardInterrupt:
-        print("interrupted; start the same command again", file=sys.stderr)
+        print_error("interrupted; start the same command again")
         code = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as error:
-        print(f"error: {spell_os_error(error)}", file=sys.stderr)
+        print_error(f"error: {spell_os_error(error)}")
         code = 2
     sys.exit(code)
+
+
+def print_error(line: str) -> None:
+    """Print a line on standard error, if the shell has not closed that (`2>&-`): `print` would take standard output."""
+    if sys.stderr is not None:
+        print(line, file=sys.stderr)
 
 
 def parse(Args: type[OptionsT], fill_defaults: Callable[[OptionsT], OptionsT] | None = None,

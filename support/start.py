@@ -87,6 +87,8 @@ def join(words: List[str]) -> str:
 def exit_with(message: str, code: int) -> None:
     """Print a message to standard error and end the process at once. The exit handlers of packages are not called,
     because a package may be imported only in part."""
-    sys.stdout.flush()
-    print(message, file=sys.stderr, flush=True)
+    if sys.stdout is not None:  # None: the shell has closed it (`>&-`)
+        sys.stdout.flush()
+    if sys.stderr is not None:
+        print(message, file=sys.stderr, flush=True)
     os._exit(code)

@@ -111,8 +111,14 @@ def test_consecutive_pictures_need_no_compiled_code(tmp_path, frame, monkeypatch
     out = np.zeros((COUNT, SIZE, SIZE, 3), np.uint8)
     cache.gather(np.arange(COUNT), out)
     assert all((out[i] == cache[i]).all() for i in range(COUNT))
+    out[:] = 0
+    cache.gather(np.arange(90, 95), out)
+    assert (out[:5] == [cache[i] for i in range(90, 95)]).all() and not out[5:].any()  # the rest stays as it was
     with pytest.raises(ImportError):
         cache.gather(np.arange(COUNT)[::-1].copy(), out)
+    for outside in ([-1, 0], [COUNT - 1, COUNT], [2**63 - 1]):
+        with pytest.raises(IndexError):
+            cache.gather(np.array(outside), out)
 
 
 def test_rows_that_cannot_be_read(tmp_path):

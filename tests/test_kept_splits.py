@@ -1,5 +1,6 @@
 """Splits that are kept between starts: equal to what is parsed, and parsed anew after any change."""
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -286,14 +287,24 @@ def test_states_are_those_of_the_system(files, monkeypatch, most):
 
 
 def test_files_that_have_no_state(files):
-    for wrong in (files[0] + "x", "a\0b", "", "/nowhere/x", files[0] + "/x"):
+    for wrong in (files[0] + "x", "a\0b", "", "\ud800", "/nowhere/x", files[0] + "/x"):
         assert lines_of_states([*files, wrong]) is None
 
 
-@pytest.mark.parametrize("python", ["/nowhere/python", "/bin/false"])
+@pytest.mark.parametrize("python", ["/nowhere/python", "/bin/false", None])
 def test_states_without_processes(files, monkeypatch, python):
     monkeypatch.setattr(sys, "executable", python)
     assert lines_of_states(2_000 * files) is None  # more than a pipe holds
+
+
+def test_a_process_whose_exit_code_is_lost(files):
+    """A parent that ignores SIGCHLD passes that on to its children."""
+    usual = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert b"".join(lines_of_states(files)) == slow_lines(files)
+        assert lines_of_states([*files, "/nowhere/x"]) is None
+    finally:
+        signal.signal(signal.SIGCHLD, usual)
 
 
 def test_keys_do_not_depend_on_how_they_are_computed(files, monkeypatch):

@@ -7,6 +7,7 @@ import graphlib
 import importlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -460,6 +461,20 @@ def test_outside_the_environment_one_line_names_the_command(tmp_path):
     assert done.stderr.endswith("has no package tyro; use the project's: .venv/bin/python -S small.py\n")
     done = subprocess.run([sys.executable, "-S", tmp_path / "small.py"], cwd="/", capture_output=True, text=True)
     assert done.stderr.endswith(f"the project's: {tmp_path}/.venv/bin/python -S {tmp_path}/small.py\n")
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (1, 2)])
+def test_outputs_that_are_closed(tmp_path, closed):
+    """Python's `sys.stdout` or `sys.stderr` is None then."""
+    shell = " ".join(f"{number}>&-" for number in closed)
+    start_small = f'{shlex.quote(sys.executable)} -S "$0" {shell}'
+    done = run_small(tmp_path, "raise KeyboardInterrupt", python=("bash", "-c", start_small))
+    assert done.returncode == 130 and done.stdout == ""
+    assert done.stderr == ("" if 2 in closed else "interrupted; start the same command again\n")
+    command = [sys.executable, "make_fer_c.py", "--dataset", "nothing"]
+    done = subprocess.run(["bash", "-c", f"{shlex.join(command)} {shell}"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("error: ") == (0 if 2 in closed else 1)
 
 
 def test_an_old_python_is_named(tmp_path):

@@ -166,6 +166,13 @@ def test_a_run_of_the_first_release_is_taken_up_where_it_lies(run_args, capsys):
         refuse_other_settings(old, read_args(old), read_args(old) | {"lr": 0.00025})
 
 
+@pytest.mark.parametrize("text", ["x", "", "-1", "0", "1.5"])
+def test_a_number_of_processes_that_is_none(run_args, monkeypatch, text):
+    monkeypatch.setenv("WORLD_SIZE", text)
+    with pytest.raises(UserError, match=f"WORLD_SIZE, which torchrun sets, is '{text}'"):
+        train_baseline.main(run_args())
+
+
 def test_calibrated_cross_entropy_is_refused(run_args):
     with pytest.raises(UserError, match="--calib is short for --loss .* --loss ce"):
         train_baseline.main(run_args(calib=True, loss="ce"))

@@ -325,10 +325,19 @@ def check(args: Any) -> None:
         raise UserError(f"--cache {args.machine.cache} and --no-cache contradict each other")
     if args.machine.no_cache and args.machine.cache_on == "device":
         raise UserError("--cache-on device needs decoded images; it does not go with --no-cache")
-    processes = int(os.environ.get("WORLD_SIZE", 1))
+    processes = process_count()
     if options.batch_size < 2 * processes:
         raise UserError(f"--batch-size has to be at least {2 * processes}, two images a process, not "
                         f"{options.batch_size}")
+
+
+def process_count() -> int:
+    """The number of processes that torchrun has started for this training; 1 without it. Raises UserError where the
+    environment holds no number."""
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"WORLD_SIZE, which torchrun sets, is {text!r} in the environment, and no number of processes")
+    return int(text)
 
 
 def name_loss(options: TrainingOptions, constants: LossOptions) -> None:
