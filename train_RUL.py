@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 
 from support import cli
 from training.options import LossOptions, MachineOptions, TrainingOptions, check, recipe_filler
-# Lines between the marks `algorithm` and `shared` are this algorithm's own; all others are the same in all scripts.
+# Lines between the marks `algorithm` and `shared` are this algorithm's own; all others are the same in five scripts.
 # --- algorithm ---
 from typing import Annotated, Literal
 

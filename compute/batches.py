@@ -76,7 +76,7 @@ class Images(Dataset):
     @cached_property
     def cache_key(self) -> str:
         """The key of the cache of these images. It is the same in every folder, and the names of the cache's files
-        begin with it. To compute it, the size and the time of change of every picture are read from the disk."""
+        begin with it. To compute it, the size and the time of modification of every picture are read from the disk."""
         return cache_key(self.paths, self.boxes, self.size)
 
     def open_cache(self, folder: Path) -> None:

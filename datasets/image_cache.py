@@ -54,7 +54,7 @@ class StorageError(UserError):
 class ImageCache:
     """Decoded pictures in a file: `cache[i]` is a new uint8 array (size, size, 3).
 
-    The hash of a block is checked once in a run, when its first picture is read. A damaged block is decoded again from
+    The hash of a block is checked once in a run, when a picture of it is read for the first time. A damaged block is decoded again from
     the pictures and repaired on disk; one message on stderr reports it. The object can be used in forked processes,
     which have the record of checked blocks in common, and in processes that got it pickled, which open the file anew.
     """
@@ -114,7 +114,11 @@ class ImageCache:
         if not self._checked[block]:
             return self._check(block)[i - block * BLOCK].copy()
         picture = np.empty(self.shape[1:], np.uint8)
-        if not self._fill_from_file(picture, i):  # the file was cut since its block was checked
+        try:
+            is_whole = self._fill_from_file(picture, i)
+        except OSError:  # the disk fails; `_check` repairs the block, or raises what concerns the user
+            is_whole = False
+        if not is_whole:  # the file was cut since its block was checked
             return self._check(block)[i - block * BLOCK].copy()
         return picture
 
@@ -164,7 +168,7 @@ class ImageCache:
         (caches of the first release of this project have none).
 
         paths, boxes, size: see the attributes. key: their `cache_key`, where it is known. Raises UserError where the
-        cache cannot be made, `StorageError` if this is the folder's fault; then no file of pixels is left.
+        cache cannot be made or opened, `StorageError` if this is the folder's fault. No half-made file of pixels is left.
         """
         file = folder / f"{key or cache_key(paths, boxes, size)}.npy"
         shape = (len(paths), size, size, 3)

@@ -313,7 +313,7 @@ def open_cache(folder: str | os.PathLike, paths: Sequence[str | os.PathLike], bo
     """The cache of decoded pictures in `folder`, which is made on the first call. Item i is uint8 (size, size, 3).
 
     paths: N files; boxes: float (N, 4), NaN for the whole picture. The file's name depends on paths, boxes, size and
-    each picture's number of bytes and time of change: changed pictures make a new cache. key: what
+    each picture's number of bytes and time of modification: changed pictures make a new cache. key: what
     `image_cache.cache_key` gives for them, where the caller has computed it already. Several processes may call at
     once: one decodes, the others wait. Raises UserError on an unreadable picture or too little room.
     """

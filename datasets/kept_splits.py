@@ -2,9 +2,9 @@
 
 `load_kept_splits` gives what `datasets.load_splits` gives. The result lies in one file of the cache's folder,
 split-<32 hexadecimal digits>.bin; the digits are a hash of the data set's name, its root, the splits and the options.
-The file is used while these are what they were: the sources, which a parser names in `Split.sources` (of each file and
-folder its kind, number of bytes, mtime, ctime and inode number), and the code of the parsers. A file that is damaged,
-or of another state, is made anew. Its content is checked like what a parser gives, so a file of somebody else
+The file is used while two things are what they were: the sources, which a parser names in `Split.sources` (of each
+file and folder its kind, number of bytes, mtime, ctime and inode number), and the code of the parsers. A file that is
+damaged, or of another state, is made anew. Its content is checked like what a parser gives, so a file of somebody else
 can do no more than a label file of somebody else.
 
 Nothing is kept where a source changed shortly before it was read: its next change may get the same time.
@@ -82,7 +82,8 @@ def state_of(sources: Iterable[str]) -> tuple[str, float]:
 
 @functools.cache
 def code_version() -> str:
-    """A digest of the code that decides what a split holds: this package, the random streams, NumPy and pandas."""
+    """A digest of the code that decides what a split of a real data set holds: the files of this folder (without those of
+    `drawn/`), the random streams, and the versions of NumPy and pandas."""
     here = Path(__file__).parent
     digest = hashlib.sha256(f"{np.__version__} {pd.__version__}".encode())
     for file in [*sorted(here.glob("*.py")), here.parent / "support" / "random_streams.py"]:

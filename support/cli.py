@@ -58,10 +58,10 @@ Rare = RareMarker()
 
 @dataclass(frozen=True)
 class Between:
-    """The range of a numeric option, both ends included: `Annotated[float, Between(0, 1)]` at its field."""
+    """The range of a numeric option: `Annotated[float, Between(0, 1)]` at its field."""
 
     low: float
-    high: float = math.inf
+    high: float = math.inf  # still allowed
     above: bool = False  # whether `low` itself is refused
 
     def __str__(self) -> str:
@@ -387,8 +387,8 @@ def indentation(line: str) -> int:
 
 
 def example_lines(part: Sequence[str]) -> list[str]:
-    """An example on a help page. The remark follows a "#", and a long command has a backslash at the end of each line,
-    so that a shell accepts what is copied from the page."""
+    """An example on a help page. The remark follows a "#", and a command that takes several lines has a backslash at the
+    end of all but the last, so that a shell accepts what is copied from the page."""
     command, *remarks = re.split(r"\s{2,}(?:#\s+)?|\s+#\s+", part[0].strip(), maxsplit=1)
     remark = " ".join(" ".join([*remarks, *part[1:]]).split())
     whole = f"  {command}   # {remark}" if remark else f"  {command}"

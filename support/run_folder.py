@@ -12,9 +12,9 @@ A run lies in `<runs>/<dataset>/<script>/<loss>/noise<percent>/seed<s>`. A run o
   setting     an option of a training script as args.json stores it; and `script`
   recipe      the usual value of every setting that changes the result and is not in the path (`PATH_SETTINGS`): what
               the script uses for this data set and protocol if no option is given. Two of them are special. With
-              `--protocol released`, the recipe holds the released values, and yet "paper" as its `protocol`: such a run
-              differs from its recipe in this setting. `precision` is what the option's default gives on the machine of
-              the run: bf16 where the hardware computes in it natively, else float32
+              `--protocol released`, the recipe holds the released values, but "paper" as its `protocol`, so that such a
+              run differs from its recipe in this one setting. `precision` is what the option's default gives on the
+              machine of the run: bf16 where the hardware computes in it natively, else float32
   model       the class and the arguments of the network (`Model.description`); it is no setting
   differs     the settings of one run whose value is not that of its recipe
   row settings

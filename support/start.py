@@ -8,8 +8,8 @@ A script calls `explain_failed_imports()` before it imports anything that is not
         start.explain_failed_imports()
 
 For `python -m package.module` Python imports the package's `__init__.py` first. So datasets/__init__.py calls the
-function, too, under `if sys.argv[:1] == ["-m"]:`. This is true only while Python looks for the module that it was asked
-to run.
+function, too, under `if sys.argv[:1] == ["-m"]:`. That condition is true only while Python looks for the module that it
+was asked to run.
 
 Only Python's own library is imported here, and nothing that Python 3.9 does not know is used.
 """

@@ -203,6 +203,15 @@ def test_each_block_is_hashed_once(tmp_path, frame, fabric, monkeypatch):
 
 
 @pytest.mark.usefixtures("kind_of_cache")
+def test_a_picture_whose_file_is_gone_is_decoded_again(tmp_path, frame, capfd):
+    cache = cached(tmp_path, frame).cached
+    first, second = cache[0], cache[1]  # their block is checked now
+    cache.file.unlink()
+    cache._open_file = None
+    assert (cache[1] == second).all() and (cache[0] == first).all()
+    assert capfd.readouterr().err.count("are damaged") == 1
+
+
 def test_a_picture_that_cannot_be_decoded_again_is_named(tmp_path, frame, fabric):
     images = cached(tmp_path, frame)
     os.truncate(images.cached.file, 1000)

@@ -184,6 +184,15 @@ def test_calib_is_the_calibrated_loss(train_args):
         train_baseline.main(train_args(calib=True, loss="focal"))
 
 
+def test_passes_are_recorded_for_batches_of_the_usual_size(train_args, monkeypatch):
+    """The last image joins the batch before: of 125 images in batches of 31 the last batch has 32."""
+    counts = []
+    monkeypatch.setattr("training.run.set_up", lambda fabric, *others: counts.append(others[-1]) or
+                        fabric.setup(*others[:2]))
+    train(train_args(epochs=1, batch_size=31, data=("train=125", *OPTIONS[1:])))
+    assert counts == [31]
+
+
 def test_class_weights_reach_the_loss(train_args):
     with start_training(train_args(class_weights="balanced", noise=0.3), "train_baseline.py", {}) as run:
         labels = run.labels.cpu().numpy()

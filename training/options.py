@@ -209,14 +209,14 @@ class MachineOptions:
     """use torch.compile: the start takes a minute longer; whether the steps are faster then depends on the network
     (docs/benchmarks.md has what was measured)"""
     no_cuda_graphs: Annotated[bool, SPEED, Rare] = False
-    """record no CUDA graphs: otherwise, on a single GPU, the passes of a ResNet-18 are recorded and each is started as
-    a whole, so that a step waits less for the processor"""
+    """record no CUDA graphs: otherwise, on a single GPU and without --compile, the passes of a ResNet-18 are recorded
+    and each is started as a whole, so that a step waits less for the processor"""
     deterministic: Annotated[bool, SPEED, Rare] = False
     """use only GPU algorithms that give the same bytes each time: a run that was interrupted then ends with the same
     bytes as one that was not (on CPUs it always does); slower"""
     cache: Annotated[Path | None, PLACE] = None
-    """folder that keeps decoded images, for faster epochs (if not given: $FERC_CACHE or RUNS/cache, if they need less
-    than 8 GB and at most a fifth of the free disk space; otherwise no cache)"""
+    """folder that keeps decoded images, for faster epochs (if not given: $FERC_CACHE or RUNS/cache, if it has them
+    already, or they need less than 8 GB and at most a fifth of the free disk space; otherwise no cache)"""
     no_cache: Annotated[bool, PLACE, Rare] = False
     """keep no decoded images: every epoch decodes all of them again"""
     cache_on: Annotated[Literal["auto", "device", "host"], SPEED, Rare] = "auto"

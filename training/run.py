@@ -15,8 +15,8 @@ line; `args.options`, the options that all scripts have in common, is one of its
 training together with the folder of its results; its settings are the values of its options, as args.json stores them.
 What last.pt holds is declared in state.py, what a run's folder holds in support/run_folder.py.
 
-In the scripts, `# --- algorithm ---` begins lines that are the algorithm's own. Lines after `# --- shared ---` are the
-same in all scripts, and a test compares them.
+In the scripts of the five algorithms, `# --- algorithm ---` begins lines that are the algorithm's own. Lines after
+`# --- shared ---` are the same in all five, and a test compares them.
 """
 import signal
 import time
@@ -211,7 +211,8 @@ class Training:
         last = self.folder / run_folder.LAST_CHECKPOINT
         resumes = last.exists() and not self.options.fresh
         weights = None if resumes else self.load_weights(model)
-        count = max(map(len, self.plan(0)), default=0)
+        plan = self.plan(0)
+        count = len(plan[0]) if plan else 0  # the last batch may be smaller, or larger by one image
         wrapped = set_up(self.fabric, model, optimizer, self.args.machine, count)
         machine = machine_facts(self.fabric, self.args.machine)
         plural = "es" if machine["processes"] > 1 else ""
