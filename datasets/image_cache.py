@@ -54,9 +54,10 @@ class StorageError(UserError):
 class ImageCache:
     """Decoded pictures in a file: `cache[i]` is a new uint8 array (size, size, 3).
 
-    The hash of a block is checked once in a run, when a picture of it is read for the first time. A damaged block is decoded again from
-    the pictures and repaired on disk; one message on stderr reports it. The object can be used in forked processes,
-    which have the record of checked blocks in common, and in processes that got it pickled, which open the file anew.
+    The hash of a block is checked once in a run, when a picture of it is read for the first time. A damaged block is
+    decoded again from the pictures and repaired on disk; one message on stderr reports it. The object can be used in
+    forked processes, which have the record of checked blocks in common, and in processes that got it pickled, which
+    open the file anew.
     """
 
     file: Path
@@ -168,7 +169,7 @@ class ImageCache:
         (caches of the first release of this project have none).
 
         paths, boxes, size: see the attributes. key: their `cache_key`, where it is known. Raises UserError where the
-        cache cannot be made or opened, `StorageError` if this is the folder's fault. No half-made file of pixels is left.
+        cache cannot be made or opened, `StorageError` if this is the folder's fault. No half-made file is left.
         """
         file = folder / f"{key or cache_key(paths, boxes, size)}.npy"
         shape = (len(paths), size, size, 3)

@@ -82,7 +82,7 @@ def state_of(sources: Iterable[str]) -> tuple[str, float]:
 
 @functools.cache
 def code_version() -> str:
-    """A digest of the code that decides what a split of a real data set holds: the files of this folder (without those of
+    """A digest of the code that decides what a split of a real data set holds: the files of this folder (without
     `drawn/`), the random streams, and the versions of NumPy and pandas."""
     here = Path(__file__).parent
     digest = hashlib.sha256(f"{np.__version__} {pd.__version__}".encode())

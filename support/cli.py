@@ -387,8 +387,8 @@ def indentation(line: str) -> int:
 
 
 def example_lines(part: Sequence[str]) -> list[str]:
-    """An example on a help page. The remark follows a "#", and a command that takes several lines has a backslash at the
-    end of all but the last, so that a shell accepts what is copied from the page."""
+    """An example on a help page, as a shell accepts it: the remark follows a "#", and a command of several lines
+    has a backslash at the end of all but the last."""
     command, *remarks = re.split(r"\s{2,}(?:#\s+)?|\s+#\s+", part[0].strip(), maxsplit=1)
     remark = " ".join(" ".join([*remarks, *part[1:]]).split())
     whole = f"  {command}   # {remark}" if remark else f"  {command}"
