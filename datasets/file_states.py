@@ -29,7 +29,7 @@ def lines_of_states(paths: Sequence[str]) -> list[bytes] | None:
     parts = [paths[first:last] for first, last in zip(bounds[:-1], bounds[1:], strict=True)]
     with ThreadPoolExecutor(count) as pool:
         lines = list(pool.map(_lines_of_process, parts))
-    complete = [part for part in lines if part is not None]
+    complete = [text for text in lines if text is not None]
     return complete if len(complete) == len(lines) else None
 
 
