@@ -236,6 +236,20 @@ def test_commands_explain_themselves_and_refuse_in_one_line(script, tmp_path, ca
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, "train_openset.py"])
+def test_imports_stand_in_two_places(script):
+    """At the top, and directly below the line that reads the options. ruff's E402 knows the first place only."""
+    def letter(statement):
+        if isinstance(statement, (ast.Import, ast.ImportFrom)):
+            return "i"
+        if "cli.read_options" in ast.unparse(statement):
+            return "r"
+        return "s" if "start.explain_failed_imports" in ast.unparse(statement) else "."
+
+    docstring, *statements = ast.parse((ROOT / script).read_text()).body
+    assert re.fullmatch(r"isi+\.+ri+\.+", "".join(map(letter, statements)))
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "train_openset.py"])
 def test_options_are_checked_before_torch_is_imported(script, tmp_path):
     """A torch that cannot be imported stands before the real one."""
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')\n")
